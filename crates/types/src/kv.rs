@@ -1,0 +1,432 @@
+//! Commands, queries and outcomes of the etcd keyspace, as they are replicated and stored.
+//!
+//! Protobuf, because they must be able to change: fields are added, never renumbered, and unknown ones
+//! are ignored. Requests hold a range as etcd's `key` and `range_end`
+//! (see [`KeyRange::from_request`](crate::KeyRange::from_request)).
+
+use bytes::Bytes;
+use prost::{Enumeration, Message, Oneof};
+
+/// A command to the keyspace: what a log entry of a data group carries.
+#[derive(Clone, PartialEq, Message)]
+pub struct Command {
+    /// The revision drawn by the leader; 0 means "the next one, given at apply".
+    #[prost(int64, tag = "1")]
+    pub at_revision: i64,
+    /// What to do.
+    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5")]
+    pub body: Option<command::Body>,
+}
+
+/// The kinds of [`Command`].
+pub mod command {
+    use super::{Compact, DeleteRange, Oneof, Put, Txn};
+
+    /// The kinds of a command.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Body {
+        /// Set one key.
+        #[prost(message, tag = "2")]
+        Put(Put),
+        /// Delete a range.
+        #[prost(message, tag = "3")]
+        DeleteRange(DeleteRange),
+        /// Compare, then run one of two branches, in one revision.
+        #[prost(message, tag = "4")]
+        Txn(Txn),
+        /// Forget history below a revision.
+        #[prost(message, tag = "5")]
+        Compact(Compact),
+    }
+}
+
+/// A question to the keyspace that changes nothing.
+#[derive(Clone, PartialEq, Message)]
+pub struct Query {
+    /// What is asked.
+    #[prost(oneof = "query::Body", tags = "1, 2, 3")]
+    pub body: Option<query::Body>,
+}
+
+/// The kinds of [`Query`].
+pub mod query {
+    use super::{Oneof, Range, Status, Txn};
+
+    /// The kinds of a query.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Body {
+        /// Read a range.
+        #[prost(message, tag = "1")]
+        Range(Range),
+        /// A transaction of compares and ranges only.
+        #[prost(message, tag = "2")]
+        Txn(Txn),
+        /// Where the keyspace stands.
+        #[prost(message, tag = "3")]
+        Status(Status),
+    }
+}
+
+/// Asks for the current revision and the compaction floor.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Status {}
+
+/// etcd's `PutRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Put {
+    /// The key; not empty.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// The value.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
+    /// The lease to attach; 0 for none.
+    #[prost(int64, tag = "3")]
+    pub lease: i64,
+    /// Return the pair as it was before.
+    #[prost(bool, tag = "4")]
+    pub prev_kv: bool,
+    /// Keep the current value; the key must exist.
+    #[prost(bool, tag = "5")]
+    pub ignore_value: bool,
+    /// Keep the current lease; the key must exist.
+    #[prost(bool, tag = "6")]
+    pub ignore_lease: bool,
+}
+
+/// etcd's `DeleteRangeRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeleteRange {
+    /// First key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// End of the range in etcd's form.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub range_end: Bytes,
+    /// Return the deleted pairs.
+    #[prost(bool, tag = "3")]
+    pub prev_kv: bool,
+}
+
+/// etcd's `RangeRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Range {
+    /// First key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// End of the range in etcd's form.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub range_end: Bytes,
+    /// At most this many pairs; 0 for all.
+    #[prost(int64, tag = "3")]
+    pub limit: i64,
+    /// Read as of this revision; 0 or less for now.
+    #[prost(int64, tag = "4")]
+    pub revision: i64,
+    /// Order of the result.
+    #[prost(enumeration = "SortOrder", tag = "5")]
+    pub sort_order: i32,
+    /// What the result is ordered by.
+    #[prost(enumeration = "SortTarget", tag = "6")]
+    pub sort_target: i32,
+    /// Leave the values out.
+    #[prost(bool, tag = "7")]
+    pub keys_only: bool,
+    /// Only count.
+    #[prost(bool, tag = "8")]
+    pub count_only: bool,
+    /// Leave out pairs last modified before this revision; 0 for no bound.
+    #[prost(int64, tag = "9")]
+    pub min_mod_revision: i64,
+    /// Leave out pairs last modified after this revision; 0 for no bound.
+    #[prost(int64, tag = "10")]
+    pub max_mod_revision: i64,
+    /// Leave out pairs created before this revision; 0 for no bound.
+    #[prost(int64, tag = "11")]
+    pub min_create_revision: i64,
+    /// Leave out pairs created after this revision; 0 for no bound.
+    #[prost(int64, tag = "12")]
+    pub max_create_revision: i64,
+}
+
+/// Order of a range's result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
+#[repr(i32)]
+pub enum SortOrder {
+    /// As stored: by key, ascending.
+    None = 0,
+    /// Ascending.
+    Ascend = 1,
+    /// Descending.
+    Descend = 2,
+}
+
+/// What a range's result is ordered by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
+#[repr(i32)]
+pub enum SortTarget {
+    /// The key.
+    Key = 0,
+    /// The version.
+    Version = 1,
+    /// The create revision.
+    Create = 2,
+    /// The mod revision.
+    Mod = 3,
+    /// The value.
+    Value = 4,
+}
+
+/// etcd's `TxnRequest`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Txn {
+    /// All must hold for `success` to run.
+    #[prost(message, repeated, tag = "1")]
+    pub compares: Vec<Compare>,
+    /// Run when all compares hold.
+    #[prost(message, repeated, tag = "2")]
+    pub success: Vec<Op>,
+    /// Run otherwise.
+    #[prost(message, repeated, tag = "3")]
+    pub failure: Vec<Op>,
+}
+
+/// One operation of a transaction.
+#[derive(Clone, PartialEq, Message)]
+pub struct Op {
+    /// What to do.
+    #[prost(oneof = "op::Body", tags = "1, 2, 3, 4")]
+    pub body: Option<op::Body>,
+}
+
+/// The kinds of [`Op`].
+pub mod op {
+    use super::{DeleteRange, Oneof, Put, Range, Txn};
+
+    /// The kinds of an operation.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Body {
+        /// Read a range.
+        #[prost(message, tag = "1")]
+        Range(Range),
+        /// Set one key.
+        #[prost(message, tag = "2")]
+        Put(Put),
+        /// Delete a range.
+        #[prost(message, tag = "3")]
+        DeleteRange(DeleteRange),
+        /// A nested transaction.
+        #[prost(message, tag = "4")]
+        Txn(Txn),
+    }
+}
+
+/// etcd's `Compare`: a condition on one key, or on every key of a range.
+#[derive(Clone, PartialEq, Message)]
+pub struct Compare {
+    /// First key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// End of the range in etcd's form.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub range_end: Bytes,
+    /// How to compare.
+    #[prost(enumeration = "CompareResult", tag = "3")]
+    pub result: i32,
+    /// What to compare with; the field that is set names what is compared.
+    #[prost(oneof = "compare::Target", tags = "4, 5, 6, 7, 8")]
+    pub target: Option<compare::Target>,
+}
+
+/// The targets of [`Compare`].
+pub mod compare {
+    use super::{Bytes, Oneof};
+
+    /// What is compared, and with what.
+    #[derive(Clone, PartialEq, Eq, Oneof)]
+    pub enum Target {
+        /// The version.
+        #[prost(int64, tag = "4")]
+        Version(i64),
+        /// The create revision.
+        #[prost(int64, tag = "5")]
+        CreateRevision(i64),
+        /// The mod revision.
+        #[prost(int64, tag = "6")]
+        ModRevision(i64),
+        /// The value.
+        #[prost(bytes = "bytes", tag = "7")]
+        Value(Bytes),
+        /// The lease.
+        #[prost(int64, tag = "8")]
+        Lease(i64),
+    }
+}
+
+/// How a [`Compare`] compares: stored value on the left, given one on the right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
+#[repr(i32)]
+pub enum CompareResult {
+    /// Equal.
+    Equal = 0,
+    /// Stored is greater.
+    Greater = 1,
+    /// Stored is less.
+    Less = 2,
+    /// Not equal.
+    NotEqual = 3,
+}
+
+/// etcd's `CompactionRequest`.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Compact {
+    /// Reads below this revision fail from now on.
+    #[prost(int64, tag = "1")]
+    pub revision: i64,
+}
+
+/// A pair as stored.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct KeyValue {
+    /// The key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Revision of the put that made the key (after its last delete).
+    #[prost(int64, tag = "2")]
+    pub create_revision: i64,
+    /// Revision of the last put.
+    #[prost(int64, tag = "3")]
+    pub mod_revision: i64,
+    /// Puts since the key was made, this one included.
+    #[prost(int64, tag = "4")]
+    pub version: i64,
+    /// The value.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub value: Bytes,
+    /// The attached lease; 0 for none.
+    #[prost(int64, tag = "6")]
+    pub lease: i64,
+}
+
+/// What applying a [`Command`] or answering a [`Query`] gave.
+#[derive(Clone, PartialEq, Message)]
+pub struct Outcome {
+    /// The keyspace's revision: after the command, or as of the read's view.
+    #[prost(int64, tag = "1")]
+    pub revision: i64,
+    /// The result.
+    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8")]
+    pub body: Option<outcome::Body>,
+}
+
+/// The kinds of [`Outcome`].
+pub mod outcome {
+    use super::{
+        CompactOutcome, DeleteRangeOutcome, KvError, Oneof, PutOutcome, RangeOutcome,
+        StatusOutcome, TxnOutcome,
+    };
+
+    /// The kinds of an outcome.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Body {
+        /// Of a put.
+        #[prost(message, tag = "2")]
+        Put(PutOutcome),
+        /// Of a delete.
+        #[prost(message, tag = "3")]
+        DeleteRange(DeleteRangeOutcome),
+        /// Of a transaction.
+        #[prost(message, tag = "4")]
+        Txn(TxnOutcome),
+        /// Of a compaction.
+        #[prost(message, tag = "5")]
+        Compact(CompactOutcome),
+        /// Of a range.
+        #[prost(message, tag = "6")]
+        Range(RangeOutcome),
+        /// Of a status query.
+        #[prost(message, tag = "7")]
+        Status(StatusOutcome),
+        /// Nothing was changed, on every replica alike, and this is why.
+        #[prost(enumeration = "KvError", tag = "8")]
+        Error(i32),
+    }
+}
+
+/// Of a put.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PutOutcome {
+    /// The pair before the put, if asked for and if there was one.
+    #[prost(message, optional, tag = "1")]
+    pub prev_kv: Option<KeyValue>,
+}
+
+/// Of a delete.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeleteRangeOutcome {
+    /// Keys deleted.
+    #[prost(int64, tag = "1")]
+    pub deleted: i64,
+    /// The deleted pairs, if asked for.
+    #[prost(message, repeated, tag = "2")]
+    pub prev_kvs: Vec<KeyValue>,
+}
+
+/// Of a range.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RangeOutcome {
+    /// The pairs.
+    #[prost(message, repeated, tag = "1")]
+    pub kvs: Vec<KeyValue>,
+    /// The limit cut the result.
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+    /// Keys in the range at the read's revision, as etcd counts them.
+    #[prost(int64, tag = "3")]
+    pub count: i64,
+}
+
+/// Of a transaction.
+#[derive(Clone, PartialEq, Message)]
+pub struct TxnOutcome {
+    /// Whether the compares held.
+    #[prost(bool, tag = "1")]
+    pub succeeded: bool,
+    /// One outcome for each operation of the branch that ran.
+    #[prost(message, repeated, tag = "2")]
+    pub responses: Vec<Outcome>,
+}
+
+/// Of a compaction.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct CompactOutcome {}
+
+/// Of a status query.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct StatusOutcome {
+    /// The last compaction's revision; reads below it fail. 0 before the first.
+    #[prost(int64, tag = "1")]
+    pub compact_revision: i64,
+}
+
+/// Why a command or query was refused; the same on every replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
+#[repr(i32)]
+pub enum KvError {
+    /// The bytes are not a command or query of this version.
+    Malformed = 0,
+    /// The revision lies below the last compaction, or is compacted already.
+    Compacted = 1,
+    /// The revision lies above the current one.
+    FutureRevision = 2,
+    /// `ignore_value` or `ignore_lease` on a key that does not exist.
+    KeyNotFound = 3,
+    /// The named lease does not exist.
+    LeaseNotFound = 4,
+    /// The revision drawn by the leader is not above the last one: as if it had not been proposed.
+    StaleRevision = 5,
+    /// An unknown sort order or target.
+    InvalidSort = 6,
+    /// A key is written twice by one transaction.
+    DuplicateKey = 7,
+}

@@ -1,0 +1,26 @@
+//! The words of Quorate as types: identifiers, log entries, peer messages, key ranges, the replicated
+//! commands of the key-value keyspace, and the trait of a replicated state machine.
+//!
+//! Everything stands on this crate, so it knows nothing: no runtime, disk, socket, clock or policy.
+//!
+//! - [`id`]: newtypes for whatever is counted or named.
+//! - [`entry`]: what a log holds, and who votes on it.
+//! - [`message`]: what replicas of one group say to each other, one variant per meaning.
+//! - [`codec`]: the versioned binary form of entries and messages; every decoder takes hostile bytes.
+//! - [`range`]: half-open key ranges.
+//! - [`kv`]: commands, queries and outcomes of the etcd keyspace.
+//! - [`machine`]: [`StateMachine`], the seam between a group and what it replicates.
+
+pub mod codec;
+pub mod entry;
+pub mod id;
+pub mod kv;
+pub mod machine;
+pub mod message;
+pub mod range;
+
+pub use entry::{Entry, EntryId, HardState, Membership, Payload, SnapshotMeta};
+pub use id::{ClusterId, Epoch, GroupId, Incarnation, LogIndex, NodeId, Revision, ShardId, Term};
+pub use machine::{Committed, MachineKind, ReadError, StateBatch, StateMachine, StateReader};
+pub use message::{Body, Message};
+pub use range::KeyRange;

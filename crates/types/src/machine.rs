@@ -1,0 +1,175 @@
+//! The seam between a group and what it replicates.
+//!
+//! The life of a command, seen from here:
+//!
+//! 1. A leader proposes the command's bytes; the log replicates and commits them.
+//! 2. On every replica an *applier* hands runs of committed commands to [`StateMachine::apply`], with a
+//!    [`StateBatch`] to read and write rows through.
+//! 3. The host adds the group's own row (applied index, term, membership, [`StateMachine::meta`]) to the
+//!    same batch and writes all of it atomically.
+//! 4. The outcome of each command goes back to whoever proposed it.
+//!
+//! Reads do not pass through the machine: [`MachineKind::read`] answers from a consistent view of the
+//! rows and of the `meta` that was written with them, on any thread, beside running applies.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::entry::EntryId;
+use crate::id::{GroupId, Term};
+
+/// A committed command on its way into a state machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// The entry that carried it.
+    pub id: EntryId,
+    /// What was proposed.
+    pub command: Bytes,
+}
+
+/// The engine under the rows failed or holds damaged data: the node must stop using it.
+///
+/// This is never part of a replicated outcome: other replicas may well succeed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("state engine: {0}")]
+pub struct StateError(pub String);
+
+/// Why a read has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The query's bytes are not a query of this machine.
+    #[error("malformed query: {0}")]
+    Malformed(String),
+    /// The engine failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Which way a scan walks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Ascending keys.
+    Forward,
+    /// Descending keys.
+    Backward,
+}
+
+/// What a scan calls for each row, with key and value; `Break` ends the scan.
+pub type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+
+/// A consistent view of the rows that a machine owns.
+pub trait StateReader {
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// When the engine fails or finds damage.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError>;
+
+    /// Visits the rows with `start <= key < end` (no `end`: to the last row of the machine) in
+    /// `direction`, until the range or `visit` ends.
+    ///
+    /// # Errors
+    /// When the engine fails or finds damage.
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StateError>;
+}
+
+/// A batch under construction: reads see the batch's own writes over the engine's rows.
+///
+/// The batch is written as a whole or not at all.
+pub trait StateBatch: StateReader {
+    /// Sets a row.
+    fn put(&mut self, key: &[u8], value: &[u8]);
+
+    /// Removes a row; no error if there is none.
+    fn delete(&mut self, key: &[u8]);
+}
+
+/// A deterministic, replicated state machine: the same commands in the same order give the same rows,
+/// the same `meta` and the same outcomes on every replica.
+///
+/// It must not look at a clock, at randomness, or at which node it is on. Malformed commands are part
+/// of life: they get an outcome, never a panic.
+pub trait StateMachine: Send {
+    /// Applies commands in log order and returns one outcome for each, in the same order.
+    ///
+    /// # Errors
+    /// Only when the engine fails; whatever a command does wrong is an outcome.
+    fn apply(
+        &mut self,
+        committed: &[Committed],
+        batch: &mut dyn StateBatch,
+    ) -> Result<Vec<Bytes>, StateError>;
+
+    /// What the machine must know again after a restart and beside its rows; stored in the same batch
+    /// as the rows. Small: it is written with every batch.
+    fn meta(&self) -> Bytes;
+
+    /// This replica became leader in `term` and has applied everything of earlier terms; `None`: it no
+    /// longer leads.
+    fn on_leadership(&mut self, term: Option<Term>) {
+        let _ = term;
+    }
+
+    /// Removes up to `budget_rows` rows that no read can see any more. Called when there is nothing to
+    /// apply; returns true while there is more to remove.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn sweep(
+        &mut self,
+        budget_rows: usize,
+        batch: &mut dyn StateBatch,
+    ) -> Result<bool, StateError> {
+        let _ = (budget_rows, batch);
+        Ok(false)
+    }
+}
+
+/// Where the rows of a kind of machine live.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowScope {
+    /// In a space of the group's own: no other group can name them.
+    Group,
+    /// In the node's one space of user keys, so that a split of a range moves no data. The host refuses
+    /// two groups of this scope whose ranges overlap.
+    Keyspace,
+}
+
+/// A kind of state machine, registered by name when a node is opened, so that a restart can rebuild the
+/// groups that it finds.
+pub trait MachineKind: Send + Sync + fmt::Debug {
+    /// The persisted name; never changed once groups of the kind exist.
+    fn name(&self) -> &str;
+
+    /// Where the rows live.
+    fn scope(&self) -> RowScope {
+        RowScope::Group
+    }
+
+    /// The machine of `group` as of the rows in `state` and the `meta` stored with them; `meta` is empty
+    /// for a new group.
+    ///
+    /// # Errors
+    /// When the engine fails or `meta` cannot be read.
+    fn open(
+        &self,
+        group: GroupId,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Box<dyn StateMachine>, StateError>;
+
+    /// Answers a query from one consistent view. It runs beside applies, on any thread.
+    ///
+    /// # Errors
+    /// [`ReadError::Malformed`] for bytes that are no query, [`ReadError::State`] when the engine fails.
+    fn read(&self, query: &Bytes, meta: &[u8], state: &dyn StateReader)
+    -> Result<Bytes, ReadError>;
+}

@@ -1,0 +1,113 @@
+//! What the replicas of one group say to each other.
+
+use crate::entry::{Entry, EntryId};
+use crate::id::{GroupId, LogIndex, NodeId, Term};
+
+/// An envelope: from one replica of a group to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The group; one transport carries many.
+    pub group: GroupId,
+    /// Who speaks.
+    pub from: NodeId,
+    /// Who should hear it.
+    pub to: NodeId,
+    /// The speaker's term; in a [`Body::PreVote`] the term that it would campaign in, and in the
+    /// reply that grants one, that same term again.
+    pub term: Term,
+    /// What is said.
+    pub body: Body,
+}
+
+/// One variant per meaning; no optional fields.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// "Would you vote for me?" Changes no state at the voter (thesis section 9.6).
+    PreVote {
+        /// The last entry of the candidate's log.
+        last: EntryId,
+    },
+    /// The answer to a pre-vote.
+    PreVoteReply {
+        /// Whether a real vote would have been granted.
+        granted: bool,
+    },
+    /// A request for the vote of the envelope's term (thesis section 3.4).
+    Vote {
+        /// The last entry of the candidate's log.
+        last: EntryId,
+    },
+    /// The answer to a vote; leaves only after the vote is durable.
+    VoteReply {
+        /// Whether the vote was granted.
+        granted: bool,
+    },
+    /// Entries to append after `prev`; empty to probe (thesis section 3.5).
+    Append {
+        /// The entry just before `entries`; the receiver must have it.
+        prev: EntryId,
+        /// Consecutive entries from `prev.index + 1`.
+        entries: Vec<Entry>,
+        /// The leader's commit index.
+        commit: LogIndex,
+    },
+    /// The receiver's log holds the leader's entries up to `last`, durably.
+    AppendAccepted {
+        /// The last index that this append verified or stored.
+        last: LogIndex,
+    },
+    /// The receiver does not have `prev`.
+    AppendRejected {
+        /// The `prev.index` that was refused, so that a late answer is told from a fresh one.
+        refused: LogIndex,
+        /// The receiver's last entry at or below `refused` whose term is at most the refused one's:
+        /// the leader skips a whole term, not one index, per round trip.
+        hint: EntryId,
+    },
+    /// "I lead." Carries no entries; confirms leadership for reads (thesis section 6.4).
+    Heartbeat {
+        /// The leader's commit index, cut to what the receiver is known to hold.
+        commit: LogIndex,
+        /// The read round that an answer confirms; never reused within a term.
+        round: u64,
+    },
+    /// The answer to a heartbeat.
+    HeartbeatReply {
+        /// The round of the heartbeat that is answered.
+        round: u64,
+    },
+}
+
+impl Body {
+    /// A word for traces and metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PreVote { .. } => "PreVote",
+            Self::PreVoteReply { .. } => "PreVoteReply",
+            Self::Vote { .. } => "Vote",
+            Self::VoteReply { .. } => "VoteReply",
+            Self::Append { .. } => "Append",
+            Self::AppendAccepted { .. } => "AppendAccepted",
+            Self::AppendRejected { .. } => "AppendRejected",
+            Self::Heartbeat { .. } => "Heartbeat",
+            Self::HeartbeatReply { .. } => "HeartbeatReply",
+        }
+    }
+
+    /// True for votes and beats, which must never queue behind data.
+    #[must_use]
+    pub const fn is_control(&self) -> bool {
+        match self {
+            Self::Append { .. } | Self::AppendAccepted { .. } | Self::AppendRejected { .. } => {
+                false
+            }
+            Self::PreVote { .. }
+            | Self::PreVoteReply { .. }
+            | Self::Vote { .. }
+            | Self::VoteReply { .. }
+            | Self::Heartbeat { .. }
+            | Self::HeartbeatReply { .. } => true,
+        }
+    }
+}
