@@ -1,1 +1,28 @@
-//! x
+//! A whole Raft group as a value: a replica, the callers that wait on it, and the effects that a host
+//! must carry out. Deciding about terms is `raft`'s; deciding about *waiting* is done here; nothing
+//! here does anything.
+//!
+//! A host drives a [`Group`] in turns:
+//!
+//! 1. It hands in whatever has arrived: [`Group::propose`], [`Group::read`], [`Group::step`],
+//!    [`Group::tick`], and the completions of earlier effects, [`Group::persisted`],
+//!    [`Group::applied`], [`Group::fetched`].
+//! 2. It ends the turn with [`Group::turn`] and carries out the [`Effect`]s, in their order. A burst of
+//!    inputs becomes one append, one round of messages and one confirmation round for all reads.
+//! 3. What leaves a node as a promise (a vote, an acknowledgement) is held here until the append that
+//!    it rests on was reported durable, so a host cannot send it early.
+//!
+//! The same code runs in a node, on real disks and sockets, and in a simulator.
+//!
+//! [`host`] holds the decisions about *which* groups live on a node.
+
+pub mod descriptor;
+pub mod effect;
+mod group;
+pub mod host;
+mod pending;
+
+pub use descriptor::Descriptor;
+pub use effect::{Effect, Leadership, Proposed, Refusal};
+pub use group::{Group, GroupConfig};
+pub use host::{Generation, Host, HostError};

@@ -1,1 +1,53 @@
-//! x
+//! A Quorate node as a library: many Raft groups on one log, one state engine and one transport.
+//!
+//! [`Engine`] is the way in: open a node, create groups with state machines of your own, propose, read,
+//! follow leaderships. `examples/` holds a replicated counter and a table of locks.
+//!
+//! The life of a write:
+//!
+//! 1. [`Engine::propose`] looks the group up in the router. If the group's leader is elsewhere, the
+//!    request goes there, once, over the transport's request lane.
+//! 2. The command reaches the group's actor by `tell`, with the slot that its answer goes to.
+//! 3. The actor drains its mailbox into one turn of the [`quorate_group::Group`].
+//! 4. The turn's effects are carried out: the append goes to the log's thread, the messages to the
+//!    transport, at the same time.
+//! 5. Followers do the same with what arrives; their acknowledgements leave once their log has synced.
+//! 6. The log's completion and the peers' acknowledgements come back as messages, and commit the entry.
+//! 7. The applier's thread applies it, many groups' entries in one batch of the state engine.
+//! 8. The outcome comes back to the actor, and the slot is answered.
+//!
+//! The life of a linearizable read: steps 1 to 3, then one round of heartbeats for all reads of the
+//! turn, then, once everything that was committed before is applied, the caller looks at the state
+//! itself, beside running applies.
+//!
+//! Threads: the tokio runtime that opened the node runs actors and transport; the log has a writer and
+//! a reader; the applier has one. None of them waits for another.
+
+mod actor;
+mod admission;
+mod apply;
+mod completions;
+pub mod config;
+mod engine;
+mod forward;
+pub mod identity;
+pub mod local;
+mod metrics;
+mod net;
+mod open;
+mod router;
+mod state;
+mod steward;
+mod ticker;
+
+pub use completions::EXIT_STORAGE_FAILED;
+pub use config::{EngineConfig, InitialGroup, InitialState};
+pub use engine::{Engine, GroupStatus, NodeStatus};
+pub use identity::node_id;
+pub use open::OpenError;
+pub use quorate_group::{Leadership, Proposed};
+pub use quorate_placement::PlacementMap;
+pub use quorate_raft::Role;
+pub use quorate_store::KvKind;
+pub use quorate_transport::{Link, Shaped, Straight, TlsConfig, tls};
+pub use router::{Consistency, EngineError, ReadAnswer, Route};

@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::entry::EntryId;
-use crate::id::{GroupId, Term};
+use crate::id::GroupId;
 
 /// A committed command on its way into a state machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -112,12 +112,6 @@ pub trait StateMachine: Send {
     /// as the rows. Small: it is written with every batch.
     fn meta(&self) -> Bytes;
 
-    /// This replica became leader in `term` and has applied everything of earlier terms; `None`: it no
-    /// longer leads.
-    fn on_leadership(&mut self, term: Option<Term>) {
-        let _ = term;
-    }
-
     /// Removes up to `budget_rows` rows that no read can see any more. Called when there is nothing to
     /// apply; returns true while there is more to remove.
     ///
@@ -172,4 +166,11 @@ pub trait MachineKind: Send + Sync + fmt::Debug {
     /// [`ReadError::Malformed`] for bytes that are no query, [`ReadError::State`] when the engine fails.
     fn read(&self, query: &Bytes, meta: &[u8], state: &dyn StateReader)
     -> Result<Bytes, ReadError>;
+
+    /// True when answering `query` looks at a few rows at most, so that it may run right where it is
+    /// asked; anything else is moved away from the threads that serve everybody.
+    fn is_point_read(&self, query: &Bytes) -> bool {
+        let _ = query;
+        false
+    }
 }

@@ -1,0 +1,350 @@
+//! [`Group`]: one replica and everybody who waits on it.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use bytes::Bytes;
+use quorate_raft::{
+    Append, Config, LogFetch, LogState, ProposeError, ReadId, Ready, Replica, Role, RoleChange,
+    Ticket,
+};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, NodeId, Term};
+
+use crate::effect::{Effect, Leadership, Proposed, Refusal};
+use crate::pending::{Ended, Proposals, Reads};
+
+/// Settings of a group.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// The replica's own settings.
+    pub raft: Config,
+    /// After this many ticks a proposal that was not applied is answered [`Refusal::Unknown`], so that
+    /// a group without a quorum does not keep its callers for ever. Callers may give up earlier.
+    pub proposal_ticks_max: u64,
+}
+
+/// A replica of a group, with its waiting callers.
+///
+/// Three kinds of methods: *inputs* note what has arrived and return nothing; [`Group::turn`] ends a
+/// burst of inputs and gives out all effects; getters look. The order of calls is free, but effects of
+/// one turn must be carried out in their order, and each completion reported once.
+///
+/// Invariants:
+/// - `applied <= applying <= committed`: what is handed out for applying is committed and durable here.
+/// - At most one [`Effect::Apply`] is outstanding.
+/// - Every slot handed in comes back in exactly one effect.
+/// - A release leaves only after its ticket was reported persisted.
+#[derive(Debug)]
+pub struct Group<P, R> {
+    replica: Replica,
+    proposal_ticks_max: u64,
+    tick: u64,
+    /// Proposals of this turn, and those that wait for the leader's own no-op to be applied.
+    gathered: Vec<(Bytes, P)>,
+    proposals: Proposals<P>,
+    reads: Reads<R>,
+    last_read: ReadId,
+    /// Messages that wait for an append to become durable, oldest first.
+    releases: VecDeque<(Ticket, Vec<Message>)>,
+    /// Committed and durable, not yet handed out for applying.
+    to_apply: Vec<Entry>,
+    applying: bool,
+    applied: LogIndex,
+    leadership: Leadership,
+    effects: Vec<Effect<P, R>>,
+}
+
+impl<P, R> Group<P, R> {
+    /// A group as its log and state were found.
+    #[must_use]
+    pub fn new(config: GroupConfig, log: LogState) -> Self {
+        let applied = log.applied;
+        let replica = Replica::new(config.raft, log);
+        let leadership = Leadership {
+            role: replica.role(),
+            term: replica.term(),
+            leader: replica.leader(),
+            serving: false,
+            cause: None,
+        };
+        Self {
+            replica,
+            proposal_ticks_max: config.proposal_ticks_max,
+            tick: 0,
+            gathered: Vec::new(),
+            proposals: Proposals::new(),
+            reads: Reads::new(),
+            last_read: ReadId(0),
+            releases: VecDeque::new(),
+            to_apply: Vec::new(),
+            applying: false,
+            applied,
+            leadership,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Wants `command` replicated; the answer comes as [`Effect::Answer`].
+    pub fn propose(&mut self, command: Bytes, slot: P) {
+        self.gathered.push((command, slot));
+    }
+
+    /// Wants a linearizable read; the answer comes as [`Effect::Grant`] or [`Effect::Deny`].
+    pub fn read(&mut self, slot: R) {
+        self.reads.gather(slot);
+    }
+
+    /// A message of a peer. It may say anything; nonsense is ignored by the replica.
+    pub fn step(&mut self, message: Message) {
+        self.replica.step(message);
+    }
+
+    /// One tick of the node's clock.
+    pub fn tick(&mut self) {
+        self.tick += 1;
+        self.replica.tick();
+        for slot in self.proposals.expire(self.tick) {
+            self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
+        }
+    }
+
+    /// The appends up to `ticket` are durable.
+    pub fn persisted(&mut self, ticket: Ticket) {
+        self.replica.persisted(ticket);
+        while self.releases.front().is_some_and(|(waiting, _)| *waiting <= ticket) {
+            if let Some((_, messages)) = self.releases.pop_front() {
+                self.effects.push(Effect::Send(messages));
+            }
+        }
+    }
+
+    /// The entries of the last [`Effect::Apply`] are applied, the last of them at `through`; `outcomes`
+    /// holds one for each command, in log order.
+    ///
+    /// # Panics
+    /// When no apply is outstanding.
+    pub fn applied(&mut self, through: LogIndex, outcomes: Vec<(EntryId, Bytes)>) {
+        assert!(
+            self.applying && through >= self.applied,
+            "group {} applied {through} after {}, applying: {}",
+            self.id(),
+            self.applied,
+            self.applying,
+        );
+        self.applying = false;
+        self.applied = through;
+        self.replica.applied(through);
+        let refusal = self.not_leader();
+        let effects = &mut self.effects;
+        self.proposals.apply(outcomes, through, &mut |ended| {
+            let (slot, result) = match ended {
+                Ended::Applied(slot, id, outcome) => (slot, Ok(Proposed { id, outcome })),
+                Ended::Displaced(slot) => (slot, Err(refusal)),
+            };
+            effects.push(Effect::Answer { slot, result });
+        });
+    }
+
+    /// The answer to an [`Effect::Fetch`]; an empty one is asked again.
+    pub fn fetched(&mut self, fetch: LogFetch, entries: Vec<Entry>) {
+        self.replica.fetched(fetch, entries);
+    }
+
+    /// The transport lost `peer`: what was in flight to it may be gone.
+    pub fn unreachable(&mut self, peer: NodeId) {
+        self.replica.unreachable(peer);
+    }
+
+    /// Stand for election now, as if the election timer had fired.
+    pub fn campaign(&mut self) {
+        self.replica.campaign();
+    }
+
+    /// Ends a turn: everything that follows from the inputs since the last one. `on_commit` is shown
+    /// each waiting proposal once, when it is known committed.
+    pub fn turn(&mut self, on_commit: &mut dyn FnMut(&P)) -> Vec<Effect<P, R>> {
+        self.register_reads();
+        self.register_proposals();
+        let Ready { append, messages, committed, reads, refused_reads, fetch, role } =
+            self.replica.take_ready();
+        // Messages before the append: the leader's peers write while it writes itself.
+        if !messages.is_empty() {
+            self.effects.push(Effect::Send(messages));
+        }
+        if let Some(Append { ticket, hard_state, entries, release }) = append {
+            if !release.is_empty() {
+                self.releases.push_back((ticket, release));
+            }
+            self.effects.push(Effect::Append { ticket, hard_state, entries });
+        }
+        self.effects.extend(fetch.into_iter().map(Effect::Fetch));
+        self.proposals.commit(self.replica.commit(), on_commit);
+        self.to_apply.extend(committed);
+        if !self.applying && !self.to_apply.is_empty() {
+            self.applying = true;
+            self.effects.push(Effect::Apply(mem::take(&mut self.to_apply)));
+        }
+        for read in reads {
+            self.reads.confirm(read.id, read.index);
+        }
+        self.update_leadership(role);
+        let refusal = self.not_leader();
+        for id in refused_reads {
+            let denied = self.reads.refuse(id).into_iter();
+            self.effects.extend(denied.map(|slot| Effect::Deny { slot, refusal }));
+        }
+        let (term, index) = (self.replica.term(), self.applied);
+        for slot in self.reads.take_applied(index) {
+            self.effects.push(Effect::Grant { slot, term, index });
+        }
+        mem::take(&mut self.effects)
+    }
+
+    /// Gives up: every waiting caller is answered, as when the group is destroyed or the node stops.
+    pub fn abandon(&mut self) -> Vec<Effect<P, R>> {
+        let refusal = self.not_leader();
+        for (_, slot) in mem::take(&mut self.gathered) {
+            self.effects.push(Effect::Answer { slot, result: Err(refusal) });
+        }
+        for slot in self.proposals.expire(u64::MAX) {
+            self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
+        }
+        for slot in self.reads.take_all() {
+            self.effects.push(Effect::Deny { slot, refusal });
+        }
+        self.effects.retain(|effect| matches!(effect, Effect::Answer { .. } | Effect::Deny { .. }));
+        mem::take(&mut self.effects)
+    }
+
+    /// The group's id.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.replica.group()
+    }
+
+    /// The replica, to look at.
+    #[must_use]
+    pub const fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Who leads, as this replica sees it.
+    #[must_use]
+    pub const fn leadership(&self) -> Leadership {
+        self.leadership
+    }
+
+    /// Everything up to here was applied.
+    #[must_use]
+    pub const fn applied_index(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// Proposals that wait: gathered, or in the log.
+    #[must_use]
+    pub fn proposals_waiting(&self) -> usize {
+        self.gathered.len() + self.proposals.len()
+    }
+
+    /// Reads that wait for a round or for an apply.
+    #[must_use]
+    pub fn reads_waiting(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// One confirmation for all reads of this turn.
+    fn register_reads(&mut self) {
+        let slots = self.reads.take_gathered();
+        if slots.is_empty() {
+            return;
+        }
+        let id = ReadId(self.last_read.0 + 1);
+        self.last_read = id;
+        if self.replica.read(id).is_ok() {
+            self.reads.await_confirmation(id, slots);
+        } else {
+            let refusal = self.not_leader();
+            self.effects.extend(slots.into_iter().map(|slot| Effect::Deny { slot, refusal }));
+        }
+    }
+
+    /// Hands the gathered proposals to the replica, once it may propose at all: a new leader proposes
+    /// only after it has applied its own no-op, since what apply decides (revisions, leases) must not
+    /// rest on a state that its predecessors' entries are still going to change.
+    fn register_proposals(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        if self.replica.role() != Role::Leader {
+            let refusal = self.not_leader();
+            for (_, slot) in mem::take(&mut self.gathered) {
+                self.effects.push(Effect::Answer { slot, result: Err(refusal) });
+            }
+            return;
+        }
+        if !self.is_serving() {
+            return;
+        }
+        let (commands, slots): (Vec<_>, Vec<_>) = mem::take(&mut self.gathered).into_iter().unzip();
+        match self.replica.propose(commands.clone()) {
+            Ok(first) => self.await_apply(first, slots),
+            // Together they are too many: each gets its own try, so that the quota is filled.
+            Err(ProposeError::TooManyUncommitted) => {
+                for (command, slot) in commands.into_iter().zip(slots) {
+                    match self.replica.propose(vec![command]) {
+                        Ok(id) => self.await_apply(id, vec![slot]),
+                        Err(_) => self
+                            .effects
+                            .push(Effect::Answer { slot, result: Err(Refusal::Overloaded) }),
+                    }
+                }
+            }
+            Err(ProposeError::NotLeader { .. }) => {
+                let refusal = self.not_leader();
+                for slot in slots {
+                    self.effects.push(Effect::Answer { slot, result: Err(refusal) });
+                }
+            }
+        }
+    }
+
+    fn await_apply(&mut self, first: EntryId, slots: Vec<P>) {
+        let deadline_tick = self.tick + self.proposal_ticks_max;
+        let mut id = first;
+        for slot in slots {
+            for slot in self.proposals.push(id, deadline_tick, slot) {
+                let refusal = Refusal::NotLeader { leader: None, term: first.term };
+                self.effects.push(Effect::Answer { slot, result: Err(refusal) });
+            }
+            id.index = id.index.next();
+        }
+    }
+
+    fn update_leadership(&mut self, change: Option<RoleChange>) {
+        let cause = change.map(|change| change.cause).or(self.leadership.cause);
+        let now = Leadership {
+            role: self.replica.role(),
+            term: self.replica.term(),
+            leader: self.replica.leader(),
+            serving: self.is_serving(),
+            cause,
+        };
+        if now != self.leadership {
+            self.leadership = now;
+            self.effects.push(Effect::Leadership(now));
+        }
+    }
+
+    /// True while this replica leads and has applied its own no-op.
+    fn is_serving(&self) -> bool {
+        self.replica.first_in_term().is_some_and(|noop| self.applied >= noop)
+    }
+
+    fn not_leader(&self) -> Refusal {
+        Refusal::NotLeader { leader: self.replica.leader(), term: self.term() }
+    }
+
+    fn term(&self) -> Term {
+        self.replica.term()
+    }
+}

@@ -1,0 +1,210 @@
+//! [`Drive`]: does what a turn of a group decided. Nothing here waits: the log, the network and the
+//! applier take work by channel, and their completions come back as messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quorate_group::{Effect, Generation, Leadership};
+use quorate_raft::{LogFetch, Role};
+use quorate_transport::Transport;
+use quorate_types::{GroupId, Message, NodeId};
+use quorate_wal::{Fetch, Task, Wal, Write};
+use tokio::sync::watch;
+
+use crate::actor::slot::{ProposalSlot, ReadGrant, ReadReply, ReadSlot};
+use crate::apply::{Applier, ApplyTask};
+use crate::forward::Reply;
+use crate::metrics::NodeMetrics;
+use crate::state::GroupState;
+
+/// What a group's effects are carried out with.
+pub(crate) struct Drive {
+    group: GroupId,
+    generation: Generation,
+    wal: Arc<Wal>,
+    transport: Arc<Transport>,
+    applier: Applier,
+    state: GroupState,
+    metrics: Arc<NodeMetrics>,
+    leadership: watch::Sender<Leadership>,
+    /// Appends that the log's full queue refused, oldest first: offered again at the next turn, before
+    /// anything newer, so that a group's appends stay in order. Bounded by the group's uncommitted
+    /// and in-flight bounds.
+    refused: VecDeque<Task>,
+    /// What the log is reading for the replica; the replica bounds how many.
+    fetching: Vec<LogFetch>,
+    /// When this replica last began to look for a leader.
+    leaderless_since: Option<Instant>,
+}
+
+impl Drive {
+    #[expect(clippy::too_many_arguments, reason = "one place of use; each is a different part of the node")]
+    pub(crate) fn new(
+        group: GroupId,
+        generation: Generation,
+        wal: Arc<Wal>,
+        transport: Arc<Transport>,
+        applier: Applier,
+        state: GroupState,
+        metrics: Arc<NodeMetrics>,
+        leadership: watch::Sender<Leadership>,
+    ) -> Self {
+        let leaderless_since = Some(Instant::now());
+        let refused = VecDeque::new();
+        Self {
+            group,
+            generation,
+            wal,
+            transport,
+            applier,
+            state,
+            metrics,
+            leadership,
+            refused,
+            fetching: Vec::new(),
+            leaderless_since,
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> Arc<NodeMetrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Carries out effects in their order. Returns the fetches that the log's full queue refused: the
+    /// replica should hear that they found nothing, and asks again.
+    pub(crate) fn carry_out(
+        &mut self,
+        effects: Vec<Effect<ProposalSlot, ReadSlot>>,
+        now: Instant,
+    ) -> Vec<LogFetch> {
+        let mut unfetched = Vec::new();
+        self.offer_refused();
+        for effect in effects {
+            match effect {
+                Effect::Append { ticket, hard_state, entries } => {
+                    let write = Write::Append { group: self.group, hard_state, entries };
+                    self.append(Task { write, generation: self.generation.0, ticket: ticket.0 });
+                }
+                Effect::Send(messages) => self.send(messages),
+                Effect::Apply(entries) => self.applier.apply(ApplyTask {
+                    group: self.group,
+                    generation: self.generation,
+                    entries,
+                }),
+                Effect::Fetch(fetch) => unfetched.extend(self.fetch(fetch)),
+                Effect::Answer { slot, result } => {
+                    if result.is_ok() {
+                        let waited = now.saturating_duration_since(slot.since);
+                        self.metrics.reply_seconds.record(waited);
+                    }
+                    slot.reply.send(result);
+                }
+                Effect::Grant { slot, term, index } => match slot.reply {
+                    // A caller that has given up is no error.
+                    ReadReply::Local(sender) => drop(sender.send(Ok(ReadGrant { term, index }))),
+                    ReadReply::Remote { query, replier } => {
+                        self.state.answer_remote(ReadGrant { term, index }, query, replier);
+                    }
+                },
+                Effect::Deny { slot, refusal } => match slot.reply {
+                    ReadReply::Local(sender) => drop(sender.send(Err(refusal))),
+                    ReadReply::Remote { replier, .. } => {
+                        replier.send(Reply::encoded(Reply::of_refusal(refusal)));
+                    }
+                },
+                Effect::Leadership(leadership) => self.publish(leadership, now),
+            }
+        }
+        unfetched
+    }
+
+    /// The replica's own name for a fetch that the log has carried out.
+    pub(crate) fn take_fetch(&mut self, done: &Fetch) -> Option<LogFetch> {
+        let same = |fetch: &LogFetch| {
+            (fetch.from, fetch.to, fetch.bytes_max) == (done.from, done.to, done.bytes_max)
+        };
+        let at = self.fetching.iter().position(same)?;
+        Some(self.fetching.swap_remove(at))
+    }
+
+    /// The group is gone from this node.
+    pub(crate) fn retire(&self) {
+        self.applier.close(self.group);
+    }
+
+    fn fetch(&mut self, fetch: LogFetch) -> Option<LogFetch> {
+        let LogFetch { from, to, bytes_max, .. } = fetch;
+        let (group, generation) = (self.group, self.generation.0);
+        if self.wal.fetch(Fetch { group, generation, from, to, bytes_max }).is_err() {
+            self.metrics.fetches_refused.increment(1);
+            return Some(fetch);
+        }
+        self.fetching.push(fetch);
+        None
+    }
+
+    fn append(&mut self, task: Task) {
+        if !self.refused.is_empty() {
+            self.refused.push_back(task);
+        } else if let Err(refused) = self.wal.submit(task) {
+            self.metrics.appends_refused.increment(1);
+            self.refused.push_back(*refused.task);
+        }
+    }
+
+    fn offer_refused(&mut self) {
+        while let Some(task) = self.refused.pop_front() {
+            if let Err(refused) = self.wal.submit(task) {
+                self.refused.push_front(*refused.task);
+                return;
+            }
+        }
+    }
+
+    /// One call for each peer, so that all of a turn's messages to it share a frame.
+    fn send(&self, messages: Vec<Message>) {
+        let mut by_peer: Vec<(NodeId, Vec<Message>)> = Vec::new();
+        for message in messages {
+            match by_peer.iter_mut().find(|(peer, _)| *peer == message.to) {
+                Some((_, messages)) => messages.push(message),
+                None => by_peer.push((message.to, vec![message])),
+            }
+        }
+        for (peer, messages) in by_peer {
+            self.transport.send(peer, messages);
+        }
+    }
+
+    fn publish(&mut self, now_leads: Leadership, now: Instant) {
+        let before = *self.leadership.borrow();
+        match (now_leads.leader, self.leaderless_since) {
+            (Some(_), Some(since)) => {
+                self.metrics.election_seconds.record(now.saturating_duration_since(since));
+                self.leaderless_since = None;
+            }
+            (None, None) => self.leaderless_since = Some(now),
+            (Some(_), None) | (None, Some(_)) => {}
+        }
+        let (led, leads) = (before.role == Role::Leader, now_leads.role == Role::Leader);
+        if led != leads {
+            self.metrics.leaders.increment(if leads { 1.0 } else { -1.0 });
+            if let Some(cause) = now_leads.cause {
+                self.metrics.leader_change(cause);
+            }
+        }
+        if now_leads.role == Role::Candidate && before.role != Role::Candidate {
+            self.metrics.elections.increment(1);
+        }
+        tracing::info!(
+            group = %self.group,
+            role = ?now_leads.role,
+            term = %now_leads.term,
+            leader = ?now_leads.leader,
+            serving = now_leads.serving,
+            cause = ?now_leads.cause,
+            "leadership"
+        );
+        self.leadership.send_replace(now_leads);
+    }
+}

@@ -1,0 +1,203 @@
+//! [`GroupActor`]: the mailbox of one group.
+//!
+//! The life of a burst: [`GroupActor::next`] hands out what waits in the mailbox, message by message,
+//! and each handler only notes its input in the [`Group`]. When the mailbox is empty, or a burst has
+//! grown to [`TURN_INPUTS_MAX`], the turn ends: one append, one round of messages, one confirmation
+//! for all reads. So batches form while earlier work is under way, and no timer is needed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use kameo::Actor;
+use kameo::actor::{ActorRef, WeakActorRef};
+use kameo::error::{ActorStopReason, Infallible};
+use kameo::mailbox::{MailboxReceiver, Signal};
+use kameo::message::{Context, Message};
+use quorate_group::{Generation, Group, Leadership};
+use quorate_raft::{PeerProgress, Ticket};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId};
+use quorate_wal::Fetch;
+use tokio::sync::oneshot;
+
+use crate::actor::drive::Drive;
+use crate::actor::slot::{ProposalSlot, ReadSlot};
+
+/// Inputs that one turn takes at most, so that a busy group does not starve its neighbours on the same
+/// runtime: at the cap the actor yields.
+const TURN_INPUTS_MAX: usize = 1024;
+
+/// What reaches a group.
+pub(crate) enum Input {
+    /// A client's command.
+    Propose { command: Bytes, slot: ProposalSlot },
+    /// A client's linearizable read.
+    Read(ReadSlot),
+    /// Messages of peers.
+    Messages(Vec<quorate_types::Message>),
+    /// The log has synced up to `ticket`.
+    Persisted { generation: Generation, ticket: Ticket },
+    /// The applier has applied up to `through`.
+    Applied { generation: Generation, through: LogIndex, outcomes: Vec<(EntryId, Bytes)> },
+    /// The log has read old entries, or failed to (then none).
+    Fetched { generation: Generation, fetch: Fetch, entries: Vec<Entry> },
+    /// A tick of the node's clock.
+    Tick,
+    /// The transport lost a peer.
+    Unreachable(NodeId),
+    /// Somebody wants to know how the group is.
+    Look(oneshot::Sender<GroupReport>),
+}
+
+/// How a replica is, for people and metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupReport {
+    pub(crate) group: GroupId,
+    pub(crate) leadership: Leadership,
+    pub(crate) commit: LogIndex,
+    pub(crate) applied: LogIndex,
+    pub(crate) last: EntryId,
+    pub(crate) membership: Membership,
+    /// What a leader knows of its peers; empty elsewhere.
+    pub(crate) peers: Vec<(NodeId, PeerProgress)>,
+}
+
+/// One group on one node.
+pub(crate) struct GroupActor {
+    group: Group<ProposalSlot, ReadSlot>,
+    generation: Generation,
+    drive: Drive,
+    /// Inputs since the last turn.
+    inputs: usize,
+    /// Set once everything that was known committed at the last stop is applied again: before that,
+    /// this replica's state may be older than what it has served.
+    caught_up: Arc<AtomicBool>,
+    caught_up_at: LogIndex,
+}
+
+impl GroupActor {
+    pub(crate) fn new(
+        group: Group<ProposalSlot, ReadSlot>,
+        generation: Generation,
+        drive: Drive,
+        caught_up: Arc<AtomicBool>,
+        caught_up_at: LogIndex,
+    ) -> Self {
+        let actor = Self { group, generation, drive, inputs: 0, caught_up, caught_up_at };
+        actor.note_applied();
+        actor
+    }
+
+    fn end_turn(&mut self) {
+        self.inputs = 0;
+        let now = Instant::now();
+        let metrics = self.drive.metrics();
+        let effects = self.group.turn(&mut |slot: &ProposalSlot| {
+            metrics.commit_seconds.record(now.saturating_duration_since(slot.since));
+        });
+        for fetch in self.drive.carry_out(effects, now) {
+            self.group.fetched(fetch, Vec::new());
+        }
+    }
+
+    fn note_applied(&self) {
+        if self.group.applied_index() >= self.caught_up_at {
+            self.caught_up.store(true, Ordering::Release);
+        }
+    }
+
+    fn report(&self) -> GroupReport {
+        let replica = self.group.replica();
+        let nodes = replica.membership().nodes();
+        let progress = |node| replica.progress(node).map(|progress| (node, progress));
+        GroupReport {
+            group: self.group.id(),
+            leadership: self.group.leadership(),
+            commit: replica.commit(),
+            applied: self.group.applied_index(),
+            last: replica.last(),
+            membership: replica.membership().clone(),
+            peers: nodes.into_iter().filter_map(progress).collect(),
+        }
+    }
+}
+
+impl Actor for GroupActor {
+    type Args = Self;
+    type Error = Infallible;
+
+    async fn on_start(args: Self, _: ActorRef<Self>) -> Result<Self, Infallible> {
+        Ok(args)
+    }
+
+    async fn next(
+        &mut self,
+        _: WeakActorRef<Self>,
+        mailbox: &mut MailboxReceiver<Self>,
+    ) -> Result<Option<Signal<Self>>, Infallible> {
+        if self.inputs < TURN_INPUTS_MAX
+            && let Ok(signal) = mailbox.try_recv()
+        {
+            return Ok(Some(signal));
+        }
+        if self.inputs > 0 {
+            let full = self.inputs >= TURN_INPUTS_MAX;
+            self.end_turn();
+            if full {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(mailbox.recv().await)
+    }
+
+    async fn on_stop(
+        &mut self,
+        _: WeakActorRef<Self>,
+        reason: ActorStopReason,
+    ) -> Result<(), Infallible> {
+        if let ActorStopReason::Panicked(error) = &reason {
+            tracing::error!(group = %self.group.id(), %error, "group stopped: broken invariant");
+            self.drive.metrics().group_panics.increment(1);
+        }
+        let effects = self.group.abandon();
+        drop(self.drive.carry_out(effects, Instant::now()));
+        self.drive.retire();
+        Ok(())
+    }
+}
+
+impl Message<Input> for GroupActor {
+    type Reply = ();
+
+    async fn handle(&mut self, input: Input, _: &mut Context<Self, ()>) {
+        self.inputs += 1;
+        match input {
+            Input::Propose { command, slot } => self.group.propose(command, slot),
+            Input::Read(slot) => self.group.read(slot),
+            Input::Messages(messages) => {
+                for message in messages {
+                    self.group.step(message);
+                }
+            }
+            Input::Persisted { generation, ticket } if generation == self.generation => {
+                self.group.persisted(ticket);
+            }
+            Input::Applied { generation, through, outcomes } if generation == self.generation => {
+                self.group.applied(through, outcomes);
+                self.note_applied();
+            }
+            Input::Fetched { generation, fetch, entries } if generation == self.generation => {
+                if let Some(fetch) = self.drive.take_fetch(&fetch) {
+                    self.group.fetched(fetch, entries);
+                }
+            }
+            // Completions of an earlier life of the group.
+            Input::Persisted { .. } | Input::Applied { .. } | Input::Fetched { .. } => {}
+            Input::Tick => self.group.tick(),
+            Input::Unreachable(peer) => self.group.unreachable(peer),
+            // The asker may have given up.
+            Input::Look(sender) => drop(sender.send(self.report())),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The actors: shells that give a [`quorate_group::Group`] its mailbox, its turns and its effects.
+//!
+//! - `group`: [`GroupActor`] drains a burst of its mailbox into one turn.
+//! - `drive`: [`Drive`] carries a turn's effects out, without ever waiting.
+//! - `slot`: who waits for an answer, here or on another node.
+
+mod drive;
+mod group;
+mod slot;
+
+pub(crate) use drive::Drive;
+pub(crate) use group::{GroupActor, GroupReport, Input};
+pub(crate) use slot::{ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot};

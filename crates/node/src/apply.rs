@@ -1,0 +1,316 @@
+//! The applier: one thread that owns all state machines of a node.
+//!
+//! The life of a round: take what waits, from many groups; let each group's machine apply its entries
+//! into one shared batch, with the group's own row beside its data; write the batch; only then tell
+//! the groups. The state engine keeps no log of its own: after a crash a group applies again from the
+//! row that was durable, and since row and data are one batch, nothing is applied twice or left out.
+//!
+//! A panic in a machine drops that group's part of the batch and that group alone; a failure of the
+//! engine ends the process, because no later answer could be trusted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use quorate_group::Generation;
+use quorate_store::engine::{Overlay, StateEngine};
+use quorate_store::GroupRow;
+use quorate_types::machine::StateError;
+use quorate_types::{
+    Committed, Entry, EntryId, GroupId, LogIndex, Membership, MachineKind, Payload, RowScope,
+    StateMachine,
+};
+
+use crate::metrics::NodeMetrics;
+
+/// Bytes of entries that one round takes at most, so that a batch stays a few milliseconds of work.
+const ROUND_BYTES_MAX: usize = 4 << 20;
+
+/// Rows that one sweep removes at most before new entries get their turn.
+const SWEEP_ROWS_MAX: usize = 512;
+
+/// Committed entries of a group. A group has at most one such task outstanding, which bounds the
+/// applier's queue by the number of groups.
+pub(crate) struct ApplyTask {
+    pub(crate) group: GroupId,
+    pub(crate) generation: Generation,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// A group whose machine the applier should own.
+pub(crate) struct OpenMachine {
+    pub(crate) group: GroupId,
+    pub(crate) kind: Arc<dyn MachineKind>,
+    pub(crate) membership: Membership,
+    /// Up to here the state was found applied.
+    pub(crate) applied: EntryId,
+    pub(crate) meta: Bytes,
+}
+
+enum Work {
+    Open(OpenMachine),
+    Apply(ApplyTask),
+    Close(GroupId),
+    Stop,
+}
+
+/// What the applier tells a group.
+pub(crate) type OnApplied =
+    Box<dyn Fn(GroupId, Generation, LogIndex, Vec<(EntryId, Bytes)>) + Send + 'static>;
+
+/// The way to the applier's thread.
+#[derive(Clone)]
+pub(crate) struct Applier {
+    work: Sender<Work>,
+}
+
+impl Applier {
+    /// Starts the thread.
+    pub(crate) fn start(
+        engine: Arc<dyn StateEngine>,
+        on_applied: OnApplied,
+        metrics: Arc<NodeMetrics>,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        // Bounded by the number of groups: see `ApplyTask`.
+        let (work, queue) = crossbeam_channel::unbounded();
+        let thread = std::thread::Builder::new().name("quorate-apply".into()).spawn(move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                Rounds { engine, machines: BTreeMap::new(), sweeping: BTreeSet::new(), on_applied, metrics }
+                    .run(&queue)
+            }));
+            match outcome {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => fail(&error.to_string()),
+                Err(_) => fail("panic"),
+            }
+        })?;
+        Ok((Self { work }, thread))
+    }
+
+    pub(crate) fn open(&self, machine: OpenMachine) {
+        self.submit(Work::Open(machine));
+    }
+
+    pub(crate) fn apply(&self, task: ApplyTask) {
+        self.submit(Work::Apply(task));
+    }
+
+    pub(crate) fn close(&self, group: GroupId) {
+        self.submit(Work::Close(group));
+    }
+
+    /// Ends the thread after the work that waits.
+    pub(crate) fn stop(&self) {
+        self.submit(Work::Stop);
+    }
+
+    fn submit(&self, work: Work) {
+        // The thread ends only after `stop`, or with the process.
+        drop(self.work.send(work));
+    }
+}
+
+/// Without its applier a node would acknowledge what it cannot show: end the process, so that its
+/// groups are led elsewhere.
+fn fail(reason: &str) -> ! {
+    tracing::error!(reason, "the applier failed; the node stops");
+    std::process::abort()
+}
+
+/// The thread's own state.
+struct Rounds {
+    engine: Arc<dyn StateEngine>,
+    machines: BTreeMap<GroupId, Owned>,
+    /// Groups whose machine may have rows to remove.
+    sweeping: BTreeSet<GroupId>,
+    on_applied: OnApplied,
+    metrics: Arc<NodeMetrics>,
+}
+
+struct Owned {
+    machine: Box<dyn StateMachine>,
+    kind: String,
+    scope: RowScope,
+    membership: Membership,
+    applied: EntryId,
+}
+
+struct Done {
+    group: GroupId,
+    generation: Generation,
+    through: LogIndex,
+    outcomes: Vec<(EntryId, Bytes)>,
+}
+
+impl Rounds {
+    fn run(mut self, queue: &Receiver<Work>) -> Result<(), StateError> {
+        loop {
+            let Some(first) = self.wait(queue)? else { return Ok(()) };
+            let (mut tasks, mut bytes, mut next) = (Vec::new(), 0, Some(first));
+            while let Some(work) = next {
+                match work {
+                    Work::Apply(task) => {
+                        bytes += task.entries.iter().map(Entry::cost_bytes).sum::<usize>();
+                        tasks.push(task);
+                        next = if bytes < ROUND_BYTES_MAX { queue.try_recv().ok() } else { None };
+                    }
+                    other => {
+                        // In order: what was handed in before a close is applied before it.
+                        self.round(std::mem::take(&mut tasks))?;
+                        if !self.administer(other)? {
+                            return Ok(());
+                        }
+                        next = queue.try_recv().ok();
+                    }
+                }
+            }
+            self.metrics.apply_queue_depth.set(queue.len() as f64);
+            self.round(tasks)?;
+        }
+    }
+
+    /// The next piece of work; sweeps while there is none. `None`: nobody is left to give any.
+    fn wait(&mut self, queue: &Receiver<Work>) -> Result<Option<Work>, StateError> {
+        loop {
+            match queue.try_recv() {
+                Ok(work) => return Ok(Some(work)),
+                Err(TryRecvError::Disconnected) => return Ok(None),
+                Err(TryRecvError::Empty) if self.sweeping.is_empty() => return Ok(queue.recv().ok()),
+                Err(TryRecvError::Empty) => self.sweep()?,
+            }
+        }
+    }
+
+    /// False at the end.
+    fn administer(&mut self, work: Work) -> Result<bool, StateError> {
+        match work {
+            Work::Open(open) => {
+                let view = self.engine.view();
+                let scoped =
+                    quorate_store::engine::scoped_view(open.kind.scope(), open.group, &*view);
+                let machine = open.kind.open(open.group, &open.meta, &*scoped)?;
+                let owned = Owned {
+                    machine,
+                    kind: open.kind.name().to_owned(),
+                    scope: open.kind.scope(),
+                    membership: open.membership,
+                    applied: open.applied,
+                };
+                self.machines.insert(open.group, owned);
+                self.sweeping.insert(open.group);
+            }
+            Work::Close(group) => {
+                self.machines.remove(&group);
+                self.sweeping.remove(&group);
+            }
+            Work::Stop => {
+                self.engine.flush()?;
+                return Ok(false);
+            }
+            Work::Apply(task) => self.round(vec![task])?,
+        }
+        Ok(true)
+    }
+
+    fn round(&mut self, tasks: Vec<ApplyTask>) -> Result<(), StateError> {
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut done = Vec::with_capacity(tasks.len());
+        let mut entries = 0;
+        let rows = {
+            let mut overlay = Overlay::new(self.engine.view());
+            for task in tasks {
+                entries += task.entries.len();
+                let group = task.group;
+                let Some(owned) = self.machines.get_mut(&group) else { continue };
+                let savepoint = overlay.savepoint();
+                let applied =
+                    catch_unwind(AssertUnwindSafe(|| apply_task(owned, task, &mut overlay)));
+                match applied {
+                    Ok(result) => done.push(result?),
+                    Err(_) => {
+                        tracing::error!(%group, "a state machine panicked; the group stops applying here");
+                        self.metrics.group_panics.increment(1);
+                        overlay.rollback(savepoint);
+                        self.machines.remove(&group);
+                    }
+                }
+                self.sweeping.insert(group);
+            }
+            overlay.into_rows()
+        };
+        self.engine.write(rows)?;
+        self.metrics.apply_seconds.record(began.elapsed());
+        self.metrics.apply_entries.record(entries as f64);
+        for Done { group, generation, through, outcomes } in done {
+            (self.on_applied)(group, generation, through, outcomes);
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<(), StateError> {
+        let Some(&group) = self.sweeping.first() else { return Ok(()) };
+        let mut more = false;
+        let rows = {
+            let mut overlay = Overlay::new(self.engine.view());
+            if let Some(owned) = self.machines.get_mut(&group) {
+                let mut batch = overlay.scoped(owned.scope, group);
+                more = owned.machine.sweep(SWEEP_ROWS_MAX, &mut batch)?;
+                drop(batch);
+                write_group_row(owned, group, &mut overlay);
+            }
+            overlay.into_rows()
+        };
+        self.engine.write(rows)?;
+        if !more {
+            self.sweeping.remove(&group);
+        }
+        Ok(())
+    }
+}
+
+fn apply_task(owned: &mut Owned, task: ApplyTask, overlay: &mut Overlay<'_>) -> Result<Done, StateError> {
+    let ApplyTask { group, generation, entries } = task;
+    let last = entries.last().map_or(owned.applied, |entry| entry.id);
+    if let Some(first) = entries.first() {
+        assert_eq!(
+            first.id.index,
+            owned.applied.index.next(),
+            "group {group} must apply in order: {} after {}",
+            first.id,
+            owned.applied,
+        );
+    }
+    let committed: Vec<_> = entries
+        .into_iter()
+        .filter_map(|Entry { id, payload }| match payload {
+            Payload::Empty => None,
+            Payload::Command(command) => Some(Committed { id, command }),
+        })
+        .collect();
+    let mut outcomes = Vec::new();
+    if !committed.is_empty() {
+        outcomes = owned.machine.apply(&committed, &mut overlay.scoped(owned.scope, group))?;
+        assert_eq!(outcomes.len(), committed.len(), "group {group}: one outcome for each command");
+    }
+    owned.applied = last;
+    write_group_row(owned, group, overlay);
+    let outcomes = committed.into_iter().map(|committed| committed.id).zip(outcomes).collect();
+    Ok(Done { group, generation, through: last.index, outcomes })
+}
+
+fn write_group_row(owned: &Owned, group: GroupId, overlay: &mut Overlay<'_>) {
+    let row = GroupRow {
+        applied: owned.applied,
+        membership: owned.membership.clone(),
+        kind: owned.kind.clone(),
+        meta: owned.machine.meta(),
+    };
+    overlay.put_group_row(group, &row);
+}

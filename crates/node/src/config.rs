@@ -1,0 +1,114 @@
+//! What an engine is opened with.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::{Link, TlsConfig};
+use quorate_types::{GroupId, KeyRange};
+
+/// Settings of a node. [`EngineConfig::new`] fills in the defaults.
+#[derive(Clone)]
+pub struct EngineConfig {
+    /// The node's own directory: identity, log and state. Made if it does not exist.
+    pub data_dir: PathBuf,
+    /// The cluster's name; certificates carry it, and it enters every node's id.
+    pub cluster_name: String,
+    /// Tells clusters of the same name apart; enters every node's id.
+    pub cluster_token: String,
+    /// This node's name; a key of `initial_cluster`.
+    pub node_name: String,
+    /// Name and peer address (`host:port`) of every initial node, this one included.
+    pub initial_cluster: BTreeMap<String, String>,
+    /// Whether an empty directory may start a cluster.
+    pub initial_state: InitialState,
+    /// Where peers are listened for (UDP).
+    pub listen_peer: SocketAddr,
+    /// Where clients reach this node, as told to them by member lists.
+    pub advertise_client: Vec<String>,
+    /// Locality labels, such as `region=eu`.
+    pub labels: BTreeMap<String, String>,
+    /// Certificate, key and cluster CA.
+    pub tls: TlsConfig,
+    /// The delays, losses and cuts between nodes; [`quorate_transport::Straight`] outside of tests.
+    pub link: Arc<dyn Link>,
+    /// The groups that every initial node hosts from the first start, beside the placement group.
+    pub initial_groups: Vec<InitialGroup>,
+    /// How often a leader says that it leads. Default 100 ms: quick enough for elections within two
+    /// seconds, seldom enough to cost nothing. Smaller finds a dead leader sooner and wakes idle nodes
+    /// more often.
+    pub heartbeat_interval: Duration,
+    /// How long a follower waits for a leader before it stands for election, at least; at most twice
+    /// as long. Default 1,000 ms: above what a slow sync or a long pause takes.
+    pub election_timeout: Duration,
+    /// Streams for appends to each peer. Default 4: a lost packet holds up a fourth of the groups.
+    pub append_lanes: usize,
+    /// Bytes of proposals that may wait on this node at a time; more are refused as overload. Default
+    /// 256 MiB.
+    pub proposal_bytes_max: usize,
+    /// How long the engine works on one request before it reports the outcome as unknown. Default 7 s,
+    /// as etcd's: five seconds and two election timeouts.
+    pub request_timeout: Duration,
+}
+
+/// Whether an empty data directory may start a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InitialState {
+    /// Yes, together with all other initial nodes.
+    New,
+    /// No: the node belongs to a cluster that runs.
+    Existing,
+}
+
+/// A group that a cluster starts with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InitialGroup {
+    /// Its id, above that of the placement group.
+    pub id: GroupId,
+    /// The name of its machine's kind.
+    pub kind: String,
+    /// The keys it owns, for a kind whose rows lie in the keyspace.
+    pub range: Option<KeyRange>,
+}
+
+impl EngineConfig {
+    /// Settings with their defaults; the arguments are those that have none.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, node_name: &str, listen_peer: SocketAddr, tls: TlsConfig) -> Self {
+        let own_address = (node_name.to_owned(), listen_peer.to_string());
+        Self {
+            data_dir,
+            cluster_name: "quorate".into(),
+            cluster_token: "quorate-cluster".into(),
+            node_name: node_name.into(),
+            initial_cluster: BTreeMap::from([own_address]),
+            initial_state: InitialState::New,
+            listen_peer,
+            advertise_client: Vec::new(),
+            labels: BTreeMap::new(),
+            tls,
+            link: Arc::new(quorate_transport::Straight),
+            initial_groups: Vec::new(),
+            heartbeat_interval: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(1000),
+            append_lanes: 4,
+            proposal_bytes_max: 256 << 20,
+            request_timeout: Duration::from_secs(7),
+        }
+    }
+}
+
+impl std::fmt::Debug for EngineConfig {
+    /// Leaves out what must not reach a log: keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EngineConfig")
+            .field("data_dir", &self.data_dir)
+            .field("cluster_name", &self.cluster_name)
+            .field("node_name", &self.node_name)
+            .field("initial_cluster", &self.initial_cluster)
+            .field("listen_peer", &self.listen_peer)
+            .finish_non_exhaustive()
+    }
+}

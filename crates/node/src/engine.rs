@@ -1,0 +1,392 @@
+//! [`Engine`]: a node, for those who embed it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use kameo::actor::Spawn;
+use kameo::mailbox;
+use metrics::Recorder;
+use quorate_group::{Descriptor, Generation, Group, GroupConfig, Host, Leadership};
+use quorate_placement::PlacementMap;
+use quorate_raft::{Config as RaftConfig, LogState};
+use quorate_store::engine::StateEngine;
+use quorate_transport::Transport;
+use quorate_types::{
+    ClusterId, EntryId, GroupId, HardState, LogIndex, MachineKind, Membership, NodeId, RowScope,
+    SnapshotMeta, Term,
+};
+use quorate_wal::{RecoveredLog, Task, Wal, Write};
+use tokio::sync::{Notify, watch};
+
+use crate::actor::{Drive, GroupActor, GroupReport};
+use crate::apply::{Applier, OpenMachine};
+use crate::completions::LogCompletions;
+use crate::config::EngineConfig;
+use crate::identity::{DataDir, Identity};
+use crate::metrics::NodeMetrics;
+use crate::open::{self, OpenError};
+use crate::router::{Consistency, EngineError, ReadAnswer, Resident, Route, Router};
+use crate::state::GroupState;
+use crate::ticker;
+
+/// The first snapshot of every group: nothing, at index 1 of term 1, under its first voters.
+pub(crate) const FIRST: EntryId = EntryId::new(Term(1), LogIndex(1));
+
+/// Kinds of machines by name.
+pub(crate) type Kinds = BTreeMap<String, Arc<dyn MachineKind>>;
+
+/// A node: its groups, their shared log and state, and its connections.
+///
+/// It runs on the tokio runtime that opened it, best a current-thread one, and on three threads of its
+/// own (log writer, log reader, applier). All methods may be called from anywhere. Dropping it without
+/// [`Engine::shutdown`] is safe, as a crash is: what was acknowledged is on disk.
+pub struct Engine {
+    pub(crate) parts: Arc<Parts>,
+}
+
+/// What an engine consists of.
+pub(crate) struct Parts {
+    pub(crate) router: Arc<Router>,
+    pub(crate) wal: Arc<Wal>,
+    pub(crate) completions: Arc<LogCompletions>,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) applier: Applier,
+    pub(crate) applier_thread: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) state: Arc<dyn StateEngine>,
+    pub(crate) host: Mutex<Host>,
+    pub(crate) kinds: Kinds,
+    pub(crate) config: EngineConfig,
+    pub(crate) identity: Identity,
+    pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    pub(crate) placement_applied: Arc<Notify>,
+    /// Locks the directory as long as anything of the node is left.
+    pub(crate) _data_dir: DataDir,
+}
+
+/// A node and its groups, for people.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Bytes of state on disk, about.
+    pub state_bytes: u64,
+    /// The groups that live here, by id.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// One replica.
+#[derive(Clone, Debug)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// The kind of its machine.
+    pub kind: String,
+    /// Who leads, as the replica sees it.
+    pub leadership: Leadership,
+    /// Known committed.
+    pub commit: LogIndex,
+    /// Applied to the state.
+    pub applied: LogIndex,
+    /// The last entry of the log.
+    pub last: EntryId,
+    /// Who takes part.
+    pub membership: Membership,
+    /// What a leader has seen acknowledged by each other replica; empty elsewhere.
+    pub matched: BTreeMap<NodeId, LogIndex>,
+}
+
+impl Engine {
+    /// Opens a node: takes its directory, recovers its log and state, and, if it is new, founds the
+    /// cluster together with the other initial nodes, for which it waits.
+    ///
+    /// `kinds` are the state machines that this node can run; all groups found in the log must be of
+    /// one of them. Metrics go to `recorder`.
+    ///
+    /// # Errors
+    /// When the directory is not this node's or is in use, log or state are damaged, the address is
+    /// taken, or the certificates do not fit. Nothing was changed then.
+    pub async fn open(
+        config: EngineConfig,
+        kinds: Vec<Arc<dyn MachineKind>>,
+        recorder: &dyn Recorder,
+    ) -> Result<Self, OpenError> {
+        open::open(config, kinds, recorder).await
+    }
+
+    /// Creates a group of which this node is a voter, with an empty machine of `kind`. Every voter must
+    /// create it, with the same arguments; it elects a leader once a majority has. The group is there
+    /// again after a restart.
+    ///
+    /// # Errors
+    /// When the kind is unknown, or the group or part of its range lives here already.
+    pub async fn create_group(
+        &self,
+        group: GroupId,
+        kind: &str,
+        range: Option<quorate_types::KeyRange>,
+        voters: impl IntoIterator<Item = NodeId>,
+    ) -> Result<(), EngineError> {
+        let parts = &self.parts;
+        let kind = parts.kind(kind)?;
+        let range = range.filter(|_| kind.scope() == RowScope::Keyspace);
+        let descriptor = Descriptor { kind: kind.name().to_owned(), range };
+        let generation = parts.with_host(|host| host.admit(group, descriptor.clone()))?;
+        let snapshot = SnapshotMeta { last: FIRST, membership: Membership::of_voters(voters) };
+        let write =
+            Write::Create { group, label: descriptor.encode(), snapshot: snapshot.clone() };
+        let created = parts.completions.on_created(group, generation);
+        let task = Task { write, generation: generation.0, ticket: 0 };
+        if parts.wal.submit(task).is_err() || created.await.is_err() {
+            parts.with_host(|host| host.dismiss(group));
+            return Err(EngineError::Overloaded);
+        }
+        let log = RecoveredLog {
+            label: descriptor.encode(),
+            hard_state: HardState { term: FIRST.term, vote: None, commit: FIRST.index },
+            terms: Vec::new(),
+            last: FIRST,
+            snapshot,
+        };
+        parts
+            .spawn_group(group, generation, &kind, log)
+            .map_err(|error| EngineError::Read(error.to_string()))
+    }
+
+    /// Replicates `command` and returns what the group's machine made of it, once it is applied where
+    /// its leader is.
+    ///
+    /// # Errors
+    /// [`EngineError::TimedOut`] leaves open whether the command was or will be applied; after any
+    /// other error it certainly was not.
+    pub async fn propose(
+        &self,
+        group: GroupId,
+        command: Bytes,
+    ) -> Result<quorate_group::Proposed, EngineError> {
+        self.parts.router.propose(group, command).await
+    }
+
+    /// Answers `query` from the group's state.
+    ///
+    /// # Errors
+    /// When there is no leader to confirm a linearizable read, or the machine refuses the query.
+    pub async fn read(
+        &self,
+        group: GroupId,
+        query: Bytes,
+        consistency: Consistency,
+    ) -> Result<ReadAnswer, EngineError> {
+        self.parts.router.read(group, query, consistency).await
+    }
+
+    /// Where a key lives.
+    #[must_use]
+    pub fn route(&self, key: &[u8]) -> Route {
+        self.parts.router.route(key)
+    }
+
+    /// Who leads `group`, now and from now on, as this node's replica sees it.
+    ///
+    /// # Errors
+    /// When the group does not live here.
+    pub fn leadership(&self, group: GroupId) -> Result<watch::Receiver<Leadership>, EngineError> {
+        Ok(self.parts.router.resident(group)?.leadership.clone())
+    }
+
+    /// The placement map as this node knows it.
+    #[must_use]
+    pub fn map(&self) -> Arc<PlacementMap> {
+        self.parts.router.map.load_full()
+    }
+
+    /// How the node and its groups are.
+    pub async fn status(&self) -> NodeStatus {
+        let parts = &self.parts;
+        let kinds: BTreeMap<GroupId, String> = parts.with_host(|host| {
+            host.groups().map(|(group, descriptor)| (group, descriptor.kind.clone())).collect()
+        });
+        let status = |report: GroupReport| GroupStatus {
+            group: report.group,
+            kind: kinds.get(&report.group).cloned().unwrap_or_default(),
+            leadership: report.leadership,
+            commit: report.commit,
+            applied: report.applied,
+            last: report.last,
+            membership: report.membership,
+            matched: report
+                .peers
+                .into_iter()
+                .map(|(node, progress)| (node, progress.match_index))
+                .collect(),
+        };
+        NodeStatus {
+            cluster: self.cluster(),
+            node: self.node(),
+            name: parts.identity.node_name.clone(),
+            state_bytes: parts.state.size_bytes(),
+            groups: ticker::reports(&parts.router).await.into_iter().map(status).collect(),
+        }
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.parts.identity.node
+    }
+
+    /// The cluster's id.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.parts.identity.cluster_id()
+    }
+
+    /// Stops the node: no new requests, groups stopped, state flushed, log drained, connections closed.
+    /// Callers that still wait are answered. Blocks a little on disk work.
+    pub async fn shutdown(self) {
+        let parts = &self.parts;
+        parts.router.stopping.store(true, Ordering::Release);
+        for task in std::mem::take(&mut *lock(&parts.tasks)) {
+            task.abort();
+        }
+        let residents = parts.router.residents.swap(Arc::default());
+        for resident in residents.values() {
+            // An actor that has stopped already is as good.
+            drop(resident.actor.stop_gracefully().await);
+            resident.actor.wait_for_shutdown().await;
+        }
+        parts.applier.stop();
+        let thread = lock(&parts.applier_thread).take();
+        let (wal, state) = (Arc::clone(&parts.wal), Arc::clone(&parts.state));
+        let stopped = tokio::task::spawn_blocking(move || {
+            wal.shutdown();
+            let applied = thread.is_none_or(|thread| thread.join().is_ok());
+            applied && state.flush().is_ok()
+        });
+        if !matches!(stopped.await, Ok(true)) {
+            tracing::warn!("the state was not flushed; it is rebuilt from the log at the next start");
+        }
+        parts.transport.close().await;
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("node", &self.node()).finish_non_exhaustive()
+    }
+}
+
+impl Parts {
+    pub(crate) fn kind(&self, name: &str) -> Result<Arc<dyn MachineKind>, EngineError> {
+        self.kinds.get(name).cloned().ok_or_else(|| EngineError::UnknownKind(name.to_owned()))
+    }
+
+    pub(crate) fn with_host<T>(&self, act: impl FnOnce(&mut Host) -> T) -> T {
+        act(&mut lock(&self.host))
+    }
+
+    /// Gives a group that was admitted its actor, its machine and its place in the router.
+    pub(crate) fn spawn_group(
+        &self,
+        group: GroupId,
+        generation: Generation,
+        kind: &Arc<dyn MachineKind>,
+        log: RecoveredLog,
+    ) -> Result<(), OpenError> {
+        let row = GroupState::row(&*self.state, group)?;
+        let (applied, meta) =
+            row.map_or((log.snapshot.last, Bytes::new()), |row| (row.applied, row.meta));
+        // Apply takes only what is durable in this log, so a state ahead of it is another log's.
+        if applied.index > log.last.index {
+            return Err(OpenError::StateAheadOfLog { group, applied, last: log.last });
+        }
+        let membership = log.snapshot.membership.clone();
+        let caught_up_at = log.hard_state.commit;
+        let state = LogState {
+            hard_state: log.hard_state,
+            snapshot: log.snapshot,
+            terms: log.terms,
+            last: log.last,
+            applied: applied.index,
+        };
+        let value = Group::new(self.group_config(group), state);
+        self.applier.open(OpenMachine {
+            group,
+            kind: Arc::clone(kind),
+            membership,
+            applied,
+            meta,
+        });
+        let (published, leadership) = watch::channel(value.leadership());
+        let group_state = GroupState::new(group, Arc::clone(kind), Arc::clone(&self.state));
+        let drive = Drive::new(
+            group,
+            generation,
+            Arc::clone(&self.wal),
+            Arc::clone(&self.transport),
+            self.applier.clone(),
+            group_state.clone(),
+            Arc::clone(&self.metrics),
+            published,
+        );
+        let caught_up = Arc::new(AtomicBool::new(false));
+        let actor =
+            GroupActor::new(value, generation, drive, Arc::clone(&caught_up), caught_up_at);
+        // Unbounded, so that no completion ever waits for room. What may enter is bounded elsewhere:
+        // proposals by the node's bytes, messages by the peers' windows, completions by what was
+        // submitted, ticks by the ticker.
+        let actor = GroupActor::spawn_with_mailbox(actor, mailbox::unbounded());
+        let resident =
+            Arc::new(Resident { actor, generation, leadership, state: group_state, caught_up });
+        self.router.residents.rcu(|residents| {
+            let mut residents = residents.as_ref().clone();
+            residents.insert(group, Arc::clone(&resident));
+            residents
+        });
+        self.metrics.groups.increment(1.0);
+        Ok(())
+    }
+
+    fn group_config(&self, group: GroupId) -> GroupConfig {
+        let ticks = |time: std::time::Duration| {
+            let ticks = time.as_nanos() / self.tick().as_nanos().max(1);
+            u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
+        };
+        let election_ticks_min = ticks(self.config.election_timeout);
+        // Replicas of one group must not time out together, nor in step with those of other groups.
+        let seed = self.identity.incarnation.value() ^ group.value().rotate_left(32);
+        GroupConfig {
+            raft: RaftConfig {
+                election_ticks_min,
+                election_ticks_max: election_ticks_min * 2,
+                heartbeat_ticks: ticker::TICKS_PER_HEARTBEAT,
+                seed,
+                ..RaftConfig::new(group, self.identity.node)
+            },
+            proposal_ticks_max: u64::from(ticks(self.config.request_timeout)),
+        }
+    }
+
+    pub(crate) fn tick(&self) -> std::time::Duration {
+        self.config.heartbeat_interval / ticker::TICKS_PER_HEARTBEAT
+    }
+}
+
+/// Locks; what a panicking holder left behind is still whole, since every critical section is one step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<OpenError> for io::Error {
+    fn from(error: OpenError) -> Self {
+        Self::other(error)
+    }
+}

@@ -1,0 +1,175 @@
+//! What nodes ask of each other on behalf of clients, as bytes of the request lane.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::{Message, Oneof};
+use quorate_group::{Proposed, Refusal};
+use quorate_types::{EntryId, GroupId, Incarnation, LogIndex, NodeId, Term};
+
+/// A request to another node.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Request {
+    /// The group that should serve it.
+    #[prost(uint64, tag = "1")]
+    pub(crate) group: u64,
+    #[prost(oneof = "request::Body", tags = "2, 3, 4")]
+    pub(crate) body: Option<request::Body>,
+}
+
+pub(crate) mod request {
+    use super::{Bytes, Empty, Oneof};
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub(crate) enum Body {
+        /// Propose this command, if you lead.
+        #[prost(bytes = "bytes", tag = "2")]
+        Propose(Bytes),
+        /// Answer this query linearizably, if you lead.
+        #[prost(bytes = "bytes", tag = "3")]
+        Read(Bytes),
+        /// The founders' table, if you have started.
+        #[prost(message, tag = "4")]
+        Founders(Empty),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct Empty {}
+
+/// The answer to a [`Request`].
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Reply {
+    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub(crate) body: Option<reply::Body>,
+}
+
+pub(crate) mod reply {
+    use super::{Answer, Empty, FoundersTable, NotLeader, Oneof};
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub(crate) enum Body {
+        #[prost(message, tag = "1")]
+        Answer(Answer),
+        /// Nothing was proposed; safe to try elsewhere.
+        #[prost(message, tag = "2")]
+        NotLeader(NotLeader),
+        /// Nothing was proposed; too much waits already.
+        #[prost(message, tag = "3")]
+        Overloaded(Empty),
+        /// It may have been proposed.
+        #[prost(message, tag = "4")]
+        Unknown(Empty),
+        /// The group does not live here.
+        #[prost(message, tag = "5")]
+        UnknownGroup(Empty),
+        /// The query was refused or failed, in words.
+        #[prost(string, tag = "6")]
+        Failed(String),
+        #[prost(message, tag = "7")]
+        Founders(FoundersTable),
+    }
+}
+
+/// An outcome, or the answer to a query.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Answer {
+    #[prost(uint64, tag = "1")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) index: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) outcome: Bytes,
+}
+
+/// Who leads instead.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct NotLeader {
+    /// 0: nobody that the node knows of.
+    #[prost(uint64, tag = "1")]
+    pub(crate) leader: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct FoundersTable {
+    #[prost(btree_map = "fixed64, fixed64", tag = "1")]
+    pub(crate) incarnations: BTreeMap<u64, u64>,
+}
+
+impl Request {
+    pub(crate) fn propose(group: GroupId, command: Bytes) -> Bytes {
+        Self::encoded(group, request::Body::Propose(command))
+    }
+
+    pub(crate) fn read(group: GroupId, query: Bytes) -> Bytes {
+        Self::encoded(group, request::Body::Read(query))
+    }
+
+    pub(crate) fn founders() -> Bytes {
+        Self::encoded(GroupId::ZERO, request::Body::Founders(Empty {}))
+    }
+
+    fn encoded(group: GroupId, body: request::Body) -> Bytes {
+        Self { group: group.value(), body: Some(body) }.encode_to_vec().into()
+    }
+}
+
+impl Reply {
+    pub(crate) fn encoded(body: reply::Body) -> Bytes {
+        Self { body: Some(body) }.encode_to_vec().into()
+    }
+
+    pub(crate) fn of_proposal(result: Result<Proposed, Refusal>) -> Bytes {
+        Self::encoded(match result {
+            Ok(Proposed { id, outcome }) => reply::Body::Answer(Answer {
+                term: id.term.value(),
+                index: id.index.value(),
+                outcome,
+            }),
+            Err(refusal) => Self::of_refusal(refusal),
+        })
+    }
+
+    pub(crate) const fn of_refusal(refusal: Refusal) -> reply::Body {
+        match refusal {
+            Refusal::NotLeader { leader, term } => {
+                let leader = match leader {
+                    Some(leader) => leader.value(),
+                    None => 0,
+                };
+                reply::Body::NotLeader(NotLeader { leader, term: term.value() })
+            }
+            Refusal::Overloaded => reply::Body::Overloaded(Empty {}),
+            Refusal::Unknown => reply::Body::Unknown(Empty {}),
+        }
+    }
+
+    pub(crate) fn of_founders(table: &BTreeMap<NodeId, Incarnation>) -> Bytes {
+        let incarnations = table.iter().map(|(node, inc)| (node.value(), inc.value())).collect();
+        Self::encoded(reply::Body::Founders(FoundersTable { incarnations }))
+    }
+}
+
+impl Answer {
+    pub(crate) fn into_proposed(self) -> Proposed {
+        Proposed {
+            id: EntryId::new(Term(self.term), LogIndex(self.index)),
+            outcome: self.outcome,
+        }
+    }
+}
+
+impl NotLeader {
+    pub(crate) const fn leader(self) -> Option<NodeId> {
+        if self.leader == 0 { None } else { Some(NodeId(self.leader)) }
+    }
+}
+
+impl FoundersTable {
+    pub(crate) fn into_table(self) -> BTreeMap<NodeId, Incarnation> {
+        let pairs = self.incarnations.into_iter();
+        pairs.map(|(node, incarnation)| (NodeId(node), Incarnation(incarnation))).collect()
+    }
+}

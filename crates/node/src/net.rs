@@ -1,0 +1,183 @@
+//! What the transport delivers: peers, their messages and their requests.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_transport::{Handler, Hello, PeerEvent, Refusal, Replier};
+use quorate_types::{GroupId, Incarnation, Message, NodeId};
+use tokio::sync::mpsc;
+
+use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
+use crate::admission::Admission;
+use crate::forward::{Empty, Reply, Request, reply, request};
+use crate::identity::Identity;
+use crate::router::{EngineError, Router};
+
+/// A node's side of the transport.
+pub(crate) struct Network {
+    router: Arc<Router>,
+    identity: Identity,
+    session: u64,
+    admission: Mutex<Admission>,
+    started: AtomicBool,
+    /// News for whoever starts the node: at most one for each peer event until the start.
+    gathering: mpsc::UnboundedSender<Heard>,
+}
+
+/// What a gathering node waits for.
+pub(crate) enum Heard {
+    /// Every founder was heard.
+    All(BTreeMap<NodeId, Incarnation>),
+    /// This peer has started already: ask it for its table.
+    Started(NodeId),
+}
+
+impl Network {
+    pub(crate) fn new(
+        router: Arc<Router>,
+        identity: Identity,
+        session: u64,
+        admission: Admission,
+        gathering: mpsc::UnboundedSender<Heard>,
+    ) -> Self {
+        let started = AtomicBool::new(identity.has_started());
+        Self { router, identity, session, admission: Mutex::new(admission), started, gathering }
+    }
+
+    /// From now on the founders are fixed.
+    pub(crate) fn start(&self, founders: BTreeMap<NodeId, Incarnation>) {
+        self.with_admission(|admission| admission.start(founders));
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// True if a started peer's table names this very node.
+    pub(crate) fn adopt(&self, table: &BTreeMap<NodeId, Incarnation>) -> bool {
+        self.with_admission(|admission| admission.adopt(table))
+    }
+
+    fn with_admission<T>(&self, act: impl FnOnce(&mut Admission) -> T) -> T {
+        act(&mut self.admission.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn propose(&self, group: GroupId, command: Bytes, replier: Replier) {
+        let resident = match self.router.resident(group) {
+            Ok(resident) => resident,
+            Err(_) => return replier.send(Reply::encoded(reply::Body::UnknownGroup(Empty {}))),
+        };
+        let permit = match self.router.permit(command.len()) {
+            Ok(permit) => permit,
+            Err(_) => return replier.send(Reply::encoded(reply::Body::Overloaded(Empty {}))),
+        };
+        let slot = ProposalSlot {
+            since: std::time::Instant::now(),
+            reply: ProposalReply::Remote(replier),
+            _permit: permit,
+        };
+        // If the actor has stopped, dropping the slot answers the other node with an error.
+        drop(self.router.tell(&resident, Input::Propose { command, slot }));
+    }
+
+    fn read(&self, group: GroupId, query: Bytes, replier: Replier) {
+        match self.router.resident(group) {
+            Ok(resident) => {
+                let slot = ReadSlot { reply: ReadReply::Remote { query, replier } };
+                drop(self.router.tell(&resident, Input::Read(slot)));
+            }
+            Err(EngineError::UnknownGroup(_)) => {
+                replier.send(Reply::encoded(reply::Body::UnknownGroup(Empty {})));
+            }
+            Err(error) => replier.send(Reply::encoded(reply::Body::Failed(error.to_string()))),
+        }
+    }
+
+    fn founders(&self, replier: Replier) {
+        let table = self.with_admission(|admission| admission.table().cloned());
+        replier.send(match table {
+            Some(table) => Reply::of_founders(&table),
+            None => Reply::encoded(reply::Body::Failed("this node has not started either".into())),
+        });
+    }
+}
+
+impl Handler for Network {
+    fn hello(&self, target: NodeId) -> Hello {
+        Hello {
+            cluster_name: self.identity.cluster_name.clone(),
+            cluster_digest: self.identity.cluster_digest,
+            node: self.identity.node,
+            node_name: self.identity.node_name.clone(),
+            incarnation: self.identity.incarnation,
+            session: self.session,
+            started: self.started.load(Ordering::Acquire),
+            synced_batches: 0,
+            target,
+        }
+    }
+
+    fn admit(&self, peer: &Hello) -> Result<(), Refusal> {
+        self.with_admission(|admission| admission.judge(peer)).map_err(Refusal)
+    }
+
+    fn on_peer(&self, node: NodeId, event: PeerEvent) {
+        match event {
+            PeerEvent::Up { hello } => {
+                tracing::info!(peer = %hello.node_name, started = hello.started, "peer is up");
+                if let Some(table) = self.with_admission(|admission| admission.hear(&hello)) {
+                    // Nobody gathers any more: then nobody needs the news.
+                    drop(self.gathering.send(Heard::All(table)));
+                }
+                if hello.started && !self.started.load(Ordering::Acquire) {
+                    drop(self.gathering.send(Heard::Started(node)));
+                }
+            }
+            PeerEvent::Down { reason } => {
+                tracing::warn!(peer = %node, reason, "peer is down");
+                for resident in self.router.residents.load().values() {
+                    drop(self.router.tell(resident, Input::Unreachable(node)));
+                }
+            }
+            PeerEvent::Refused { reason } => tracing::error!(peer = %node, reason, "peer refused"),
+        }
+    }
+
+    fn on_messages(&self, from: NodeId, messages: Vec<Message>) {
+        let residents = self.router.residents.load();
+        let mut messages = messages.into_iter().peekable();
+        // A frame holds runs of messages for one group: each run is one delivery.
+        while let Some(first) = messages.next() {
+            let group = first.group;
+            let mut run = vec![first];
+            while let Some(next) = messages.next_if(|next| next.group == group) {
+                run.push(next);
+            }
+            // Nobody speaks for anybody else.
+            run.retain(|message| message.from == from && message.to == self.identity.node);
+            match residents.get(&group) {
+                Some(resident) => drop(self.router.tell(resident, Input::Messages(run))),
+                None => self.router.metrics.messages_unrouted.increment(run.len() as u64),
+            }
+        }
+    }
+
+    fn on_request(&self, _: NodeId, body: Bytes, _: u32, replier: Replier) {
+        let request = match Request::decode(body) {
+            Ok(request) => request,
+            Err(error) => {
+                return replier.send(Reply::encoded(reply::Body::Failed(error.to_string())));
+            }
+        };
+        let group = GroupId(request.group);
+        match request.body {
+            Some(request::Body::Propose(command)) => self.propose(group, command, replier),
+            Some(request::Body::Read(query)) => self.read(group, query, replier),
+            Some(request::Body::Founders(Empty {})) => self.founders(replier),
+            None => {
+                let reason = "a request of a kind that this version does not know";
+                replier.send(Reply::encoded(reply::Body::Failed(reason.into())));
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! [`Router`]: from a request to the replica that can serve it.
+//!
+//! The life of a request: look up the group; if its leader is here, `tell` the group's actor; if it is
+//! elsewhere, ask that node, once; if there is none, wait for one until the deadline. A request is sent
+//! again only when it is certain that nothing was proposed, or when it changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use kameo::actor::ActorRef;
+use prost::Message as _;
+use quorate_group::{Generation, HostError, Leadership, Proposed, Refusal};
+use quorate_placement::PlacementMap;
+use quorate_raft::Role;
+use quorate_transport::{RequestError, Transport};
+use quorate_types::{Epoch, GroupId, NodeId, ReadError, Term};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::timeout_at;
+
+use crate::actor::{GroupActor, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot};
+use crate::forward::{Answer, Reply, Request, reply};
+use crate::metrics::NodeMetrics;
+use crate::state::GroupState;
+
+/// How long a request waits before it looks again when what it was told contradicts what it sees, as
+/// between an election and the news of it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Why a request to the engine failed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No such group lives on this node.
+    #[error("group {0} does not live here")]
+    UnknownGroup(GroupId),
+    /// No kind of machine is registered under this name.
+    #[error("no machine of kind {0} is registered")]
+    UnknownKind(String),
+    /// The node does not take the group in.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// There was no leader until the deadline; nothing was proposed.
+    #[error("no leader")]
+    NoLeader,
+    /// The deadline passed or a connection broke: a proposal may or may not be applied.
+    #[error("timed out, outcome unknown")]
+    TimedOut,
+    /// Too much waits already; nothing was proposed.
+    #[error("too many proposals wait")]
+    Overloaded,
+    /// The query has no answer.
+    #[error("read failed: {0}")]
+    Read(String),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+impl From<ReadError> for EngineError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error.to_string())
+    }
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consistency {
+    /// It sees everything that was acknowledged before it began, anywhere.
+    Linearizable,
+    /// It sees what this node's replica has applied.
+    Serializable,
+}
+
+/// The answer to a read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReadAnswer {
+    /// The machine's answer.
+    pub answer: Bytes,
+    /// The term of the replica that answered.
+    pub term: Term,
+}
+
+/// Where a key lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The group that owns it.
+    pub group: GroupId,
+    /// The epoch of its shard.
+    pub epoch: Epoch,
+}
+
+/// A group on this node, as everybody else on the node sees it.
+pub(crate) struct Resident {
+    pub(crate) actor: ActorRef<GroupActor>,
+    pub(crate) generation: Generation,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) state: GroupState,
+    pub(crate) caught_up: Arc<AtomicBool>,
+}
+
+pub(crate) type Residents = BTreeMap<GroupId, Arc<Resident>>;
+
+/// Routes requests; shared by every task of a node.
+pub(crate) struct Router {
+    pub(crate) node: NodeId,
+    pub(crate) residents: ArcSwap<Residents>,
+    pub(crate) map: ArcSwap<PlacementMap>,
+    pub(crate) transport: OnceLock<Arc<Transport>>,
+    /// Bytes of proposals that may still enter; what is over the bound is refused at once.
+    pub(crate) proposal_bytes: Arc<Semaphore>,
+    pub(crate) request_timeout: Duration,
+    pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) stopping: AtomicBool,
+}
+
+impl Router {
+    /// Proposes `command` to `group`, wherever its leader is.
+    pub(crate) async fn propose(&self, group: GroupId, command: Bytes) -> Result<Proposed, EngineError> {
+        let deadline = Instant::now() + self.request_timeout;
+        let resident = self.resident(group)?;
+        loop {
+            let leader = self.await_leader(&resident, deadline).await?;
+            let refusal = if leader == self.node {
+                match self.propose_here(&resident, command.clone(), deadline).await? {
+                    Ok(proposed) => return Ok(proposed),
+                    Err(refusal) => refusal,
+                }
+            } else {
+                let request = Request::propose(group, command.clone());
+                match self.ask(leader, request, deadline).await {
+                    Ok(reply::Body::Answer(answer)) => return Ok(answer.into_proposed()),
+                    Ok(other) => refusal_of(other)?,
+                    Err(RequestError::NotSent(_)) => Refusal::NotLeader { leader: None, term: Term::ZERO },
+                    Err(RequestError::Unknown(_)) => return Err(EngineError::TimedOut),
+                }
+            };
+            match refusal {
+                Refusal::NotLeader { .. } => self.look_again(&resident, leader, deadline).await?,
+                Refusal::Overloaded => return Err(EngineError::Overloaded),
+                Refusal::Unknown => return Err(EngineError::TimedOut),
+            }
+        }
+    }
+
+    /// Answers `query` from `group`.
+    pub(crate) async fn read(
+        &self,
+        group: GroupId,
+        query: Bytes,
+        consistency: Consistency,
+    ) -> Result<ReadAnswer, EngineError> {
+        let deadline = Instant::now() + self.request_timeout;
+        let resident = self.resident(group)?;
+        // Right after a restart the state may be older than what this node has served before.
+        if consistency == Consistency::Serializable && resident.caught_up.load(Ordering::Acquire) {
+            let term = resident.leadership.borrow().term;
+            return Ok(ReadAnswer { answer: resident.state.read_anywhere(query).await?, term });
+        }
+        loop {
+            let leader = self.await_leader(&resident, deadline).await?;
+            if leader == self.node {
+                let (sender, granted) = oneshot::channel();
+                let slot = ReadSlot { reply: ReadReply::Local(sender) };
+                self.tell(&resident, Input::Read(slot))?;
+                match timeout_at(deadline.into(), granted).await {
+                    Ok(Ok(Ok(ReadGrant { term, .. }))) => {
+                        let answer = resident.state.read_anywhere(query).await?;
+                        return Ok(ReadAnswer { answer, term });
+                    }
+                    // A read changes nothing: whatever went wrong, it may be tried again.
+                    Ok(Ok(Err(_))) => {}
+                    Ok(Err(_)) => return Err(EngineError::Stopping),
+                    Err(_) => return Err(EngineError::TimedOut),
+                }
+            } else {
+                let request = Request::read(group, query.clone());
+                match self.ask(leader, request, deadline).await {
+                    Ok(reply::Body::Answer(Answer { term, outcome, .. })) => {
+                        return Ok(ReadAnswer { answer: outcome, term: Term(term) });
+                    }
+                    Ok(other) => drop(refusal_of(other)?),
+                    Err(RequestError::NotSent(_) | RequestError::Unknown(_)) => {}
+                }
+            }
+            self.look_again(&resident, leader, deadline).await?;
+        }
+    }
+
+    /// The group that owns `key`.
+    pub(crate) fn route(&self, key: &[u8]) -> Route {
+        let map = self.map.load();
+        let shard = map.shard_of(key);
+        Route { group: shard.group, epoch: shard.epoch }
+    }
+
+    /// Counts a proposal's bytes against the node's bound.
+    pub(crate) fn permit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, EngineError> {
+        // An empty command still takes a slot and an entry.
+        let bytes = u32::try_from(bytes.max(64)).map_err(|_| EngineError::Overloaded)?;
+        Arc::clone(&self.proposal_bytes).try_acquire_many_owned(bytes).map_err(|_| {
+            self.metrics.proposals_refused.increment(1);
+            EngineError::Overloaded
+        })
+    }
+
+    pub(crate) fn resident(&self, group: GroupId) -> Result<Arc<Resident>, EngineError> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(EngineError::Stopping);
+        }
+        self.residents.load().get(&group).cloned().ok_or(EngineError::UnknownGroup(group))
+    }
+
+    pub(crate) fn tell(&self, resident: &Resident, input: Input) -> Result<(), EngineError> {
+        // The mailbox is unbounded, so this fails only when the actor has stopped.
+        resident.actor.tell(input).try_send().map_err(|_| EngineError::Stopping)
+    }
+
+    /// Asks another node; every answer that is not understood counts as unknown.
+    pub(crate) async fn ask(
+        &self,
+        node: NodeId,
+        request: Bytes,
+        deadline: Instant,
+    ) -> Result<reply::Body, RequestError> {
+        let Some(transport) = self.transport.get() else {
+            return Err(RequestError::NotSent("the transport is not open yet".into()));
+        };
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let answer = transport.request(node, request, remaining).await?;
+        let answer = Reply::decode(answer).map_err(|error| RequestError::Unknown(error.to_string()))?;
+        answer.body.ok_or_else(|| RequestError::Unknown("a reply of an unknown kind".into()))
+    }
+
+    async fn propose_here(
+        &self,
+        resident: &Resident,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<Result<Proposed, Refusal>, EngineError> {
+        let (sender, answered) = oneshot::channel();
+        let slot = ProposalSlot {
+            since: Instant::now(),
+            reply: ProposalReply::Local(sender),
+            _permit: self.permit(command.len())?,
+        };
+        self.tell(resident, Input::Propose { command, slot })?;
+        match timeout_at(deadline.into(), answered).await {
+            Ok(Ok(result)) => Ok(result),
+            // The actor went away with the proposal.
+            Ok(Err(_)) | Err(_) => Err(EngineError::TimedOut),
+        }
+    }
+
+    async fn await_leader(&self, resident: &Resident, deadline: Instant) -> Result<NodeId, EngineError> {
+        if let Some(leader) = resident.leadership.borrow().leader {
+            return Ok(leader);
+        }
+        let mut leadership = resident.leadership.clone();
+        match timeout_at(deadline.into(), leadership.wait_for(|now| now.leader.is_some())).await {
+            Ok(Ok(now)) => now.leader.ok_or(EngineError::NoLeader),
+            Ok(Err(_)) => Err(EngineError::Stopping),
+            Err(_) => Err(EngineError::NoLeader),
+        }
+    }
+
+    /// `believed` did not lead: waits for other news, a little.
+    async fn look_again(
+        &self,
+        resident: &Resident,
+        believed: NodeId,
+        deadline: Instant,
+    ) -> Result<(), EngineError> {
+        if Instant::now() >= deadline {
+            return Err(EngineError::NoLeader);
+        }
+        let until = deadline.min(Instant::now() + LOOK_AGAIN);
+        let mut leadership = resident.leadership.clone();
+        let changed = leadership.wait_for(|now| {
+            now.leader.is_some_and(|leader| {
+                leader != believed || leader == self.node && now.role == Role::Leader
+            })
+        });
+        // Either way the caller looks again.
+        drop(timeout_at(until.into(), changed).await);
+        Ok(())
+    }
+}
+
+/// What another node's refusal means for the asker.
+fn refusal_of(body: reply::Body) -> Result<Refusal, EngineError> {
+    match body {
+        reply::Body::NotLeader(other) => {
+            Ok(Refusal::NotLeader { leader: other.leader(), term: Term(other.term) })
+        }
+        reply::Body::Overloaded(_) => Ok(Refusal::Overloaded),
+        // A node that has just started may not have the group yet.
+        reply::Body::UnknownGroup(_) => Ok(Refusal::NotLeader { leader: None, term: Term::ZERO }),
+        reply::Body::Failed(reason) => Err(EngineError::Read(reason)),
+        reply::Body::Unknown(_) | reply::Body::Answer(_) | reply::Body::Founders(_) => {
+            Ok(Refusal::Unknown)
+        }
+    }
+}
