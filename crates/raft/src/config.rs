@@ -1,0 +1,106 @@
+//! What a replica is told at birth: who it is, its timers in ticks, and its bounds in bytes.
+
+use quorate_types::{EntryId, GroupId, HardState, LogIndex, NodeId, SnapshotMeta};
+
+/// Settings of one replica. [`Config::new`] has the defaults.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The group.
+    pub group: GroupId,
+    /// This node.
+    pub node: NodeId,
+    /// For so many ticks after it heard a leader a replica refuses votes, and a leader that did not hear
+    /// a quorum for so long steps down. Default 10. Lower: faster failover, more false alarms.
+    pub election_ticks_min: u32,
+    /// A replica campaigns when it heard no leader for a random time from `election_ticks_min` to this.
+    /// Default 20. Higher: fewer split votes, slower failover.
+    pub election_ticks_max: u32,
+    /// Ticks between two heartbeats of a leader; well below `election_ticks_min`. Default 1.
+    pub heartbeat_ticks: u32,
+    /// Entries in one append message, in bytes; one entry always fits. Default 1 MiB. Higher: fewer
+    /// messages while a follower catches up, longer waits for what queues behind one.
+    pub append_bytes_max: usize,
+    /// Unanswered append messages per peer. Default 256.
+    pub inflight_appends_max: usize,
+    /// Bytes of entries in unanswered appends per peer; must cover rate x round trip. Default 16 MiB.
+    pub inflight_bytes_max: usize,
+    /// Bytes of own proposals that are not committed yet; further ones are refused. One proposal is
+    /// always accepted when there is none. Default 64 MiB.
+    pub uncommitted_bytes_max: usize,
+    /// Bytes of entries kept in memory although they are durable and applied, for followers that lag
+    /// a little; what is older is read back by [`LogFetch`](crate::LogFetch). Default 4 MiB.
+    pub cached_bytes_max: usize,
+    /// Seeds the randomized timeouts; replicas of one group must differ.
+    pub seed: u64,
+}
+
+impl Config {
+    /// The defaults, for ticks of 100 ms; the seed is made from `group` and `node`.
+    #[must_use]
+    pub const fn new(group: GroupId, node: NodeId) -> Self {
+        Self {
+            group,
+            node,
+            election_ticks_min: 10,
+            election_ticks_max: 20,
+            heartbeat_ticks: 1,
+            append_bytes_max: 1 << 20,
+            inflight_appends_max: 256,
+            inflight_bytes_max: 16 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            cached_bytes_max: 4 << 20,
+            seed: group.value().rotate_left(32) ^ node.value(),
+        }
+    }
+
+    /// # Panics
+    /// When the settings contradict each other.
+    pub(crate) fn assert_valid(&self) {
+        assert!(self.heartbeat_ticks > 0, "heartbeat_ticks must be positive");
+        assert!(
+            self.election_ticks_min > self.heartbeat_ticks,
+            "election_ticks_min {} must exceed heartbeat_ticks {}",
+            self.election_ticks_min,
+            self.heartbeat_ticks
+        );
+        assert!(
+            self.election_ticks_max >= self.election_ticks_min,
+            "election_ticks_max {} is below election_ticks_min {}",
+            self.election_ticks_max,
+            self.election_ticks_min
+        );
+        assert!(self.inflight_appends_max > 0, "inflight_appends_max must be positive");
+        assert!(self.inflight_bytes_max > 0, "inflight_bytes_max must be positive");
+    }
+}
+
+/// What a replica starts from: no entries, only where they are. Old ones are asked for by
+/// [`LogFetch`](crate::LogFetch).
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct LogState {
+    /// Term, vote and the lower bound of the commit index, as last synced.
+    pub hard_state: HardState,
+    /// The base of the log and the membership in force.
+    pub snapshot: SnapshotMeta,
+    /// The first entry of each run of one term after `snapshot.last`.
+    pub terms: Vec<EntryId>,
+    /// The last entry; `snapshot.last` when the log is empty.
+    pub last: EntryId,
+    /// What the state machine has applied; `snapshot.last.index <= applied <= last.index`.
+    pub applied: LogIndex,
+}
+
+impl LogState {
+    /// The state of a new group: an empty log on top of its first snapshot.
+    #[must_use]
+    pub fn of_snapshot(snapshot: SnapshotMeta) -> Self {
+        let last = snapshot.last;
+        Self {
+            hard_state: HardState { term: last.term, vote: None, commit: last.index },
+            applied: last.index,
+            terms: Vec::new(),
+            last,
+            snapshot,
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! How far a leader has brought one peer, and what is under way to it.
+
+use std::collections::VecDeque;
+
+use quorate_types::LogIndex;
+
+use crate::config::Config;
+
+/// A leader's view of one peer, for status and tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerProgress {
+    /// The peer holds the leader's log up to here, durably.
+    pub match_index: LogIndex,
+    /// The first entry that will be sent next.
+    pub next: LogIndex,
+    /// Appends that are sent and not answered; always 0 while probing.
+    pub inflight: usize,
+    /// Their bytes.
+    pub inflight_bytes: usize,
+    /// How entries are sent.
+    pub state: ProgressState,
+}
+
+/// How entries are sent to a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProgressState {
+    /// Where the logs meet is not known: one append at a time.
+    Probe,
+    /// As `Probe`, and the one append is under way: the next is sent when it, or a heartbeat, is
+    /// answered.
+    ProbePaused,
+    /// The logs meet: appends are sent optimistically, as far as the window allows.
+    Replicate,
+}
+
+impl ProgressState {
+    /// A word for traces.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::ProbePaused => "probe-paused",
+            Self::Replicate => "replicate",
+        }
+    }
+}
+
+/// The leader's side of replication to one peer.
+///
+/// - `match_index < next`, and `match_index` never decreases.
+/// - While replicating, every entry in `(match_index, next)` was sent; the window tells in which
+///   messages.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    match_index: LogIndex,
+    next: LogIndex,
+    flow: Flow,
+    /// The highest commit index that any append told the peer.
+    told_commit: LogIndex,
+    /// An answered heartbeat showed that something may have been lost: ask with an empty append.
+    doubted: bool,
+    /// When the peer was last heard, in ticks of the leadership.
+    pub(crate) heard_tick: u64,
+    /// The highest read round that the peer answered.
+    pub(crate) confirmed_round: u64,
+    /// The number of the [`LogFetch`](crate::LogFetch) that must be answered before more is sent.
+    pub(crate) fetch: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Flow {
+    Probe { paused: bool },
+    Replicate(Window),
+}
+
+/// Appends under way. Bounded by `inflight_appends_max` and `inflight_bytes_max`; when it is full nothing
+/// is sent until an answer makes room, so a slow peer costs the leader a bounded amount of memory.
+#[derive(Debug, Default)]
+struct Window {
+    /// Last index and bytes of each append, oldest first.
+    sent: VecDeque<(LogIndex, usize)>,
+    bytes: usize,
+}
+
+impl Window {
+    fn push(&mut self, last: LogIndex, bytes: usize) {
+        self.sent.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    fn free_to(&mut self, last: LogIndex) {
+        while let Some(&(oldest, bytes)) = self.sent.front()
+            && oldest <= last
+        {
+            self.sent.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+
+    fn is_full(&self, config: &Config) -> bool {
+        self.sent.len() >= config.inflight_appends_max || self.bytes >= config.inflight_bytes_max
+    }
+}
+
+impl Progress {
+    /// A peer about which nothing is known; `next` is a guess.
+    pub(crate) const fn new(next: LogIndex) -> Self {
+        Self {
+            match_index: LogIndex::ZERO,
+            next,
+            flow: Flow::Probe { paused: false },
+            told_commit: LogIndex::ZERO,
+            doubted: false,
+            heard_tick: 0,
+            confirmed_round: 0,
+            fetch: None,
+        }
+    }
+
+    /// The peer holds everything up to `last`. Returns true when that is news. An older answer changes
+    /// nothing but the pace: the match index never goes back.
+    pub(crate) fn on_accepted(&mut self, last: LogIndex) -> bool {
+        let advanced = last > self.match_index;
+        if advanced {
+            self.match_index = last;
+            self.next = self.next.max(last.next());
+        }
+        match &mut self.flow {
+            Flow::Replicate(window) => window.free_to(last),
+            // An old answer from before the probe began says nothing about it.
+            Flow::Probe { .. } if last == self.match_index => {
+                self.next = self.match_index.next();
+                self.flow = Flow::Replicate(Window::default());
+            }
+            Flow::Probe { .. } => {}
+        }
+        advanced
+    }
+
+    /// True when a rejection of `refused` answers nothing that is still open.
+    pub(crate) fn is_stale_rejection(&self, refused: LogIndex) -> bool {
+        match self.flow {
+            Flow::Replicate(_) => refused <= self.match_index || refused >= self.next,
+            Flow::Probe { .. } => refused.plus(1) != self.next || refused <= self.match_index,
+        }
+    }
+
+    /// The logs do not meet at `refused`; `meeting` is the last entry where they may, never below the
+    /// base of the leader's log. Returns to probing just after it.
+    pub(crate) fn on_rejected(&mut self, refused: LogIndex, meeting: LogIndex, base: LogIndex) {
+        let next = meeting.next().min(refused).max(self.match_index.max(base).next());
+        // Without progress (the peer refuses even the base of this log, and needs a snapshot) the
+        // heartbeat sets the pace.
+        let paused = next == self.next;
+        self.probe_from(next, paused);
+    }
+
+    /// Something to this peer was lost: probes from the match index when it shows a sign of life.
+    pub(crate) fn on_unreachable(&mut self) {
+        if matches!(self.flow, Flow::Replicate(_)) {
+            self.probe_from(self.match_index.next(), true);
+        }
+    }
+
+    /// Old entries could not be read back: tries again when the peer answers a heartbeat.
+    pub(crate) fn on_fetch_failed(&mut self) {
+        self.probe_from(self.next, true);
+    }
+
+    /// The peer answered a heartbeat: whatever was sent before has arrived or is probably lost.
+    pub(crate) fn on_heartbeat_answered(&mut self) {
+        match &mut self.flow {
+            Flow::Probe { paused } => *paused = false,
+            Flow::Replicate(_) => self.doubted = self.match_index.next() < self.next,
+        }
+    }
+
+    fn probe_from(&mut self, next: LogIndex, paused: bool) {
+        self.next = next;
+        self.flow = Flow::Probe { paused };
+        self.doubted = false;
+        self.fetch = None;
+    }
+
+    /// True when entries may be sent now.
+    pub(crate) fn has_room(&self, config: &Config) -> bool {
+        self.fetch.is_none()
+            && match &self.flow {
+                Flow::Probe { paused } => !paused,
+                Flow::Replicate(window) => !window.is_full(config),
+            }
+    }
+
+    /// True when an append without entries is due, to a peer that has been sent all up to `last`: an
+    /// open probe, a doubt, or a commit index that concerns entries it has been sent.
+    pub(crate) fn wants_empty(&self, commit: LogIndex) -> bool {
+        self.fetch.is_none()
+            && match self.flow {
+                Flow::Probe { paused } => !paused,
+                Flow::Replicate(_) => self.doubted || self.untold_commit(commit),
+            }
+    }
+
+    fn untold_commit(&self, commit: LogIndex) -> bool {
+        commit.next().min(self.next) > self.told_commit.next()
+    }
+
+    /// An append of the entries up to `last`, `bytes` in size, leaves now and tells `commit`. For an
+    /// append without entries, `last` is the one before [`next`](Self::next) and `bytes` is 0.
+    pub(crate) fn on_sent(&mut self, last: LogIndex, bytes: usize, commit: LogIndex) {
+        self.told_commit = self.told_commit.max(commit.min(last));
+        self.doubted = false;
+        match &mut self.flow {
+            Flow::Probe { paused } => *paused = true,
+            Flow::Replicate(window) => {
+                if last >= self.next {
+                    window.push(last, bytes);
+                    self.next = last.next();
+                }
+            }
+        }
+    }
+
+    pub(crate) const fn match_index(&self) -> LogIndex {
+        self.match_index
+    }
+
+    pub(crate) const fn next(&self) -> LogIndex {
+        self.next
+    }
+
+    pub(crate) fn report(&self) -> PeerProgress {
+        let (state, inflight, inflight_bytes) = match &self.flow {
+            Flow::Probe { paused: false } => (ProgressState::Probe, 0, 0),
+            Flow::Probe { paused: true } => (ProgressState::ProbePaused, 0, 0),
+            Flow::Replicate(window) => (ProgressState::Replicate, window.sent.len(), window.bytes),
+        };
+        let (match_index, next) = (self.match_index, self.next);
+        PeerProgress { match_index, next, inflight, inflight_bytes, state }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use quorate_types::{GroupId, NodeId};
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Send { count: u64, bytes: usize },
+        Accepted { last: u64 },
+        Rejected { refused: u64, hint: u64 },
+        Heartbeat,
+        Unreachable,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            (1u64..5, 1usize..50).prop_map(|(count, bytes)| Event::Send { count, bytes }),
+            (0u64..40).prop_map(|last| Event::Accepted { last }),
+            (0u64..40, 0u64..40).prop_map(|(refused, hint)| Event::Rejected { refused, hint }),
+            Just(Event::Heartbeat),
+            Just(Event::Unreachable),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn answers_in_any_order_never_lower_the_match_nor_overfill_the_window(
+            events in proptest::collection::vec(event(), 0..60),
+        ) {
+            let config = Config {
+                inflight_appends_max: 3,
+                inflight_bytes_max: 100,
+                ..Config::new(GroupId(1), NodeId(1))
+            };
+            let mut progress = Progress::new(LogIndex(10));
+            for event in events {
+                let before = progress.report();
+                match event {
+                    Event::Send { count, bytes } if progress.has_room(&config) => {
+                        let last = progress.next().plus(count - 1);
+                        progress.on_sent(last, bytes, LogIndex::ZERO);
+                    }
+                    Event::Send { .. } => {}
+                    Event::Accepted { last } => {
+                        let news = progress.on_accepted(LogIndex(last));
+                        prop_assert_eq!(news, LogIndex(last) > before.match_index);
+                    }
+                    Event::Rejected { refused, hint } => {
+                        let refused = LogIndex(refused);
+                        if !progress.is_stale_rejection(refused) {
+                            progress.on_rejected(refused, LogIndex(hint), LogIndex::ZERO);
+                            prop_assert!(progress.next() <= before.next);
+                        }
+                    }
+                    Event::Heartbeat => progress.on_heartbeat_answered(),
+                    Event::Unreachable => progress.on_unreachable(),
+                }
+                let after = progress.report();
+                prop_assert!(after.match_index >= before.match_index);
+                prop_assert!(after.match_index < after.next);
+                prop_assert!(after.inflight <= 3);
+                prop_assert!(after.inflight_bytes < 100 + 50);
+            }
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The replica: its inputs, its output, its getters, and the changes of its role.
+
+use bytes::Bytes;
+use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, NodeId, Term};
+
+use crate::config::{Config, LogState};
+use crate::error::{NotLeader, ProposeError};
+use crate::progress::PeerProgress;
+use crate::ready::{Cause, LogFetch, ReadId, Ready, Role, RoleChange, Ticket};
+use crate::role::{Acting, Candidate, Follower, Leader, Transition};
+use crate::state::{Counters, State};
+
+/// One replica of one group, as a value: no clock, thread, disk, socket or global randomness inside.
+///
+/// Its methods are of four kinds:
+///
+/// - *Commands* of the group above: [`propose`](Self::propose), [`read`](Self::read),
+///   [`campaign`](Self::campaign).
+/// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
+///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
+///   [`unreachable`](Self::unreachable).
+/// - *The output*: [`take_ready`](Self::take_ready), after any number of the above.
+/// - *Getters*: everything else. They tell how things stand, also between inputs of one turn.
+///
+/// The same inputs give the same outputs, always. No message makes it panic. It panics when its driver
+/// breaks the contract, or when an invariant of its own is broken, and then it must not be used again.
+#[derive(Debug)]
+pub struct Replica {
+    pub(crate) state: State,
+    pub(crate) acting: Acting,
+    /// What [`RoleChange`] said last.
+    reported: (Role, Term, Option<NodeId>),
+    /// Why the role is what it is.
+    cause: Cause,
+}
+
+impl Replica {
+    /// A replica that continues from `log`. It begins as a follower that knows no leader.
+    ///
+    /// # Panics
+    /// When `config` contradicts itself, or `log` is not what a replica has written.
+    #[must_use]
+    pub fn new(config: Config, log: LogState) -> Self {
+        let mut state = State::new(config, log);
+        let follower = Follower::new(&mut state, None);
+        Self {
+            reported: (Role::Follower, state.term, None),
+            acting: Acting::Follower(follower),
+            cause: Cause::Asked,
+            state,
+        }
+    }
+
+    /// Appends `commands` to the log of the leader: all of them, in consecutive entries, or none. Returns
+    /// the first one's id; for no commands, the id that the next entry would get.
+    ///
+    /// An entry with the returned term that is handed out as committed at its index is that command.
+    /// Once the role change of a lost leadership is reported, it may or may not be committed later.
+    ///
+    /// # Errors
+    /// When this replica does not lead, or too many bytes wait to be committed.
+    pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<EntryId, ProposeError> {
+        match &mut self.acting {
+            Acting::Leader(leader) => leader.propose(&mut self.state, commands),
+            Acting::Follower(_) | Acting::Candidate(_) => {
+                Err(ProposeError::NotLeader { leader: self.leader() })
+            }
+        }
+    }
+
+    /// Asks for the index that a linearizable read must wait for. The answer is in
+    /// [`Ready::reads`], or in [`Ready::refused_reads`] if the leadership ends first. Reads of one turn,
+    /// and those that arrive while a round is under way, share one round.
+    ///
+    /// # Errors
+    /// When this replica does not lead.
+    pub fn read(&mut self, id: ReadId) -> Result<(), NotLeader> {
+        match &mut self.acting {
+            Acting::Leader(leader) => {
+                leader.read(id);
+                Ok(())
+            }
+            Acting::Follower(_) | Acting::Candidate(_) => Err(NotLeader { leader: self.leader() }),
+        }
+    }
+
+    /// Campaigns as if the election timeout had passed. Does nothing at a leader, and at a replica
+    /// without a vote.
+    pub fn campaign(&mut self) {
+        if !matches!(self.acting, Acting::Leader(_)) && self.state.is_voter() {
+            self.enter(Some(Transition::PreCampaign(Cause::Asked)));
+        }
+    }
+
+    /// One tick of time has passed.
+    pub fn tick(&mut self) {
+        self.state.on_tick();
+        let next = match &mut self.acting {
+            Acting::Follower(follower) => follower.tick(&self.state),
+            Acting::Candidate(candidate) => candidate.tick(),
+            Acting::Leader(leader) => leader.tick(&self.state),
+        };
+        self.enter(next);
+    }
+
+    /// The append of `ticket` and all earlier ones are durable.
+    ///
+    /// # Panics
+    /// When there was no such append.
+    pub fn persisted(&mut self, ticket: Ticket) {
+        if !self.state.on_persisted(ticket) {
+            return;
+        }
+        let next = match &mut self.acting {
+            Acting::Follower(_) => None,
+            Acting::Candidate(candidate) => candidate.on_persisted(&self.state),
+            Acting::Leader(leader) => {
+                leader.on_persisted(&mut self.state);
+                None
+            }
+        };
+        self.enter(next);
+    }
+
+    /// The state machine has applied everything up to `index`. It may lag behind what was handed out;
+    /// beyond [`APPLYING_BYTES_MAX`](crate::APPLYING_BYTES_MAX) nothing more is handed out.
+    ///
+    /// # Panics
+    /// When `index` was never handed out.
+    pub fn applied(&mut self, index: LogIndex) {
+        self.state.log.set_applied(index);
+    }
+
+    /// The answer to `fetch`: a run of entries from `fetch.from` on. An empty or wrong run is dropped,
+    /// and asked for again later: an answer must be given even if the read failed.
+    pub fn fetched(&mut self, fetch: LogFetch, mut entries: Vec<Entry>) {
+        if self.state.on_apply_fetched(&fetch, &mut entries) {
+            return;
+        }
+        if let Acting::Leader(leader) = &mut self.acting {
+            leader.on_fetched(&mut self.state, &fetch, entries);
+        }
+    }
+
+    /// Something that was sent to `peer` was lost. Sending stops until it answers a heartbeat.
+    pub fn unreachable(&mut self, peer: NodeId) {
+        if let Acting::Leader(leader) = &mut self.acting {
+            leader.on_unreachable(peer);
+        }
+    }
+
+    /// Everything that is to be done since the last call. Costs as much as it gives out.
+    #[must_use]
+    pub fn take_ready(&mut self) -> Ready {
+        if let Acting::Leader(leader) = &mut self.acting {
+            leader.pump(&mut self.state);
+        }
+        self.state.collect_committed();
+        let role = self.role_change();
+        if let Some(change) = role {
+            self.reported = (change.role, change.term, change.leader);
+        }
+        Ready {
+            append: self.state.take_append(),
+            messages: std::mem::take(&mut self.state.messages),
+            committed: std::mem::take(&mut self.state.committed),
+            reads: std::mem::take(&mut self.state.reads),
+            refused_reads: std::mem::take(&mut self.state.refused_reads),
+            fetch: std::mem::take(&mut self.state.fetches),
+            role,
+        }
+    }
+
+    /// True when [`take_ready`](Self::take_ready) would give something out.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        let State { messages, committed, reads, refused_reads, fetches, .. } = &self.state;
+        !messages.is_empty()
+            || !committed.is_empty()
+            || !reads.is_empty()
+            || !refused_reads.is_empty()
+            || !fetches.is_empty()
+            || self.state.wants_append()
+            || self.state.wants_apply()
+            || self.role_change().is_some()
+            || matches!(&self.acting, Acting::Leader(leader) if leader.wants_pump(&self.state))
+    }
+
+    /// What this replica is told it is: its settings.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.state.config
+    }
+
+    /// What it does now.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        match &self.acting {
+            Acting::Follower(_) => Role::Follower,
+            Acting::Candidate(candidate) => candidate.role(),
+            Acting::Leader(_) => Role::Leader,
+        }
+    }
+
+    /// The latest term it has seen.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.state.term
+    }
+
+    /// Whom it voted for in this term.
+    #[must_use]
+    pub const fn vote(&self) -> Option<NodeId> {
+        self.state.vote
+    }
+
+    /// The leader of this term, as far as known; itself when it leads.
+    #[must_use]
+    pub const fn leader(&self) -> Option<NodeId> {
+        match &self.acting {
+            Acting::Follower(follower) => follower.leader(),
+            Acting::Candidate(_) => None,
+            Acting::Leader(_) => Some(self.state.config.node),
+        }
+    }
+
+    /// The hard state in memory; not all of it may be durable.
+    #[must_use]
+    pub const fn hard_state(&self) -> HardState {
+        HardState { term: self.state.term, vote: self.state.vote, commit: self.state.log.commit() }
+    }
+
+    /// The last entry known to be committed.
+    #[must_use]
+    pub const fn commit(&self) -> LogIndex {
+        self.state.log.commit()
+    }
+
+    /// The last entry that is durable here.
+    #[must_use]
+    pub const fn durable(&self) -> LogIndex {
+        self.state.log.durable()
+    }
+
+    /// The last entry handed out to be applied.
+    #[must_use]
+    pub const fn applying(&self) -> LogIndex {
+        self.state.log.applying()
+    }
+
+    /// The last entry reported as applied.
+    #[must_use]
+    pub const fn applied_index(&self) -> LogIndex {
+        self.state.log.applied()
+    }
+
+    /// The entry before the first one.
+    #[must_use]
+    pub const fn base(&self) -> EntryId {
+        self.state.log.terms().base()
+    }
+
+    /// The last entry.
+    #[must_use]
+    pub const fn last(&self) -> EntryId {
+        self.state.log.last()
+    }
+
+    /// The term of the entry at `index`; `None` outside of the log.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.state.log.term_at(index)
+    }
+
+    /// Bytes of entries in memory.
+    #[must_use]
+    pub const fn cached_bytes(&self) -> usize {
+        self.state.log.cached_bytes()
+    }
+
+    /// The no-op of this leadership; `None` when it does not lead. Once it is applied, the state machine
+    /// has seen everything of earlier terms.
+    #[must_use]
+    pub const fn first_in_term(&self) -> Option<LogIndex> {
+        match &self.acting {
+            Acting::Leader(leader) => Some(leader.first_in_term()),
+            Acting::Follower(_) | Acting::Candidate(_) => None,
+        }
+    }
+
+    /// Bytes of own proposals that are not committed; 0 when it does not lead.
+    #[must_use]
+    pub const fn uncommitted_bytes(&self) -> usize {
+        match &self.acting {
+            Acting::Leader(leader) => leader.uncommitted_bytes(),
+            Acting::Follower(_) | Acting::Candidate(_) => 0,
+        }
+    }
+
+    /// Who takes part.
+    #[must_use]
+    pub const fn membership(&self) -> &Membership {
+        &self.state.membership
+    }
+
+    /// How far `peer` has come; `None` when this replica does not lead, or `peer` is itself or no
+    /// member.
+    #[must_use]
+    pub fn progress(&self, peer: NodeId) -> Option<PeerProgress> {
+        match &self.acting {
+            Acting::Leader(leader) => leader.progress(peer).map(|progress| progress.report()),
+            Acting::Follower(_) | Acting::Candidate(_) => None,
+        }
+    }
+
+    /// What was not acted upon.
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.state.counters
+    }
+
+    /// Changes the role, as often as one change leads to the next.
+    pub(crate) fn enter(&mut self, next: Option<Transition>) {
+        let mut next = next;
+        while let Some(transition) = next {
+            next = match transition {
+                Transition::Follow { leader, cause } => {
+                    self.follow(leader, cause);
+                    None
+                }
+                Transition::PreCampaign(cause) => {
+                    let (candidate, next) = Candidate::pre_campaign(&mut self.state);
+                    self.act(Acting::Candidate(candidate), cause);
+                    next
+                }
+                Transition::Campaign(cause) => {
+                    let candidate = Candidate::campaign(&mut self.state);
+                    self.act(Acting::Candidate(candidate), cause);
+                    None
+                }
+                Transition::Lead => {
+                    let leader = Leader::new(&mut self.state);
+                    self.act(Acting::Leader(leader), Cause::Elected);
+                    None
+                }
+            };
+        }
+    }
+
+    /// Becomes a follower in the present term.
+    pub(crate) fn follow(&mut self, leader: Option<NodeId>, cause: Cause) {
+        let follower = Follower::new(&mut self.state, leader);
+        self.act(Acting::Follower(follower), cause);
+    }
+
+    /// Learns of a higher term: whatever it was, it is a follower there.
+    pub(crate) fn follow_in(&mut self, term: Term, from: NodeId) {
+        self.state.enter_term(term, None);
+        self.follow(None, Cause::HigherTerm(from));
+    }
+
+    /// Why the role, or the known leader, is what it is now.
+    pub(crate) fn note_cause(&mut self, cause: Cause) {
+        self.cause = cause;
+    }
+
+    fn act(&mut self, acting: Acting, cause: Cause) {
+        if let Acting::Leader(leader) = &mut self.acting {
+            leader.end(&mut self.state);
+        }
+        self.acting = acting;
+        self.cause = cause;
+    }
+
+    fn role_change(&self) -> Option<RoleChange> {
+        let (role, term, leader) = (self.role(), self.term(), self.leader());
+        (self.reported != (role, term, leader)).then_some(RoleChange {
+            role,
+            term,
+            leader,
+            cause: self.cause,
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! A follower: takes the leader's entries, or waits for one and then campaigns.
+
+use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId};
+
+use crate::ready::Cause;
+use crate::role::Transition;
+use crate::state::State;
+
+/// The state of a follower in its term.
+///
+/// - `verified` is the last entry that is known to equal the leader's: what an append of this term has
+///   checked, or the log's last entry if that is of this term. Beyond it there may be a suffix of an
+///   older leader, so the commit index never passes it.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    leader: Option<NodeId>,
+    verified: LogIndex,
+    /// Ticks since the leader was heard, or a vote was granted, or the role began.
+    elapsed_ticks: u32,
+    timeout_ticks: u32,
+}
+
+impl Follower {
+    pub(crate) fn new(state: &mut State, leader: Option<NodeId>) -> Self {
+        let last = state.log.last();
+        // An entry of this term comes from this term's leader, and so does all before it (Log Matching).
+        let verified = if last.term == state.term { last.index } else { state.log.commit() };
+        Self { leader, verified, elapsed_ticks: 0, timeout_ticks: state.draw_timeout() }
+    }
+
+    pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
+        self.elapsed_ticks = self.elapsed_ticks.saturating_add(1);
+        (self.elapsed_ticks >= self.timeout_ticks && state.is_voter())
+            .then_some(Transition::PreCampaign(Cause::ElectionTimeout))
+    }
+
+    pub(crate) const fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// True while the leader's last sign of life is fresh: nobody else is wanted (thesis section 4.2.3).
+    pub(crate) fn hears_leader(&self, state: &State) -> bool {
+        self.leader.is_some() && self.elapsed_ticks < state.config.election_ticks_min
+    }
+
+    /// A vote was granted: the candidate gets its time.
+    pub(crate) fn on_vote_granted(&mut self, state: &mut State) {
+        self.elapsed_ticks = 0;
+        self.timeout_ticks = state.draw_timeout();
+    }
+
+    /// `from` claims to lead this term. False when someone else does: then one of the two is broken.
+    pub(crate) fn on_leader_heard(&mut self, from: NodeId) -> bool {
+        if self.leader.is_some_and(|leader| leader != from) {
+            return false;
+        }
+        self.leader = Some(from);
+        self.elapsed_ticks = 0;
+        true
+    }
+
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        state: &mut State,
+        from: NodeId,
+        commit: LogIndex,
+        round: u64,
+    ) {
+        state.log.commit_to(commit.min(self.verified));
+        state.send(from, Body::HeartbeatReply { round });
+    }
+
+    /// Takes `entries`, which follow `prev` in the log of the leader `from`.
+    pub(crate) fn on_append(
+        &mut self,
+        state: &mut State,
+        from: NodeId,
+        prev: EntryId,
+        mut entries: Vec<Entry>,
+        commit: LogIndex,
+    ) {
+        let last = prev.index.plus(entries.len() as u64);
+        // What is committed here equals every later leader's log, but its terms may be gone from
+        // memory (they are below the base): judge the rest only.
+        let base = state.log.terms().base();
+        let (prev, skipped) = if prev.index < base.index {
+            let skipped = base.index.since(prev.index).min(entries.len() as u64);
+            (base, skipped as usize)
+        } else {
+            (prev, 0)
+        };
+        if !state.log.holds(prev) {
+            let hint = state.log.terms().last_not_after(prev);
+            state.send(from, Body::AppendRejected { refused: prev.index, hint });
+            return;
+        }
+        let fresh = entries.iter().skip(skipped).position(|entry| !state.log.holds(entry.id));
+        if let Some(fresh) = fresh.map(|at| at + skipped) {
+            if state.is_overloaded() {
+                state.counters.overloaded_appends += 1;
+                return;
+            }
+            let from_index = entries[fresh].id.index;
+            if from_index <= state.log.commit() {
+                // A leader that lacks a committed entry does not exist; this one is broken.
+                state.counters.ignored_messages += 1;
+                return;
+            }
+            entries.drain(..fresh);
+            state.overwrite(entries, from_index);
+        }
+        self.verified = self.verified.max(last);
+        state.log.commit_to(commit.min(last));
+        state.send_durably(from, last, Body::AppendAccepted { last });
+    }
+}

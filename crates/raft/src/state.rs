@@ -1,0 +1,268 @@
+//! What a replica has in every role: its term and vote, its log, and what the turn gives out.
+
+use quorate_types::{
+    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, SnapshotMeta, Term,
+};
+
+use crate::config::{Config, LogState};
+use crate::log::{Applicable, Log};
+use crate::persist::Persist;
+use crate::ready::{Append, LogFetch, ReadId, ReadReady, Ticket};
+use crate::term_map::TermMap;
+
+/// Terms above this are not believed: no cluster gets there by elections, and the next one must exist.
+pub(crate) const TERM_MAX: Term = Term(1 << 62);
+
+/// A follower whose disk lags refuses appends while so many times `inflight_bytes_max` are not synced.
+/// One leader's window is a quarter of it; only several leaders in a row, or one without a window, can
+/// fill it. What is refused is sent again.
+const UNSYNCED_WINDOWS_MAX: usize = 4;
+
+/// Messages that a replica did not act upon, since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// From nodes that are no members, to someone else, or saying what no correct peer says.
+    pub ignored_messages: u64,
+    /// Appends that were refused because too much is not synced yet.
+    pub overloaded_appends: u64,
+    /// Requests for votes that went unheard because the leader is alive.
+    pub unheard_votes: u64,
+}
+
+/// The state that all roles share.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) config: Config,
+    pub(crate) membership: Membership,
+    pub(crate) term: Term,
+    pub(crate) vote: Option<NodeId>,
+    pub(crate) log: Log,
+    pub(crate) persist: Persist,
+    pub(crate) counters: Counters,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) reads: Vec<ReadReady>,
+    pub(crate) refused_reads: Vec<ReadId>,
+    pub(crate) committed: Vec<Entry>,
+    pub(crate) fetches: Vec<LogFetch>,
+    /// The read-back of committed entries that is under way.
+    apply_fetch: Option<LogFetch>,
+    /// The last such read-back was of no use: waits for a tick before it is asked again.
+    apply_fetch_failed: bool,
+    last_fetch: u64,
+    random: fastrand::Rng,
+}
+
+impl State {
+    pub(crate) fn new(config: Config, recovered: LogState) -> Self {
+        config.assert_valid();
+        let LogState { hard_state, snapshot, terms, last, applied } = recovered;
+        let SnapshotMeta { last: base, membership } = snapshot;
+        let who = format!("group {} node {}", config.group, config.node);
+        assert!(
+            hard_state.term >= last.term || last == base,
+            "{who}: recovered term {} is older than the last entry {last}",
+            hard_state.term
+        );
+        assert!(
+            hard_state.commit <= last.index,
+            "{who}: recovered commit {} is beyond the last entry {last}",
+            hard_state.commit
+        );
+        assert!(
+            base.index <= applied && applied <= last.index,
+            "{who}: applied {applied} is not within the log from {base} to {last}"
+        );
+        // A new group has no hard state yet: its first snapshot implies one.
+        let hard_state = if hard_state.term < base.term {
+            HardState { term: base.term, vote: None, ..hard_state }
+        } else {
+            hard_state
+        };
+        let commit = hard_state.commit.max(applied);
+        let hard_state = HardState { commit, ..hard_state };
+        let terms = TermMap::new(base, &terms, last);
+        Self {
+            membership,
+            term: hard_state.term,
+            vote: hard_state.vote,
+            log: Log::new(terms, commit, applied, config.cached_bytes_max),
+            persist: Persist::new(hard_state),
+            counters: Counters::default(),
+            messages: Vec::new(),
+            reads: Vec::new(),
+            refused_reads: Vec::new(),
+            committed: Vec::new(),
+            fetches: Vec::new(),
+            apply_fetch: None,
+            apply_fetch_failed: false,
+            last_fetch: 0,
+            random: fastrand::Rng::with_seed(config.seed),
+            config,
+        }
+    }
+
+    /// Moves to a higher term, in which nobody has this replica's vote yet.
+    pub(crate) fn enter_term(&mut self, term: Term, vote: Option<NodeId>) {
+        assert!(
+            term > self.term,
+            "group {} node {}: term {} cannot follow {}",
+            self.config.group,
+            self.config.node,
+            term,
+            self.term
+        );
+        self.term = term;
+        self.vote = vote;
+        self.persist.forget_promises();
+    }
+
+    /// Ticks until the next campaign, drawn anew each time so that two candidates seldom collide twice.
+    pub(crate) fn draw_timeout(&mut self) -> u32 {
+        self.random.u32(self.config.election_ticks_min..=self.config.election_ticks_max)
+    }
+
+    /// True when this replica's vote counts.
+    pub(crate) fn is_voter(&self) -> bool {
+        self.membership.is_voter(self.config.node)
+    }
+
+    /// The other nodes of the membership, in order.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let node = self.config.node;
+        self.membership.nodes().into_iter().filter(move |&peer| peer != node)
+    }
+
+    /// True when a vote for a candidate whose log ends at `last` can elect no one who lacks a committed
+    /// entry (thesis section 3.6.1).
+    pub(crate) fn is_up_to_date(&self, last: EntryId) -> bool {
+        last >= self.log.last()
+    }
+
+    pub(crate) fn message(&self, to: NodeId, term: Term, body: Body) -> Message {
+        Message { group: self.config.group, from: self.config.node, to, term, body }
+    }
+
+    /// Sends what promises nothing.
+    pub(crate) fn send(&mut self, to: NodeId, body: Body) {
+        let message = self.message(to, self.term, body);
+        self.messages.push(message);
+    }
+
+    /// Sends a promise that rests on term and vote as they are now, and on the log up to `covers`.
+    pub(crate) fn send_durably(&mut self, to: NodeId, covers: LogIndex, body: Body) {
+        let message = self.message(to, self.term, body);
+        let ready = self.persist.hold(
+            message,
+            (self.term, self.vote),
+            covers,
+            self.log.pending(),
+            self.log.durable(),
+        );
+        self.messages.extend(ready);
+    }
+
+    /// Replaces the log from the first of `entries` on.
+    pub(crate) fn overwrite(&mut self, entries: impl IntoIterator<Item = Entry>, from: LogIndex) {
+        self.log.truncate(from);
+        self.persist.on_truncated(LogIndex(from.value() - 1));
+        self.log.extend(entries);
+    }
+
+    /// True when the disk lags so far behind that nothing more may be taken from a leader.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        let unsynced = self.persist.outstanding_bytes() + self.log.pending_bytes();
+        unsynced > self.config.inflight_bytes_max.saturating_mul(UNSYNCED_WINDOWS_MAX)
+    }
+
+    /// Asks for entries from `from` to `to`; returns the number of the request.
+    pub(crate) fn fetch(&mut self, from: LogIndex, to: LogIndex) -> u64 {
+        self.last_fetch += 1;
+        let number = self.last_fetch;
+        let bytes_max = self.config.append_bytes_max;
+        self.fetches.push(LogFetch { number, from, to, bytes_max });
+        number
+    }
+
+    /// True when `entries` are a prefix of what `fetch` asked for, and still what the log holds.
+    pub(crate) fn is_answer(&self, fetch: &LogFetch, entries: &[Entry]) -> bool {
+        let mut expected = fetch.from;
+        !entries.is_empty()
+            && entries.iter().all(|entry| {
+                let fits =
+                    entry.id.index == expected && expected <= fetch.to && self.log.holds(entry.id);
+                expected = expected.plus(1);
+                fits
+            })
+    }
+
+    /// The answer to a read-back of committed entries; false when `fetch` is not one.
+    pub(crate) fn on_apply_fetched(&mut self, fetch: &LogFetch, entries: &mut Vec<Entry>) -> bool {
+        if self.apply_fetch.as_ref().is_none_or(|asked| asked.number != fetch.number) {
+            return false;
+        }
+        let Some(asked) = self.apply_fetch.take() else { return false };
+        if self.is_answer(&asked, entries) {
+            self.log.on_applying(entries);
+            self.committed.append(entries);
+        } else {
+            self.apply_fetch_failed = true;
+        }
+        true
+    }
+
+    pub(crate) fn on_tick(&mut self) {
+        self.apply_fetch_failed = false;
+    }
+
+    /// A ticket's write is durable. True when that was news.
+    pub(crate) fn on_persisted(&mut self, ticket: Ticket) -> bool {
+        let Some(completed) = self.persist.complete(ticket) else { return false };
+        self.log.set_durable(completed.last);
+        self.messages.extend(completed.promises);
+        true
+    }
+
+    pub(crate) fn wants_append(&self) -> bool {
+        self.log.has_pending() || self.persist.wants_append((self.term, self.vote))
+    }
+
+    pub(crate) fn take_append(&mut self) -> Option<Append> {
+        if !self.wants_append() {
+            return None;
+        }
+        let (entries, bytes) = self.log.take_pending();
+        let hard_state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
+        let (ticket, hard_state, release) =
+            self.persist.begin(hard_state, self.log.last().index, bytes);
+        Some(Append { ticket, hard_state, entries, release })
+    }
+
+    /// Moves what can be applied to `committed`, or asks for it.
+    pub(crate) fn collect_committed(&mut self) {
+        // One bounded run after another; a read-back under way comes first.
+        while self.apply_fetch.is_none() {
+            match self.log.applicable() {
+                Applicable::Nothing => return,
+                Applicable::Cached => {
+                    let mut run = self.log.take_applicable();
+                    self.committed.append(&mut run);
+                }
+                Applicable::OnDisk { .. } if self.apply_fetch_failed => return,
+                Applicable::OnDisk { from, to } => {
+                    self.fetch(from, to);
+                    self.apply_fetch = self.fetches.last().cloned();
+                }
+            }
+        }
+    }
+
+    /// True when [`collect_committed`](Self::collect_committed) would give something out.
+    pub(crate) fn wants_apply(&self) -> bool {
+        self.apply_fetch.is_none()
+            && match self.log.applicable() {
+                Applicable::Nothing => false,
+                Applicable::Cached => true,
+                Applicable::OnDisk { .. } => !self.apply_fetch_failed,
+            }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a replica does with a message, up to the point where its role matters.
+//!
+//! 1. What no correct peer of this group would send is counted and ignored ([`is_believable`]).
+//! 2. An older term is answered with ours, so that its sender gives up; old answers are dropped.
+//! 3. A newer term is adopted, except from pre-votes, which must disturb nobody, and from requests for
+//!    votes while the leader is alive.
+//! 4. Votes are answered in every role; the rest goes to the role that it concerns.
+
+use std::cmp::Ordering;
+
+use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Term};
+
+use crate::ready::Cause;
+use crate::replica::Replica;
+use crate::role::{Acting, Transition};
+use crate::state::{State, TERM_MAX};
+
+impl Replica {
+    /// Takes a message from a peer. Nothing that a peer may send makes it panic.
+    pub fn step(&mut self, message: Message) {
+        if !is_believable(&self.state, &message) {
+            self.state.counters.ignored_messages += 1;
+            return;
+        }
+        match message.term.cmp(&self.state.term) {
+            Ordering::Less => self.answer_older_term(message),
+            Ordering::Equal => self.dispatch(message),
+            Ordering::Greater => {
+                if self.adopt_term(&message) {
+                    self.dispatch(message);
+                }
+            }
+        }
+    }
+
+    /// A sender that is behind learns our term: a deposed leader steps down, and a candidate that was cut
+    /// off joins in. Without an answer to pre-votes two replicas of different terms could refuse each
+    /// other for ever.
+    fn answer_older_term(&mut self, Message { from, body, .. }: Message) {
+        let answer = match body {
+            Body::PreVote { .. } => Body::PreVoteReply { granted: false },
+            Body::Vote { .. } => Body::VoteReply { granted: false },
+            Body::Append { prev, .. } => {
+                Body::AppendRejected { refused: prev.index, hint: EntryId::ZERO }
+            }
+            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round },
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatReply { .. } => return,
+        };
+        self.state.send(from, answer);
+    }
+
+    /// Moves to the term of `message`, which is higher, where that is right. False when the message is
+    /// not to be acted upon.
+    fn adopt_term(&mut self, message: &Message) -> bool {
+        match message.body {
+            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => true,
+            // Whoever hears its leader wants no other one (thesis section 4.2.3).
+            Body::Vote { .. } if self.hears_leader() => {
+                self.state.counters.unheard_votes += 1;
+                false
+            }
+            Body::PreVoteReply { granted: false }
+            | Body::Vote { .. }
+            | Body::VoteReply { .. }
+            | Body::Append { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::Heartbeat { .. }
+            | Body::HeartbeatReply { .. } => {
+                self.follow_in(message.term, message.from);
+                true
+            }
+        }
+    }
+
+    fn dispatch(&mut self, Message { from, term, body, .. }: Message) {
+        let next = match (body, &mut self.acting) {
+            (Body::PreVote { last }, _) => {
+                self.on_pre_vote(from, term, last);
+                None
+            }
+            (Body::Vote { last }, _) => self.on_vote(from, last),
+            (Body::PreVoteReply { granted }, Acting::Candidate(candidate)) => {
+                // A grant names the term that was asked for, a refusal that of the voter.
+                let answers = !granted || term == self.state.term.next();
+                if answers { candidate.on_pre_vote_reply(&self.state, from, granted) } else { None }
+            }
+            (Body::VoteReply { granted }, Acting::Candidate(candidate)) => {
+                candidate.on_vote_reply(&self.state, from, granted)
+            }
+            (Body::Append { prev, entries, commit }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.on_append(&mut self.state, from, prev, entries, commit);
+                }
+                None
+            }
+            (Body::Heartbeat { commit, round }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.on_heartbeat(&mut self.state, from, commit, round);
+                }
+                None
+            }
+            (Body::AppendAccepted { last }, Acting::Leader(leader)) => {
+                leader.on_accepted(&mut self.state, from, last);
+                None
+            }
+            (Body::AppendRejected { refused, hint }, Acting::Leader(leader)) => {
+                leader.on_rejected(&mut self.state, from, refused, hint);
+                None
+            }
+            (Body::HeartbeatReply { round }, Acting::Leader(leader)) => {
+                leader.on_heartbeat_reply(&mut self.state, from, round);
+                None
+            }
+            // Answers to what this replica no longer is.
+            (
+                Body::PreVoteReply { .. } | Body::VoteReply { .. },
+                Acting::Follower(_) | Acting::Leader(_),
+            )
+            | (
+                Body::AppendAccepted { .. }
+                | Body::AppendRejected { .. }
+                | Body::HeartbeatReply { .. },
+                Acting::Follower(_) | Acting::Candidate(_),
+            ) => None,
+        };
+        self.enter(next);
+    }
+
+    /// Says whether a vote in `term` would be granted. Changes nothing.
+    fn on_pre_vote(&mut self, from: NodeId, term: Term, last: EntryId) {
+        let free = term > self.state.term || self.is_free_to_vote_for(from);
+        let granted = free && !self.hears_leader() && self.state.is_up_to_date(last);
+        let term = if granted { term } else { self.state.term };
+        let reply = self.state.message(from, term, Body::PreVoteReply { granted });
+        self.state.messages.push(reply);
+    }
+
+    /// Grants the vote of the present term to the first candidate whose log has all that may be
+    /// committed. The grant leaves only once it is durable.
+    fn on_vote(&mut self, from: NodeId, last: EntryId) -> Option<Transition> {
+        if !self.is_free_to_vote_for(from) || !self.state.is_up_to_date(last) {
+            self.state.send(from, Body::VoteReply { granted: false });
+            return None;
+        }
+        self.state.vote = Some(from);
+        // It rests on the ballot alone: losing entries in a crash cannot make the candidate's log worse.
+        self.state.send_durably(from, LogIndex::ZERO, Body::VoteReply { granted: true });
+        match &mut self.acting {
+            Acting::Follower(follower) => {
+                follower.on_vote_granted(&mut self.state);
+                None
+            }
+            // Only one who has not voted yet, that is a pre-candidate, can get here.
+            Acting::Candidate(_) | Acting::Leader(_) => {
+                Some(Transition::Follow { leader: None, cause: Cause::VoteGranted(from) })
+            }
+        }
+    }
+
+    fn is_free_to_vote_for(&self, candidate: NodeId) -> bool {
+        match self.state.vote {
+            Some(voted) => voted == candidate,
+            // Who knows the leader of a term has no use for another one.
+            None => self.leader().is_none(),
+        }
+    }
+
+    /// True when a leader's last sign of life is fresh; a leader hears itself.
+    fn hears_leader(&self) -> bool {
+        match &self.acting {
+            Acting::Follower(follower) => follower.hears_leader(&self.state),
+            Acting::Candidate(_) => false,
+            Acting::Leader(_) => true,
+        }
+    }
+
+    /// `from` speaks as the leader of the present term. Leaves a follower of it behind, or returns false
+    /// when that term has another leader, which no correct peer would claim.
+    fn hear_leader(&mut self, from: NodeId) -> bool {
+        let before = self.leader();
+        let heard = match &mut self.acting {
+            Acting::Follower(follower) => follower.on_leader_heard(from),
+            Acting::Candidate(_) => {
+                self.follow(Some(from), Cause::HeardLeader(from));
+                true
+            }
+            Acting::Leader(_) => false,
+        };
+        if !heard {
+            self.state.counters.ignored_messages += 1;
+        } else if before.is_none() {
+            self.note_cause(Cause::HeardLeader(from));
+        }
+        heard
+    }
+}
+
+/// The edge where messages are judged: behind it, who speaks is a member, terms can be counted on, and
+/// appended entries are a run that could stand in a log.
+fn is_believable(state: &State, message: &Message) -> bool {
+    let Message { group, from, to, term, body } = message;
+    let is_member = state.membership.is_voter(*from) || state.membership.learners.contains(from);
+    *group == state.config.group
+        && *to == state.config.node
+        && *from != state.config.node
+        && is_member
+        && *term > Term::ZERO
+        && *term <= TERM_MAX
+        && match body {
+            Body::Append { prev, entries, .. } => is_run(*prev, entries, *term),
+            Body::PreVote { last } | Body::Vote { last } => last.term < *term,
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::Heartbeat { .. }
+            | Body::HeartbeatReply { .. } => true,
+        }
+}
+
+/// True when `entries` can follow `prev` in the log of a leader of `term`.
+fn is_run(prev: EntryId, entries: &[Entry], term: Term) -> bool {
+    let mut before = prev;
+    prev.term <= term
+        && entries.iter().all(|entry| {
+            let follows = before.index.value().checked_add(1) == Some(entry.id.index.value())
+                && before.term <= entry.id.term
+                && entry.id.term <= term;
+            before = entry.id;
+            follows
+        })
+}
