@@ -13,5 +13,5 @@ pub mod machine;
 pub mod map;
 pub mod record;
 
-pub use machine::{PlacementKind, Refused, read_map, read_outcome};
+pub use machine::{Answer, PlacementKind, Refused};
 pub use map::{Group, MapError, Node, PlacementMap, Shard};

@@ -6,7 +6,7 @@
 //!
 //! The life of a change: a proposer reads the map, decides, and proposes a [`Command`] with the version
 //! that it read ([`PlacementKind::bootstrap`] and its siblings make one). The machine applies it if that
-//! version is still in force; the proposer reads the answer with [`read_outcome`].
+//! version is still in force; the proposer reads the answer with [`Answer::parse`].
 
 use std::ops::ControlFlow;
 
@@ -47,30 +47,36 @@ pub enum Refused {
     Unreadable(String),
 }
 
-/// Reads the outcome of a command: the version of the map that it made.
-///
-/// # Errors
-/// When the command changed nothing.
-pub fn read_outcome(outcome: &Bytes) -> Result<u64, Refused> {
-    let outcome =
-        Outcome::decode(outcome.clone()).map_err(|error| Refused::Unreadable(error.to_string()))?;
-    match outcome.body {
-        Some(outcome::Body::Applied(Applied {})) => Ok(outcome.version),
-        Some(outcome::Body::Conflict(Conflict {})) => {
-            Err(Refused::Conflict { version: outcome.version })
-        }
-        Some(outcome::Body::Rejected(Rejected { reason })) => Err(Refused::Rejected { reason }),
-        None => Err(Refused::Unreadable("an outcome of an unknown kind".to_owned())),
-    }
-}
+/// Reads what the machine answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer;
 
-/// Reads the answer to [`PlacementKind::whole_map`]; `None` before the first map.
-///
-/// # Errors
-/// When the bytes are not an answer, or not of a map.
-pub fn read_map(answer: &Bytes) -> Result<Option<PlacementMap>, RecordError> {
-    let answer = AnswerRecord::decode(answer.clone())?;
-    answer.map.map(PlacementMap::try_from).transpose()
+impl Answer {
+    /// Reads the outcome of a command: the version of the map that it made.
+    ///
+    /// # Errors
+    /// When the command changed nothing.
+    pub fn parse(outcome: &Bytes) -> Result<u64, Refused> {
+        let outcome = Outcome::decode(outcome.clone())
+            .map_err(|error| Refused::Unreadable(error.to_string()))?;
+        match outcome.body {
+            Some(outcome::Body::Applied(Applied {})) => Ok(outcome.version),
+            Some(outcome::Body::Conflict(Conflict {})) => {
+                Err(Refused::Conflict { version: outcome.version })
+            }
+            Some(outcome::Body::Rejected(Rejected { reason })) => Err(Refused::Rejected { reason }),
+            None => Err(Refused::Unreadable("an outcome of an unknown kind".to_owned())),
+        }
+    }
+
+    /// Reads the answer to [`PlacementKind::whole_map`]; `None` before the first map.
+    ///
+    /// # Errors
+    /// When the bytes are not an answer, or not of a map.
+    pub fn map(answer: &Bytes) -> Result<Option<PlacementMap>, RecordError> {
+        let answer = AnswerRecord::decode(answer.clone())?;
+        answer.map.map(PlacementMap::try_from).transpose()
+    }
 }
 
 impl PlacementKind {

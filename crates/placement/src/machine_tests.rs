@@ -79,7 +79,7 @@ impl Replica {
     }
 
     fn apply_one(&mut self, command: Bytes) -> Result<u64, Refused> {
-        read_outcome(&self.apply(&[command])[0])
+        Answer::parse(&self.apply(&[command])[0])
     }
 
     fn restart(&mut self) {
@@ -88,7 +88,7 @@ impl Replica {
 
     fn map(&self) -> Option<PlacementMap> {
         let answer = PlacementKind.read(&PlacementKind::whole_map(), &self.meta, &self.rows);
-        read_map(&answer.unwrap()).unwrap()
+        Answer::map(&answer.unwrap()).unwrap()
     }
 }
 
@@ -131,15 +131,15 @@ fn of_two_proposals_for_one_version_only_the_first_changes_the_map() {
     let other = PlacementMap::first([node(9, "z")]).unwrap();
     let outcomes =
         replica.apply(&[PlacementKind::bootstrap(&first_map()), PlacementKind::bootstrap(&other)]);
-    assert_eq!(read_outcome(&outcomes[0]), Ok(1));
-    assert_eq!(read_outcome(&outcomes[1]), Err(Refused::Conflict { version: 1 }));
+    assert_eq!(Answer::parse(&outcomes[0]), Ok(1));
+    assert_eq!(Answer::parse(&outcomes[1]), Err(Refused::Conflict { version: 1 }));
 
     let outcomes = replica.apply(&[
         PlacementKind::register_node(1, &node(3, "c")),
         PlacementKind::register_node(1, &node(4, "d")),
     ]);
-    assert_eq!(read_outcome(&outcomes[0]), Ok(2));
-    assert_eq!(read_outcome(&outcomes[1]), Err(Refused::Conflict { version: 2 }));
+    assert_eq!(Answer::parse(&outcomes[0]), Ok(2));
+    assert_eq!(Answer::parse(&outcomes[1]), Err(Refused::Conflict { version: 2 }));
     assert_eq!(replica.map().unwrap().nodes().count(), 3);
 }
 
