@@ -1,0 +1,341 @@
+//! The stored and sent form: protobuf, whose fields are added and never renumbered.
+//!
+//! A whole [`MapRecord`] starts with the version of the format. Whoever reads one gets a
+//! [`PlacementMap`] with its invariants checked, or an error; never a panic.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Buf, Bytes};
+use prost::{Message, Oneof};
+use quorate_types::{Epoch, GroupId, Incarnation, KeyRange, Membership, NodeId, ShardId};
+
+use crate::map::{Group, MapError, Node, PlacementMap, Shard};
+
+/// The version of the format that this build writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// Why bytes are not what they should be.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not protobuf, or a field of the wrong type.
+    #[error("malformed: {0}")]
+    Malformed(String),
+    /// Written by a build that this one does not understand.
+    #[error("format {0} is not supported (this build reads up to {FORMAT})")]
+    Format(u32),
+    /// Readable, but not a map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+impl From<prost::DecodeError> for RecordError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+/// A whole map.
+#[derive(Clone, PartialEq, Message)]
+pub struct MapRecord {
+    /// [`FORMAT`].
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// The map's version.
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    /// The nodes.
+    #[prost(message, repeated, tag = "3")]
+    pub nodes: Vec<NodeRecord>,
+    /// The groups.
+    #[prost(message, repeated, tag = "4")]
+    pub groups: Vec<GroupRecord>,
+    /// The shards.
+    #[prost(message, repeated, tag = "5")]
+    pub shards: Vec<ShardRecord>,
+}
+
+/// A [`Node`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NodeRecord {
+    /// The id.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Where clients reach it.
+    #[prost(string, tag = "3")]
+    pub client_address: String,
+    /// Where other nodes reach it.
+    #[prost(string, tag = "4")]
+    pub peer_address: String,
+    /// Locality.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub labels: BTreeMap<String, String>,
+    /// The incarnation of its data directory.
+    #[prost(fixed64, tag = "6")]
+    pub incarnation: u64,
+}
+
+/// A [`Group`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GroupRecord {
+    /// The id.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The voters; the incoming half of a joint configuration.
+    #[prost(uint64, repeated, tag = "2")]
+    pub voters: Vec<u64>,
+    /// The outgoing half.
+    #[prost(uint64, repeated, tag = "3")]
+    pub outgoing: Vec<u64>,
+    /// The learners.
+    #[prost(uint64, repeated, tag = "4")]
+    pub learners: Vec<u64>,
+}
+
+/// A [`Shard`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ShardRecord {
+    /// The id.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The first key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub start: Bytes,
+    /// The first key after the range; absent for none.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub end: Option<Bytes>,
+    /// The epoch.
+    #[prost(uint64, tag = "4")]
+    pub epoch: u64,
+    /// The owner.
+    #[prost(uint64, tag = "5")]
+    pub group: u64,
+}
+
+/// A command to the placement machine.
+#[derive(Clone, PartialEq, Message)]
+pub struct Command {
+    /// The version of the map that the proposer looked at; 0 when it saw none. Anything else than the
+    /// version in force is refused as [`Conflict`].
+    #[prost(uint64, tag = "1")]
+    pub expected_version: u64,
+    /// What to do.
+    #[prost(oneof = "command::Body", tags = "2, 3, 4")]
+    pub body: Option<command::Body>,
+}
+
+/// The kinds of [`Command`].
+pub mod command {
+    use super::{MapRecord, NodeRecord, Oneof};
+
+    /// The kinds of a command.
+    #[derive(Clone, PartialEq, Oneof)]
+    pub enum Body {
+        /// Make this the first map.
+        #[prost(message, tag = "2")]
+        Bootstrap(MapRecord),
+        /// Add a node.
+        #[prost(message, tag = "3")]
+        RegisterNode(NodeRecord),
+        /// Change a node's addresses and labels. Its name and incarnation must be as they are: a node
+        /// with another data directory is another node.
+        #[prost(message, tag = "4")]
+        UpdateNode(NodeRecord),
+    }
+}
+
+/// What applying a [`Command`] gave; the same on every replica.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Outcome {
+    /// The version of the map after the command; 0 while there is none.
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    /// The result.
+    #[prost(oneof = "outcome::Body", tags = "2, 3, 4")]
+    pub body: Option<outcome::Body>,
+}
+
+/// The kinds of [`Outcome`].
+pub mod outcome {
+    use super::{Applied, Conflict, Oneof, Rejected};
+
+    /// The kinds of an outcome.
+    #[derive(Clone, PartialEq, Eq, Oneof)]
+    pub enum Body {
+        /// The map has changed.
+        #[prost(message, tag = "2")]
+        Applied(Applied),
+        /// Nothing has: the proposer looked at another version. It may look again and decide anew.
+        #[prost(message, tag = "3")]
+        Conflict(Conflict),
+        /// Nothing has: no map can be changed in this way.
+        #[prost(message, tag = "4")]
+        Rejected(Rejected),
+    }
+}
+
+/// The map has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Applied {}
+
+/// The command was made for another version.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Conflict {}
+
+/// The command makes no sense.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Rejected {
+    /// Why, for people.
+    #[prost(string, tag = "1")]
+    pub reason: String,
+}
+
+/// A question to the placement machine.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Query {
+    /// What is asked.
+    #[prost(oneof = "query::Body", tags = "1")]
+    pub body: Option<query::Body>,
+}
+
+/// The kinds of [`Query`].
+pub mod query {
+    use super::{Oneof, WholeMap};
+
+    /// The kinds of a query.
+    #[derive(Clone, Copy, PartialEq, Eq, Oneof)]
+    pub enum Body {
+        /// The map in force.
+        #[prost(message, tag = "1")]
+        WholeMap(WholeMap),
+    }
+}
+
+/// Asks for the map in force.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct WholeMap {}
+
+/// The answer to a [`Query`].
+#[derive(Clone, PartialEq, Message)]
+pub struct AnswerRecord {
+    /// The map in force; absent before the first.
+    #[prost(message, optional, tag = "1")]
+    pub map: Option<MapRecord>,
+}
+
+impl PlacementMap {
+    /// The bytes of the whole map.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        MapRecord::from(self).encode_to_vec().into()
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote. Fields of a newer build are ignored.
+    ///
+    /// # Errors
+    /// When the bytes are not a map of a known format, or an invariant does not hold.
+    pub fn decode(bytes: impl Buf) -> Result<Self, RecordError> {
+        Self::try_from(MapRecord::decode(bytes)?)
+    }
+}
+
+impl From<&PlacementMap> for MapRecord {
+    fn from(map: &PlacementMap) -> Self {
+        Self {
+            format: FORMAT,
+            version: map.version(),
+            nodes: map.nodes().map(NodeRecord::from).collect(),
+            groups: map.groups().map(GroupRecord::from).collect(),
+            shards: map.shards().map(ShardRecord::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<MapRecord> for PlacementMap {
+    type Error = RecordError;
+
+    fn try_from(record: MapRecord) -> Result<Self, RecordError> {
+        if !(1..=FORMAT).contains(&record.format) {
+            return Err(RecordError::Format(record.format));
+        }
+        let nodes = record.nodes.into_iter().map(Node::from);
+        let groups = record.groups.into_iter().map(Group::from);
+        let shards = record.shards.into_iter().map(Shard::from);
+        Ok(Self::new(record.version, nodes, groups, shards)?)
+    }
+}
+
+impl From<&Node> for NodeRecord {
+    fn from(node: &Node) -> Self {
+        Self {
+            id: node.id.value(),
+            name: node.name.clone(),
+            client_address: node.client_address.clone(),
+            peer_address: node.peer_address.clone(),
+            labels: node.labels.clone(),
+            incarnation: node.incarnation.value(),
+        }
+    }
+}
+
+impl From<NodeRecord> for Node {
+    fn from(record: NodeRecord) -> Self {
+        Self {
+            id: NodeId(record.id),
+            name: record.name,
+            client_address: record.client_address,
+            peer_address: record.peer_address,
+            labels: record.labels,
+            incarnation: Incarnation(record.incarnation),
+        }
+    }
+}
+
+impl From<&Group> for GroupRecord {
+    fn from(group: &Group) -> Self {
+        let ids = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|id| id.value()).collect();
+        Self {
+            id: group.id.value(),
+            voters: ids(&group.replicas.voters),
+            outgoing: ids(&group.replicas.outgoing),
+            learners: ids(&group.replicas.learners),
+        }
+    }
+}
+
+impl From<GroupRecord> for Group {
+    fn from(record: GroupRecord) -> Self {
+        let ids = |nodes: Vec<u64>| nodes.into_iter().map(NodeId).collect();
+        let replicas = Membership {
+            voters: ids(record.voters),
+            outgoing: ids(record.outgoing),
+            learners: ids(record.learners),
+        };
+        Self { id: GroupId(record.id), replicas }
+    }
+}
+
+impl From<&Shard> for ShardRecord {
+    fn from(shard: &Shard) -> Self {
+        Self {
+            id: shard.id.value(),
+            start: shard.range.start.clone(),
+            end: shard.range.end.clone(),
+            epoch: shard.epoch.value(),
+            group: shard.group.value(),
+        }
+    }
+}
+
+impl From<ShardRecord> for Shard {
+    fn from(record: ShardRecord) -> Self {
+        Self {
+            id: ShardId(record.id),
+            range: KeyRange { start: record.start, end: record.end },
+            epoch: Epoch(record.epoch),
+            group: GroupId(record.group),
+        }
+    }
+}
