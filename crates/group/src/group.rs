@@ -219,7 +219,7 @@ impl<P, R> Group<P, R> {
     /// The group's id.
     #[must_use]
     pub fn id(&self) -> GroupId {
-        self.replica.group()
+        self.replica.config().group
     }
 
     /// The replica, to look at.

@@ -116,7 +116,7 @@ impl<R> Reads<R> {
 
     /// Everything gathered in this turn: it will share one confirmation.
     pub(crate) fn take_gathered(&mut self) -> Vec<R> {
-        std::mem::take(&mut self.gathered)
+        mem::take(&mut self.gathered)
     }
 
     pub(crate) fn await_confirmation(&mut self, id: ReadId, slots: Vec<R>) {
