@@ -1,1 +1,32 @@
-//! x
+//! The replicated key-value state of a node: rows in an engine, and etcd's MVCC keyspace on top of them.
+//!
+//! This crate knows keys, revisions and rows. It knows no Raft, runtime, clock or socket, and not which
+//! node it is on; the same commands give the same rows and outcomes everywhere.
+//!
+//! The life of a committed command:
+//!
+//! 1. The host takes a view of its [`StateEngine`] and builds an [`Overlay`] over it: the one batch of
+//!    many groups' committed commands.
+//! 2. For each group it notes a [`Savepoint`] and hands [`KvMachine`] its commands and the
+//!    [`ScopedBatch`] of the group. Reads see what the batch holds already.
+//! 3. It puts the group's [`GroupRow`] (applied entry, membership, the machine's `meta`) into the same
+//!    overlay. A group that failed is rolled back to its savepoint, alone.
+//! 4. [`Overlay::into_rows`] goes to [`StateEngine::write`]: all of it or nothing.
+//!
+//! Nothing is synced here: the log is durable, and [`StateEngine::durable`] says how far it may be cut.
+//!
+//! - [`engine`]: the engines and the batch under construction.
+//! - [`layout`]: which rows there are, and how their keys sort.
+//! - [`group_row`]: what a group keeps beside its machine's rows.
+//! - [`kv`]: etcd's keyspace as a state machine.
+
+pub mod engine;
+pub mod group_row;
+pub mod kv;
+pub mod layout;
+
+pub use engine::{MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, StateEngine};
+#[cfg(feature = "rocks")]
+pub use engine::{RocksConfig, RocksState};
+pub use group_row::GroupRow;
+pub use kv::{KvKind, KvMachine};

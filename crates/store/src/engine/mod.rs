@@ -1,0 +1,28 @@
+//! Where rows live: an ordered map with consistent views and atomic batches, without a log of its own.
+//!
+//! What a [`StateEngine`] promises, and all that the layers above rely on:
+//!
+//! - A view is one instant: it sees whole batches, and no batch that is written after it was taken.
+//! - A batch is written as a whole or not at all, and batches become durable in the order in which they
+//!   were written: after a crash the rows are those after *some* prefix of the batches. Which prefix,
+//!   the rows themselves say (each group's applied entry is among them), and the log replays the rest.
+//! - [`StateEngine::flush`] makes everything written so far durable.
+//!
+//! - [`overlay`]: the batch under construction.
+//! - [`scope`]: what of the rows one machine may see and touch.
+//! - [`mem`]: the memory twin, which can crash and fail on demand.
+//! - `rocks` (feature `rocks`): RocksDB.
+
+pub mod mem;
+pub mod overlay;
+#[cfg(feature = "rocks")]
+pub mod rocks;
+pub mod scope;
+mod traits;
+
+pub use mem::MemState;
+pub use overlay::{Overlay, Rows, Savepoint};
+#[cfg(feature = "rocks")]
+pub use rocks::{RocksConfig, RocksState};
+pub use scope::{ScopedBatch, ScopedView};
+pub use traits::StateEngine;

@@ -1,0 +1,199 @@
+//! Rows in RocksDB: its own instance, one column family, no log.
+//!
+//! With one column family, memtables reach the disk whole and in the order in which they were filled,
+//! so what a crash leaves is the rows after some prefix of the batches, as the [chapter](super)
+//! promises; no `atomic_flush` is needed for it. A clean close flushes by itself.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use quorate_types::StateReader;
+use quorate_types::machine::{Direction, StateError, Visit};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, Options, ReadOptions,
+    ReadTier, Snapshot, WriteBatch, WriteOptions,
+};
+
+use super::overlay::Rows;
+use super::traits::StateEngine;
+
+/// How to open a [`RocksState`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RocksConfig {
+    /// The directory; made if it is not there.
+    pub path: PathBuf,
+    /// Memory for blocks read from disk, and for indexes and filters, in bytes. More serves more reads
+    /// from memory; it is filled only as data on disk is read.
+    pub block_cache_bytes: usize,
+    /// Size of a memtable in bytes. A larger one absorbs more overwrites before they cost disk writes;
+    /// what it holds is what a restart replays from the log.
+    pub memtable_bytes: usize,
+    /// Memtables that may exist at once, the one being filled included. When all are full and none is
+    /// flushed yet, writes wait.
+    pub memtables_max: u8,
+    /// Threads for flushes and compactions.
+    pub background_jobs: u8,
+}
+
+impl RocksConfig {
+    /// The defaults, for a node of a few cores with a few GiB of memory.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            block_cache_bytes: 128 << 20,
+            memtable_bytes: 32 << 20,
+            memtables_max: 3,
+            background_jobs: 2,
+        }
+    }
+
+    fn options(&self) -> Options {
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(self.block_cache_bytes));
+        table.set_block_size(16 << 10);
+        // Ten bits a key let one in a hundred lookups of a missing key reach a block: most puts of new
+        // keys, and all creates by compare, look for a key that is not there.
+        table.set_bloom_filter(10.0, false);
+        table.set_optimize_filters_for_memory(true);
+        // Otherwise indexes and filters lie outside the cache and grow without bound.
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_block_based_table_factory(&table);
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_write_buffer_size(self.memtable_bytes);
+        options.set_max_write_buffer_number(self.memtables_max.into());
+        // The same lookups of missing keys, spared the walk through the memtable.
+        options.set_memtable_prefix_bloom_ratio(0.02);
+        options.set_memtable_whole_key_filtering(true);
+        options.set_max_background_jobs(self.background_jobs.into());
+        // Flushed in small steps, so that the log's syncs on the same disk do not wait behind one burst.
+        options.set_bytes_per_sync(1 << 20);
+        options.set_keep_log_file_num(4);
+        options.set_stats_dump_period_sec(0);
+        options
+    }
+}
+
+/// The durable engine.
+pub struct RocksState {
+    db: DB,
+    unlogged: WriteOptions,
+}
+
+impl RocksState {
+    /// Opens the directory, or makes it.
+    ///
+    /// # Errors
+    /// When it cannot be opened: in use, damaged, or not readable.
+    pub fn open(config: &RocksConfig) -> Result<Self, StateError> {
+        let db = DB::open(&config.options(), &config.path).map_err(failed)?;
+        let mut unlogged = WriteOptions::default();
+        unlogged.disable_wal(true);
+        Ok(Self { db, unlogged })
+    }
+
+    fn property(&self, name: &std::ffi::CStr) -> u64 {
+        // Only a name that RocksDB does not know has no value.
+        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+}
+
+impl StateEngine for RocksState {
+    fn view(&self) -> Box<dyn StateReader + Send + '_> {
+        let snapshot = self.db.snapshot();
+        let mut point = ReadOptions::default();
+        point.set_snapshot(&snapshot);
+        Box::new(RocksView { db: &self.db, snapshot, point })
+    }
+
+    fn write(&self, rows: Rows) -> Result<(), StateError> {
+        let mut batch = WriteBatch::default();
+        for (key, value) in rows.iter() {
+            match value {
+                Some(value) => batch.put(key, value),
+                None => batch.delete(key),
+            }
+        }
+        self.db.write_opt(batch, &self.unlogged).map_err(failed)
+    }
+
+    fn flush(&self) -> Result<(), StateError> {
+        self.db.flush().map_err(failed)
+    }
+
+    fn durable(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let value = self.db.get_pinned_opt(key, &options).map_err(failed)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.property(c"rocksdb.live-sst-files-size")
+            + self.property(c"rocksdb.cur-size-all-mem-tables")
+    }
+}
+
+impl std::fmt::Debug for RocksState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksState").field("path", &self.db.path()).finish_non_exhaustive()
+    }
+}
+
+struct RocksView<'d> {
+    db: &'d DB,
+    snapshot: Snapshot<'d>,
+    /// Reads of one row at the snapshot; kept, because making options costs as much as a cached read.
+    point: ReadOptions,
+}
+
+impl StateReader for RocksView<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        // Pinned, so that the value is copied once, from the block into what is handed on.
+        let value = self.db.get_pinned_opt(key, &self.point).map_err(failed)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StateError> {
+        if end.is_some_and(|end| end <= start) {
+            return Ok(());
+        }
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        options.set_iterate_lower_bound(start);
+        if let Some(end) = end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut rows = self.db.raw_iterator_opt(options);
+        match direction {
+            Direction::Forward => rows.seek_to_first(),
+            Direction::Backward => rows.seek_to_last(),
+        }
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            match direction {
+                Direction::Forward => rows.next(),
+                Direction::Backward => rows.prev(),
+            }
+        }
+        // An iterator ends at damage as it does at the range's end; only its status tells.
+        rows.status().map_err(failed)
+    }
+}
+
+fn failed(error: rocksdb::Error) -> StateError {
+    StateError(error.into_string())
+}

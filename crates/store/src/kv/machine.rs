@@ -1,0 +1,209 @@
+//! The keyspace as a [`StateMachine`], and its kind.
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_types::kv::{
+    Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Outcome, Put, PutOutcome,
+    Query, StatusOutcome, Txn, TxnOutcome, command, outcome, query,
+};
+use quorate_types::machine::{ReadError, RowScope, StateError};
+use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader};
+
+use super::meta::Meta;
+use super::read::{Refusal, View};
+use super::sweep::sweep;
+use super::txn::{Access, Plan, check_form, check_lease, is_read_only};
+use super::write::Writer;
+
+/// The kind "kv": etcd's keyspace.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct KvKind;
+
+/// The keyspace of one group. Commands are [`Command`]s, queries [`Query`]s, outcomes [`Outcome`]s.
+///
+/// Rows are keyed by key alone: one group of this kind owns all of the node's keyspace for now.
+#[derive(Debug)]
+pub struct KvMachine {
+    meta: Meta,
+}
+
+impl MachineKind for KvKind {
+    fn name(&self) -> &str {
+        "kv"
+    }
+
+    fn scope(&self) -> RowScope {
+        RowScope::Keyspace
+    }
+
+    fn open(
+        &self,
+        _group: GroupId,
+        meta: &[u8],
+        _state: &dyn StateReader,
+    ) -> Result<Box<dyn StateMachine>, StateError> {
+        Ok(Box::new(KvMachine { meta: Meta::decode(meta)? }))
+    }
+
+    fn read(
+        &self,
+        query: &Bytes,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
+        let malformed = |why: &str| ReadError::Malformed(why.into());
+        let query = Query::decode(query.clone())
+            .map_err(|error| ReadError::Malformed(error.to_string()))?;
+        let meta = Meta::decode(meta)?;
+        let view = View { rows: state, revision: meta.revision, floor: meta.floor };
+        let body = match query.body {
+            Some(query::Body::Range(range)) => view.range(&range).map(outcome::Body::Range),
+            Some(query::Body::Txn(txn)) if !is_read_only(&txn) => {
+                return Err(malformed("a transaction that writes is no query"));
+            }
+            Some(query::Body::Txn(txn)) => read_txn(&txn, view).map(outcome::Body::Txn),
+            Some(query::Body::Status(_)) => {
+                Ok(outcome::Body::Status(StatusOutcome { compact_revision: meta.floor.max(0) }))
+            }
+            None => return Err(malformed("no question")),
+        };
+        Ok(answer(meta.revision, body)?.encode_to_vec().into())
+    }
+}
+
+impl StateMachine for KvMachine {
+    fn apply(
+        &mut self,
+        committed: &[Committed],
+        batch: &mut dyn StateBatch,
+    ) -> Result<Vec<Bytes>, StateError> {
+        let apply = |committed: &Committed| {
+            let body = match Command::decode(committed.command.clone()) {
+                Ok(command) => self.command(&command, batch),
+                Err(_) => Err(KvError::Malformed.into()),
+            };
+            Ok(answer(self.meta.revision, body)?.encode_to_vec().into())
+        };
+        committed.iter().map(apply).collect()
+    }
+
+    fn meta(&self) -> Bytes {
+        self.meta.encode()
+    }
+
+    fn sweep(
+        &mut self,
+        budget_rows: usize,
+        batch: &mut dyn StateBatch,
+    ) -> Result<bool, StateError> {
+        sweep(&mut self.meta, budget_rows, batch)
+    }
+}
+
+impl KvMachine {
+    /// Applies one command. When it is refused, nothing has changed.
+    fn command(
+        &mut self,
+        command: &Command,
+        batch: &mut dyn StateBatch,
+    ) -> Result<outcome::Body, Refusal> {
+        let body = command.body.as_ref().ok_or(KvError::Malformed)?;
+        // A compaction takes no revision, but it does bring one along, which must not be stale either.
+        let taken = self.meta.next(command.at_revision);
+        if command.at_revision != 0 {
+            taken?;
+            self.meta.drawn = command.at_revision;
+        }
+        match body {
+            command::Body::Put(put) => self.put(put, taken?, batch).map(outcome::Body::Put),
+            command::Body::DeleteRange(delete) => {
+                self.delete_range(delete, taken?, batch).map(outcome::Body::DeleteRange)
+            }
+            command::Body::Txn(txn) if is_read_only(txn) => {
+                read_txn(txn, self.view(batch)).map(outcome::Body::Txn)
+            }
+            command::Body::Txn(txn) => self.txn(txn, taken?, batch).map(outcome::Body::Txn),
+            command::Body::Compact(compact) => {
+                self.meta.compact(compact.revision)?;
+                Ok(outcome::Body::Compact(CompactOutcome {}))
+            }
+        }
+    }
+
+    fn put(
+        &mut self,
+        put: &Put,
+        taken: i64,
+        batch: &mut dyn StateBatch,
+    ) -> Result<PutOutcome, Refusal> {
+        if put.key.is_empty() {
+            return Err(KvError::Malformed.into());
+        }
+        check_lease(put)?;
+        self.write(taken, batch, |writer| writer.put(put))
+    }
+
+    fn delete_range(
+        &mut self,
+        delete: &DeleteRange,
+        taken: i64,
+        batch: &mut dyn StateBatch,
+    ) -> Result<DeleteRangeOutcome, Refusal> {
+        self.write(taken, batch, |writer| writer.delete_range(delete))
+    }
+
+    fn txn(
+        &mut self,
+        txn: &Txn,
+        taken: i64,
+        batch: &mut dyn StateBatch,
+    ) -> Result<TxnOutcome, Refusal> {
+        check_form(txn)?;
+        let view = self.view(batch);
+        let plan = Plan::new(txn, &view)?;
+        plan.check(&view)?;
+        self.write(taken, batch, |writer| plan.run(&mut Access::Write(writer)))
+    }
+
+    /// Runs `write`, and moves to the revision `taken` if it wrote anything.
+    fn write<T>(
+        &mut self,
+        taken: i64,
+        batch: &mut dyn StateBatch,
+        write: impl FnOnce(&mut Writer<'_>) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let mut writer = Writer::new(batch, self.meta.revision, taken, self.meta.floor);
+        let result = write(&mut writer);
+        let revision = writer.revision();
+        if let Err(Refusal::Kv(error)) = &result {
+            assert!(
+                revision != taken,
+                "a command refused with {error:?} has written at revision {taken}"
+            );
+        }
+        self.meta.revision = revision;
+        result
+    }
+
+    fn view<'b>(&self, batch: &'b dyn StateBatch) -> View<'b> {
+        View { rows: batch, revision: self.meta.revision, floor: self.meta.floor }
+    }
+}
+
+/// A transaction of reads, at any time and place.
+fn read_txn(txn: &Txn, view: View<'_>) -> Result<TxnOutcome, Refusal> {
+    check_form(txn)?;
+    let plan = Plan::new(txn, &view)?;
+    plan.check(&view)?;
+    plan.run(&mut Access::Read(view))
+}
+
+/// What clients and waiting callers get; a failed engine is not for them.
+fn answer(revision: i64, body: Result<outcome::Body, Refusal>) -> Result<Outcome, StateError> {
+    let body = match body {
+        Ok(body) => body,
+        Err(Refusal::Kv(error)) => outcome::Body::Error(error as i32),
+        Err(Refusal::State(error)) => return Err(error),
+    };
+    Ok(Outcome { revision, body: Some(body) })
+}

@@ -1,0 +1,121 @@
+//! Writes: etcd's `Put` and `DeleteRange`, alone or as operations of a transaction.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use quorate_types::kv::{DeleteRange, DeleteRangeOutcome, KvError, Put, PutOutcome};
+use quorate_types::{KeyRange, StateBatch};
+
+use super::read::{Found, Refusal, View};
+use super::record::{Change, Record, TOMBSTONE, encode_event};
+use crate::layout::{self, Stamp};
+
+/// The keyspace while one command changes it.
+///
+/// All writes of the command share one revision, and reads in between see them, at that revision, as
+/// soon as there is one.
+pub(crate) struct Writer<'b> {
+    batch: &'b mut dyn StateBatch,
+    /// The revision before the command.
+    before: i64,
+    /// The revision that its writes take.
+    taken: i64,
+    floor: i64,
+    /// Writes so far; numbers the next one.
+    writes: u32,
+}
+
+impl<'b> Writer<'b> {
+    /// A command that would take the revision `taken`, which is above `before`.
+    pub(crate) fn new(batch: &'b mut dyn StateBatch, before: i64, taken: i64, floor: i64) -> Self {
+        assert!(before < taken, "revision {taken} does not follow {before}");
+        Self { batch, before, taken, floor, writes: 0 }
+    }
+
+    /// The keyspace's revision as of now: the command's own once it has written.
+    pub(crate) fn revision(&self) -> i64 {
+        if self.writes == 0 { self.before } else { self.taken }
+    }
+
+    /// The keyspace as reads of the command see it.
+    pub(crate) fn view(&self) -> View<'_> {
+        View { rows: &*self.batch, revision: self.revision(), floor: self.floor }
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// [`KvError::KeyNotFound`] when value or lease of a missing key should be kept; nothing is written
+    /// then.
+    pub(crate) fn put(&mut self, put: &Put) -> Result<PutOutcome, Refusal> {
+        let view = self.view();
+        let before = view.current(&put.key)?;
+        if before.is_none() && (put.ignore_value || put.ignore_lease) {
+            return Err(KvError::KeyNotFound.into());
+        }
+        let mut prev_kv = None;
+        let mut value = put.value.clone();
+        if let Some(record) = before
+            && (put.prev_kv || put.ignore_value)
+        {
+            let pair = view.pair(&Found { key: put.key.clone(), record })?;
+            if put.ignore_value {
+                value = pair.value.clone();
+            }
+            prev_kv = put.prev_kv.then_some(pair);
+        }
+        let modified = self.stamp();
+        let record = Record {
+            create: before.map_or(modified.revision, |record| record.create),
+            modified,
+            version: before.map_or(1, |record| record.version + 1),
+            lease: match before {
+                Some(record) if put.ignore_lease => record.lease,
+                Some(_) | None => put.lease,
+            },
+        };
+        self.batch.put(&layout::current(&put.key), &record.encode_current());
+        self.batch.put(&layout::history(&put.key, modified), &record.encode_history(&value));
+        self.batch.put(&layout::event(modified), &encode_event(Change::Put, &put.key));
+        Ok(PutOutcome { prev_kv })
+    }
+
+    /// Deletes the keys of a range.
+    pub(crate) fn delete_range(
+        &mut self,
+        delete: &DeleteRange,
+    ) -> Result<DeleteRangeOutcome, Refusal> {
+        let view = self.view();
+        let mut found = Vec::new();
+        if delete.range_end.is_empty() {
+            if let Some(record) = view.current(&delete.key)? {
+                found.push(Found { key: delete.key.clone(), record });
+            }
+        } else {
+            let range = KeyRange::from_request(&delete.key, &delete.range_end);
+            view.each_current(&range, &mut |key, record| {
+                found.push(Found { key: Bytes::copy_from_slice(key), record });
+                ControlFlow::Continue(())
+            })?;
+        }
+        let mut prev_kvs = Vec::new();
+        if delete.prev_kv {
+            prev_kvs = found.iter().map(|found| view.pair(found)).collect::<Result<_, _>>()?;
+        }
+        for Found { key, .. } in &found {
+            let stamp = self.stamp();
+            self.batch.delete(&layout::current(key));
+            self.batch.put(&layout::history(key, stamp), &TOMBSTONE);
+            self.batch.put(&layout::event(stamp), &encode_event(Change::Delete, key));
+        }
+        Ok(DeleteRangeOutcome { deleted: found.len() as i64, prev_kvs })
+    }
+
+    /// The position of the next write.
+    fn stamp(&mut self) -> Stamp {
+        let stamp = Stamp { revision: self.taken, sub: self.writes };
+        self.writes =
+            self.writes.checked_add(1).expect("a command writes far fewer than 2^32 rows");
+        stamp
+    }
+}
