@@ -101,6 +101,10 @@ impl Writer {
         self.metrics.sync_seconds.record(start.elapsed());
         self.shared.synced_batches.store(self.store.synced_batches(), Ordering::Relaxed);
 
+        // Room first: whoever was refused tries again when a completion comes.
+        let cost_bytes = mem::take(&mut self.batch_cost_bytes);
+        let before = self.shared.queued_bytes.fetch_sub(cost_bytes, Ordering::Relaxed);
+        self.metrics.queue_bytes.set((before - cost_bytes) as f64);
         keep_last_tickets(&mut self.done);
         self.completions.persisted(&self.done);
 
@@ -112,9 +116,6 @@ impl Writer {
         self.metrics.written_bytes.increment(written.bytes);
         self.metrics.syncs.increment(1);
 
-        let cost_bytes = mem::take(&mut self.batch_cost_bytes);
-        let before = self.shared.queued_bytes.fetch_sub(cost_bytes, Ordering::Relaxed);
-        self.metrics.queue_bytes.set((before - cost_bytes) as f64);
         self.batch.clear();
         self.done.clear();
         Ok(())
@@ -149,11 +150,8 @@ mod tests {
 
     #[test]
     fn one_completion_stands_for_all_tickets_of_a_group_and_generation() {
-        let persisted = |group, generation, ticket| Persisted {
-            group: GroupId(group),
-            generation,
-            ticket,
-        };
+        let persisted =
+            |group, generation, ticket| Persisted { group: GroupId(group), generation, ticket };
         let mut done = vec![
             persisted(2, 1, 7),
             persisted(1, 1, 4),

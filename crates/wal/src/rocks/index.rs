@@ -128,7 +128,7 @@ impl GroupLog {
             self.last
         );
         let run = self.runs.partition_point(|run| run.index <= index).checked_sub(1);
-        let term = run.map_or(self.base().term, |run| self.runs[run].term);
+        let term = run.map_or(self.snapshot.last.term, |run| self.runs[run].term);
         EntryId::new(term, index)
     }
 
