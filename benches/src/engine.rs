@@ -237,7 +237,7 @@ async fn serve(
 ) {
     let engine = Engine::open(config, vec![Arc::new(SinkKind)], &NoopRecorder).await;
     let engine = Arc::new(engine.expect("the node opens"));
-    drop(say_id.send(engine.node()));
+    let _ = say_id.send(engine.node());
     while let Some(order) = orders.recv().await {
         match order {
             Order::Create { groups, voters, done } => {
@@ -245,7 +245,7 @@ async fn serve(
                     let created = engine.create_group(group, "sink", None, voters.clone()).await;
                     created.expect("the group is created");
                 }
-                drop(done.send(()));
+                let _ = done.send(());
             }
             Order::Load { clients, groups, bytes, run, done } => {
                 let load = load(Arc::clone(&engine), clients, groups, bytes, run);

@@ -11,7 +11,7 @@ use quorate_types::{Incarnation, NodeId};
 /// Once started, the table is fixed: a founder that returns with another incarnation has lost its data
 /// under a known name, and is refused.
 #[derive(Clone, Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     own: NodeId,
     digest: [u8; 32],
     names: BTreeMap<NodeId, String>,
@@ -22,7 +22,7 @@ pub struct Admission {
 impl Admission {
     /// A node that begins to gather; `names` are all founders, itself included.
     #[must_use]
-    pub fn gathering(
+    pub(crate) fn gathering(
         own: NodeId,
         incarnation: Incarnation,
         digest: [u8; 32],
@@ -34,7 +34,7 @@ impl Admission {
 
     /// A node that has started with this table.
     #[must_use]
-    pub fn started(
+    pub(crate) fn started(
         own: NodeId,
         digest: [u8; 32],
         names: BTreeMap<NodeId, String>,
@@ -47,7 +47,7 @@ impl Admission {
     ///
     /// # Errors
     /// In words for both sides' logs.
-    pub fn judge(&self, hello: &Hello) -> Result<(), String> {
+    pub(crate) fn judge(&self, hello: &Hello) -> Result<(), String> {
         let Some(name) = self.names.get(&hello.node) else {
             return Err(format!("node {} ({}) is not a member", hello.node_name, hello.node));
         };
@@ -69,7 +69,7 @@ impl Admission {
     }
 
     /// Notes a peer that was admitted. Returns the whole table once every founder was heard.
-    pub fn hear(&mut self, hello: &Hello) -> Option<BTreeMap<NodeId, Incarnation>> {
+    pub(crate) fn hear(&mut self, hello: &Hello) -> Option<BTreeMap<NodeId, Incarnation>> {
         if self.started {
             return None;
         }
@@ -80,20 +80,20 @@ impl Admission {
     /// Takes over the table of a peer that has started: this node was heard when that peer began.
     /// False if that peer had heard of another incarnation of this node.
     #[must_use]
-    pub fn adopt(&self, table: &BTreeMap<NodeId, Incarnation>) -> bool {
+    pub(crate) fn adopt(&self, table: &BTreeMap<NodeId, Incarnation>) -> bool {
         let own = self.incarnations.get(&self.own);
         !self.started && table.get(&self.own) == own && table.keys().eq(self.names.keys())
     }
 
     /// From now on the table is fixed.
-    pub fn start(&mut self, founders: BTreeMap<NodeId, Incarnation>) {
+    pub(crate) fn start(&mut self, founders: BTreeMap<NodeId, Incarnation>) {
         self.incarnations = founders;
         self.started = true;
     }
 
     /// The table, once started.
     #[must_use]
-    pub fn table(&self) -> Option<&BTreeMap<NodeId, Incarnation>> {
+    pub(crate) fn table(&self) -> Option<&BTreeMap<NodeId, Incarnation>> {
         self.started.then_some(&self.incarnations)
     }
 }

@@ -17,12 +17,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use quorate_group::Generation;
-use quorate_store::engine::{Overlay, StateEngine};
-use quorate_store::GroupRow;
-use quorate_types::machine::StateError;
+use quorate_store::{GroupRow, Overlay, ScopedView, StateEngine};
+use quorate_types::machine::{RowScope, StateError};
 use quorate_types::{
-    Committed, Entry, EntryId, GroupId, LogIndex, Membership, MachineKind, Payload, RowScope,
-    StateMachine,
+    Committed, Entry, EntryId, GroupId, LogIndex, MachineKind, Membership, Payload, StateMachine,
 };
 
 use crate::metrics::NodeMetrics;
@@ -190,9 +188,8 @@ impl Rounds {
         match work {
             Work::Open(open) => {
                 let view = self.engine.view();
-                let scoped =
-                    quorate_store::engine::scoped_view(open.kind.scope(), open.group, &*view);
-                let machine = open.kind.open(open.group, &open.meta, &*scoped)?;
+                let scoped = ScopedView::new(&*view, open.kind.scope(), open.group);
+                let machine = open.kind.open(open.group, &open.meta, &scoped)?;
                 let owned = Owned {
                     machine,
                     kind: open.kind.name().to_owned(),

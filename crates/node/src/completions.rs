@@ -49,7 +49,7 @@ impl Completions for LogCompletions {
             if ticket == 0 {
                 let mut creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(sender) = creating.remove(&(group, generation)) {
-                    drop(sender.send(()));
+                    let _ = sender.send(());
                 }
                 continue;
             }

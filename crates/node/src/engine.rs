@@ -13,11 +13,12 @@ use metrics::Recorder;
 use quorate_group::{Descriptor, Generation, Group, GroupConfig, Host, Leadership};
 use quorate_placement::PlacementMap;
 use quorate_raft::{Config as RaftConfig, LogState};
-use quorate_store::engine::StateEngine;
+use quorate_store::{GroupRow, StateEngine};
 use quorate_transport::Transport;
+use quorate_types::machine::RowScope;
 use quorate_types::{
-    ClusterId, EntryId, GroupId, HardState, LogIndex, MachineKind, Membership, NodeId, RowScope,
-    SnapshotMeta, Term,
+    ClusterId, EntryId, GroupId, HardState, LogIndex, MachineKind, Membership, NodeId, SnapshotMeta,
+    Term,
 };
 use quorate_wal::{RecoveredLog, Task, Wal, Write};
 use tokio::sync::{Notify, watch};
@@ -53,7 +54,7 @@ pub(crate) struct Parts {
     pub(crate) router: Arc<Router>,
     pub(crate) wal: Arc<Wal>,
     pub(crate) completions: Arc<LogCompletions>,
-    pub(crate) transport: Arc<Transport>,
+    pub(crate) transport: Transport,
     pub(crate) applier: Applier,
     pub(crate) applier_thread: Mutex<Option<JoinHandle<()>>>,
     pub(crate) state: Arc<dyn StateEngine>,
@@ -260,7 +261,7 @@ impl Engine {
         let residents = parts.router.residents.swap(Arc::default());
         for resident in residents.values() {
             // An actor that has stopped already is as good.
-            drop(resident.actor.stop_gracefully().await);
+            let _ = resident.actor.stop_gracefully().await;
             resident.actor.wait_for_shutdown().await;
         }
         parts.applier.stop();
@@ -274,7 +275,7 @@ impl Engine {
         if !matches!(stopped.await, Ok(true)) {
             tracing::warn!("the state was not flushed; it is rebuilt from the log at the next start");
         }
-        parts.transport.close().await;
+        parts.transport.clone().close().await;
     }
 }
 
@@ -301,7 +302,7 @@ impl Parts {
         kind: &Arc<dyn MachineKind>,
         log: RecoveredLog,
     ) -> Result<(), OpenError> {
-        let row = GroupState::row(&*self.state, group)?;
+        let row = GroupRow::load(group, &*self.state.view())?;
         let (applied, meta) =
             row.map_or((log.snapshot.last, Bytes::new()), |row| (row.applied, row.meta));
         // Apply takes only what is durable in this log, so a state ahead of it is another log's.
@@ -331,7 +332,7 @@ impl Parts {
             group,
             generation,
             Arc::clone(&self.wal),
-            Arc::clone(&self.transport),
+            self.transport.clone(),
             self.applier.clone(),
             group_state.clone(),
             Arc::clone(&self.metrics),
@@ -345,7 +346,7 @@ impl Parts {
         // submitted, ticks by the ticker.
         let actor = GroupActor::spawn_with_mailbox(actor, mailbox::unbounded());
         let resident =
-            Arc::new(Resident { actor, generation, leadership, state: group_state, caught_up });
+            Arc::new(Resident { actor, leadership, state: group_state, caught_up });
         self.router.residents.rcu(|residents| {
             let mut residents = residents.as_ref().clone();
             residents.insert(group, Arc::clone(&resident));

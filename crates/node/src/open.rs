@@ -18,11 +18,11 @@ use arc_swap::ArcSwap;
 use metrics::Recorder;
 use quorate_group::{Descriptor, Host, HostError};
 use quorate_placement::{MapError, Node, PlacementKind, PlacementMap};
-use quorate_store::engine::{RocksConfig, RocksState, StateEngine};
+use quorate_store::{RocksConfig, RocksState, StateEngine};
 use quorate_transport::{Limits, Transport, TransportConfig};
 use quorate_types::machine::StateError;
 use quorate_types::{EntryId, GroupId, Incarnation, MachineKind, Membership, NodeId, SnapshotMeta};
-use quorate_wal::rocks::{RocksLog, RocksLogConfig};
+use quorate_wal::rocks::{RocksLog, RocksOptions};
 use quorate_wal::{LogError, LogStore, RecoveredLog, Wal, WalConfig, Write};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
@@ -60,6 +60,9 @@ pub enum OpenError {
     /// The system refused a thread or a random number.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A node's name that no certificate can carry.
+    #[error(transparent)]
+    Name(#[from] quorate_transport::NameError),
     /// The settings contradict each other.
     #[error("{0}")]
     Config(String),
@@ -101,7 +104,7 @@ pub(crate) async fn open(
     let kinds = kinds_by_name(kinds);
     let data_dir = DataDir::open(&config.data_dir)?;
     let identity = identify(&data_dir, &config, &founders)?;
-    let mut log = RocksLog::open(RocksLogConfig::new(data_dir.log_path()))?;
+    let mut log = RocksLog::open(&data_dir.log_path(), &RocksOptions::default())?;
     let mut recovered = log.recover()?;
     let state: Arc<dyn StateEngine> =
         Arc::new(RocksState::open(&RocksConfig::new(data_dir.state_path()))?);
@@ -127,11 +130,12 @@ pub(crate) async fn open(
         admission,
         gathering,
     ));
-    let transport = Arc::new(listen(&config, &identity, &network, recorder).await?);
+    let transport = listen(&config, &identity, &network, recorder).await?;
     // Set once, here: nobody has asked for it before.
-    drop(router.transport.set(Arc::clone(&transport)));
+    drop(router.transport.set(transport.clone()));
     for (node, name) in founders.peers_of(identity.node) {
-        transport.add_peer(node, &name, founders.addresses[&name].clone());
+        transport.label_peer(&name, recorder);
+        transport.add_peer(node, &name, founders.addresses[&name].clone())?;
     }
 
     let groups = founders.initial_groups(&config);

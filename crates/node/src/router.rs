@@ -13,16 +13,16 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use kameo::actor::ActorRef;
 use prost::Message as _;
-use quorate_group::{Generation, HostError, Leadership, Proposed, Refusal};
+use quorate_group::{HostError, Leadership, Proposed, Refusal};
 use quorate_placement::PlacementMap;
 use quorate_raft::Role;
-use quorate_transport::{RequestError, Transport};
+use quorate_transport::{NotSent, RequestError, Transport};
 use quorate_types::{Epoch, GroupId, NodeId, ReadError, Term};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout_at;
 
 use crate::actor::{GroupActor, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot};
-use crate::forward::{Answer, Reply, Request, reply};
+use crate::forward::{Answer, Empty, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
 use crate::state::GroupState;
 
@@ -95,7 +95,6 @@ pub struct Route {
 /// A group on this node, as everybody else on the node sees it.
 pub(crate) struct Resident {
     pub(crate) actor: ActorRef<GroupActor>,
-    pub(crate) generation: Generation,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) state: GroupState,
     pub(crate) caught_up: Arc<AtomicBool>,
@@ -108,7 +107,7 @@ pub(crate) struct Router {
     pub(crate) node: NodeId,
     pub(crate) residents: ArcSwap<Residents>,
     pub(crate) map: ArcSwap<PlacementMap>,
-    pub(crate) transport: OnceLock<Arc<Transport>>,
+    pub(crate) transport: OnceLock<Transport>,
     /// Bytes of proposals that may still enter; what is over the bound is refused at once.
     pub(crate) proposal_bytes: Arc<Semaphore>,
     pub(crate) request_timeout: Duration,
@@ -226,12 +225,12 @@ impl Router {
         deadline: Instant,
     ) -> Result<reply::Body, RequestError> {
         let Some(transport) = self.transport.get() else {
-            return Err(RequestError::NotSent("the transport is not open yet".into()));
+            return Err(RequestError::NotSent(NotSent::NotConnected));
         };
         let remaining = deadline.saturating_duration_since(Instant::now());
         let answer = transport.request(node, request, remaining).await?;
-        let answer = Reply::decode(answer).map_err(|error| RequestError::Unknown(error.to_string()))?;
-        answer.body.ok_or_else(|| RequestError::Unknown("a reply of an unknown kind".into()))
+        let understood = Reply::decode(answer).ok().and_then(|reply| reply.body);
+        Ok(understood.unwrap_or(reply::Body::Unknown(Empty {})))
     }
 
     async fn propose_here(

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_store::engine::{StateEngine, scoped_view};
-use quorate_store::group_row::{self, GroupRow};
+use quorate_store::{GroupRow, ScopedView, StateEngine};
 use quorate_transport::Replier;
 use quorate_types::machine::StateError;
 use quorate_types::{GroupId, MachineKind, ReadError};
@@ -25,19 +24,11 @@ impl GroupState {
         Self { group, kind, engine }
     }
 
-    /// The group's own row as of now; `None` before the first apply.
-    pub(crate) fn row(engine: &dyn StateEngine, group: GroupId) -> Result<Option<GroupRow>, StateError> {
-        let stored = engine.view().get(&group_row::key(group))?;
-        stored.map(|stored| GroupRow::decode(&stored)).transpose()
-    }
-
     /// Answers `query` from the state as of now.
     pub(crate) fn read(&self, query: &Bytes) -> Result<Bytes, ReadError> {
         let view = self.engine.view();
-        let row = view.get(&group_row::key(self.group))?;
-        let meta = row.map(|row| GroupRow::decode(&row)).transpose()?.map(|row| row.meta);
-        let scoped = scoped_view(self.kind.scope(), self.group, &*view);
-        self.kind.read(query, &meta.unwrap_or_default(), &*scoped)
+        let meta = GroupRow::load(self.group, &*view)?.map(|row| row.meta).unwrap_or_default();
+        self.kind.read(query, &meta, &ScopedView::new(&*view, self.kind.scope(), self.group))
     }
 
     /// Like [`GroupState::read`], away from the runtime when the query may look at many rows.
