@@ -1,0 +1,60 @@
+//! The seam to the node: what it must answer, and what it is told.
+
+use bytes::Bytes;
+use quorate_types::{Message, NodeId};
+
+use crate::hello::Hello;
+use crate::reply::Replier;
+
+/// What the node does with its peers. Every method is called on the transport's runtime, must not
+/// block, and should hand on rather than work.
+pub trait Handler: Send + Sync + 'static {
+    /// Our own words for a handshake with `target`.
+    fn hello(&self, target: NodeId) -> Hello;
+
+    /// Whether `peer` may be talked to: the node's policy (identity tables, sessions, rollback). The
+    /// transport has checked already that the peer's certificate is of a trusted authority and
+    /// carries the names of this Hello, that the cluster is ours, and that we are the node it means.
+    /// Asked for connections in both directions, so the same session comes twice and may come again.
+    ///
+    /// # Errors
+    /// The reason goes to the peer, which is a member's holder but perhaps not a member: no secrets.
+    fn admit(&self, peer: &Hello) -> Result<(), Refusal>;
+
+    /// Something happened between us and a peer.
+    fn on_peer(&self, node: NodeId, event: PeerEvent);
+
+    /// Messages of one frame, in the order in which `from` sent them on this lane. All of them name
+    /// `from` as their sender and this node as their receiver.
+    fn on_messages(&self, from: NodeId, messages: Vec<Message>);
+
+    /// A request, to be answered within `deadline_ms` milliseconds: later answers are ignored.
+    fn on_request(&self, from: NodeId, body: Bytes, deadline_ms: u32, reply: Replier);
+}
+
+/// Why the node does not talk to a peer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// What happened between us and a peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerEvent {
+    /// We can send to it.
+    Up {
+        /// What the peer said of itself.
+        hello: Hello,
+    },
+    /// We can no longer send to it; what was underway may be lost. Always follows an `Up`.
+    Down {
+        /// For people.
+        reason: String,
+    },
+    /// One side refused the other. When the peer dialed us, the node is the one that it *claims* to
+    /// be: nothing but alarms may follow from it. Told once until the reason changes or the
+    /// connection comes up.
+    Refused {
+        /// For people.
+        reason: String,
+    },
+}

@@ -1,0 +1,112 @@
+//! What the tasks of one transport share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use quorate_types::codec::take_frame;
+use quorate_types::NodeId;
+use rustls::pki_types::CertificateDer;
+
+use crate::config::TransportConfig;
+use crate::frame::{FrameError, FrameReader};
+use crate::handler::Handler;
+use crate::link::Link;
+use crate::metrics::{LaneKind, Metrics};
+use crate::peer::Peer;
+
+pub(crate) struct Shared {
+    pub(crate) config: TransportConfig,
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) link: Arc<dyn Link>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// How we dial; replaced when certificates are reloaded.
+    pub(crate) client_config: Mutex<quinn::ClientConfig>,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    /// The connection over which each node sends to us.
+    incoming: Mutex<BTreeMap<NodeId, quinn::Connection>>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: TransportConfig,
+        handler: Arc<dyn Handler>,
+        link: Arc<dyn Link>,
+        metrics: Arc<Metrics>,
+        client_config: quinn::ClientConfig,
+    ) -> Self {
+        Self {
+            config,
+            handler,
+            link,
+            metrics,
+            client_config: Mutex::new(client_config),
+            peers: RwLock::default(),
+            incoming: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    pub(crate) fn insert_peer(&self, peer: Arc<Peer>) -> Option<Arc<Peer>> {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.insert(peer.node, peer)
+    }
+
+    pub(crate) fn remove_peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&node)
+    }
+
+    pub(crate) fn take_peers(&self) -> BTreeMap<NodeId, Arc<Peer>> {
+        std::mem::take(&mut *self.peers.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn incoming(&self) -> MutexGuard<'_, BTreeMap<NodeId, quinn::Connection>> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn client_config(&self) -> MutexGuard<'_, quinn::ClientConfig> {
+        self.client_config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands every frame of a control or append lane to the node, until the stream fails.
+    pub(crate) async fn deliver(
+        &self,
+        from: NodeId,
+        kind: LaneKind,
+        mut frames: FrameReader,
+    ) -> FrameError {
+        let received = &self.metrics.lane(kind).received;
+        loop {
+            let frame = match frames.next(self.config.limits.frame_bytes_max).await {
+                Ok(frame) => frame,
+                Err(error) => return error,
+            };
+            let bytes = frame.len();
+            let (mut messages, unknown) = match take_frame(frame) {
+                Ok(taken) => taken,
+                Err(error) => return error.into(),
+            };
+            received.count(bytes, messages.len());
+            if unknown > 0 {
+                self.metrics.dropped.unknown.increment(unknown as u64);
+            }
+            // A member may speak for itself only.
+            let count = messages.len();
+            messages.retain(|message| message.from == from && message.to == self.config.node);
+            if messages.len() < count {
+                self.metrics.dropped.misaddressed.increment((count - messages.len()) as u64);
+            }
+            if !messages.is_empty() {
+                self.handler.on_messages(from, messages);
+            }
+        }
+    }
+}
+
+/// The certificate that the other side proved to hold.
+pub(crate) fn certificate_of(connection: &quinn::Connection) -> Option<CertificateDer<'static>> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.into_iter().next()
+}
