@@ -13,7 +13,8 @@ pub(crate) struct Oracle {
     leaders: BTreeMap<Term, NodeId>,
     /// Each entry ever handed to a disk, with what came before it.
     entries: BTreeMap<(LogIndex, Term), (Payload, EntryId)>,
-    committed: BTreeMap<LogIndex, EntryId>,
+    /// What is committed, and the term in which that was first seen.
+    committed: BTreeMap<LogIndex, (EntryId, Term)>,
     /// The highest index known to be committed when each read was asked for.
     reads: BTreeMap<ReadId, LogIndex>,
     pub(crate) elections: usize,
@@ -49,9 +50,10 @@ impl Oracle {
             let elections = &mut self.elections;
             let leader = *self.leaders.entry(replica.term()).or_insert_with(|| {
                 *elections += 1;
-                for (&index, &id) in &self.committed {
+                for (&index, &(id, term)) in &self.committed {
                     assert!(
-                        index <= replica.base().index || replica.term_at(index) == Some(id.term),
+                        // Its turn may come long after its election.
+                        term >= replica.term() || replica.term_at(index) == Some(id.term),
                         "leader completeness: {node} leads term {} without {id}",
                         replica.term()
                     );
@@ -85,7 +87,7 @@ impl Oracle {
         while index < commit {
             index = index.next();
             let id = EntryId::new(replica.term_at(index).expect("within the log"), index);
-            if let Some(&before) = self.committed.get(&index) {
+            if let Some(&(before, _)) = self.committed.get(&index) {
                 assert_eq!(before, id, "{node} commits {id} where {before} is committed");
                 continue;
             }
@@ -98,15 +100,15 @@ impl Oracle {
                     "{node} commits {id}, durable on {holders} of {half:?}"
                 );
             }
-            self.committed.insert(index, id);
+            self.committed.insert(index, (id, replica.term()));
         }
     }
 
     /// State Machine Safety: what is applied is what is committed.
     pub(crate) fn on_applied(&self, node: NodeId, entries: &[Entry], disk: &Disk) {
         for entry in entries {
-            let committed = self.committed.get(&entry.id.index);
-            assert_eq!(committed, Some(&entry.id), "{node} applies {}", entry.id);
+            let committed = self.committed.get(&entry.id.index).map(|&(id, _)| id);
+            assert_eq!(committed, Some(entry.id), "{node} applies {}", entry.id);
             assert_eq!(disk.id_at(entry.id.index), Some(entry.id), "applied but not durable");
             let (payload, _) = &self.entries[&(entry.id.index, entry.id.term)];
             assert_eq!(*payload, entry.payload, "{node} applies another {}", entry.id);
