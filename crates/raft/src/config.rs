@@ -13,7 +13,8 @@ pub struct Config {
     /// a quorum for so long steps down. Default 10. Lower: faster failover, more false alarms.
     pub election_ticks_min: u32,
     /// A replica campaigns when it heard no leader for a random time from `election_ticks_min` to this.
-    /// Default 20. Higher: fewer split votes, slower failover.
+    /// Default 20. Higher: fewer split votes, slower failover; without a difference nothing is random,
+    /// and two candidates may collide for ever.
     pub election_ticks_max: u32,
     /// Ticks between two heartbeats of a leader; well below `election_ticks_min`. Default 1.
     pub heartbeat_ticks: u32,

@@ -1,0 +1,173 @@
+//! A peer may say anything: terms and indexes from nowhere, entries that are no run, answers to questions
+//! that were never asked. A replica may refuse all of it, but it never panics, never forgets what is
+//! committed, and keeps the contract with its driver.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use quorate_raft::{Config, LogFetch, LogState, ReadId, Replica, Ticket};
+use quorate_types::{
+    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, NodeId, Payload, SnapshotMeta,
+    Term,
+};
+
+#[derive(Clone, Debug)]
+enum Input {
+    Step(Message),
+    Tick,
+    Campaign,
+    Propose(usize),
+    Read,
+    Persisted,
+    Applied,
+    Fetched(bool),
+    Unreachable(u64),
+    Turn,
+}
+
+/// Mostly small, so that it hits something; sometimes at the edges of the type.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![6 => 0u64..12, 1 => Just(u64::MAX), 1 => Just(u64::MAX - 1), 1 => any::<u64>()]
+}
+
+fn id() -> impl Strategy<Value = EntryId> {
+    (number(), number()).prop_map(|(term, index)| EntryId::new(Term(term), LogIndex(index)))
+}
+
+/// A run from `prev` on whose terms rise, or some of whose ids are from nowhere.
+fn entries(prev: EntryId) -> impl Strategy<Value = Vec<Entry>> {
+    let steps = proptest::collection::vec((0u64..2, proptest::option::weighted(0.05, id())), 0..6);
+    steps.prop_map(move |steps| {
+        let mut last = prev;
+        let entries = steps.into_iter().map(|(step, other)| {
+            let term = last.term.value().saturating_add(step);
+            let next = EntryId::new(Term(term), last.index.plus(1));
+            last = other.unwrap_or(next);
+            Entry { id: last, payload: Payload::Command(Bytes::from_static(b"hostile")) }
+        });
+        entries.collect()
+    })
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    prop_oneof![
+        id().prop_map(|last| Body::PreVote { last }),
+        any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
+        id().prop_map(|last| Body::Vote { last }),
+        any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
+        (id(), number()).prop_flat_map(|(prev, commit)| {
+            let commit = LogIndex(commit);
+            entries(prev).prop_map(move |entries| Body::Append { prev, entries, commit })
+        }),
+        number().prop_map(|last| Body::AppendAccepted { last: LogIndex(last) }),
+        (number(), id())
+            .prop_map(|(refused, hint)| Body::AppendRejected { refused: LogIndex(refused), hint }),
+        (number(), number())
+            .prop_map(|(commit, round)| Body::Heartbeat { commit: LogIndex(commit), round }),
+        number().prop_map(|round| Body::HeartbeatReply { round }),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    (1u64..5, 0u64..20, number(), body()).prop_map(|(from, misled, term, body)| Message {
+        group: GroupId(if misled == 0 { 3 } else { 2 }),
+        from: NodeId(from),
+        to: NodeId(if misled == 1 { 2 } else { 1 }),
+        term: Term(term),
+        body,
+    })
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        10 => message().prop_map(Input::Step),
+        2 => Just(Input::Tick),
+        1 => Just(Input::Campaign),
+        1 => (0usize..4).prop_map(Input::Propose),
+        1 => Just(Input::Read),
+        2 => Just(Input::Persisted),
+        1 => Just(Input::Applied),
+        1 => any::<bool>().prop_map(Input::Fetched),
+        1 => (0u64..5).prop_map(Input::Unreachable),
+        5 => Just(Input::Turn),
+    ]
+}
+
+fn replica(voters: u64, cached_bytes_max: usize) -> Replica {
+    let config = Config {
+        election_ticks_min: 3,
+        election_ticks_max: 5,
+        append_bytes_max: 100,
+        inflight_appends_max: 2,
+        inflight_bytes_max: 100,
+        cached_bytes_max,
+        ..Config::new(GroupId(2), NodeId(1))
+    };
+    let last = EntryId::new(Term(1), LogIndex(3));
+    let membership = Membership::of_voters((1..=voters).map(NodeId));
+    Replica::new(config, LogState::of_snapshot(SnapshotMeta { last, membership }))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn no_message_makes_a_replica_panic(
+        voters in 1u64..4,
+        cached_bytes_max in prop_oneof![Just(0), Just(1000)],
+        inputs in proptest::collection::vec(input(), 0..80),
+    ) {
+        let mut replica = replica(voters, cached_bytes_max);
+        let mut tickets: VecDeque<Ticket> = VecDeque::new();
+        let mut fetches: VecDeque<LogFetch> = VecDeque::new();
+        let mut committed: Vec<Entry> = Vec::new();
+        let (mut term, mut commit) = (replica.term(), replica.commit());
+        for input in inputs {
+            match input {
+                Input::Step(message) => replica.step(message),
+                Input::Tick => replica.tick(),
+                Input::Campaign => replica.campaign(),
+                Input::Propose(count) => {
+                    let _ = replica.propose(vec![Bytes::from_static(b"mine"); count]);
+                }
+                Input::Read => {
+                    let _ = replica.read(ReadId(1));
+                }
+                Input::Persisted => {
+                    tickets.pop_front().into_iter().for_each(|ticket| replica.persisted(ticket));
+                }
+                Input::Applied => replica.applied(replica.applying()),
+                Input::Fetched(right) => {
+                    if let Some(fetch) = fetches.pop_front() {
+                        let indexes = fetch.from.value()..=fetch.to.value();
+                        let entries = indexes.map(|index| {
+                            let term = replica.term_at(LogIndex(index)).unwrap_or(Term(9));
+                            let index = LogIndex(index + u64::from(!right));
+                            Entry { id: EntryId::new(term, index), payload: Payload::Empty }
+                        });
+                        let entries = entries.collect();
+                        replica.fetched(fetch, entries);
+                    }
+                }
+                Input::Unreachable(peer) => replica.unreachable(NodeId(peer)),
+                Input::Turn => {
+                    let has_ready = replica.has_ready();
+                    let ready = replica.take_ready();
+                    prop_assert_eq!(has_ready, !ready.is_empty());
+                    tickets.extend(ready.append.map(|append| append.ticket));
+                    fetches.extend(ready.fetch);
+                    committed.extend(ready.committed);
+                }
+            }
+            prop_assert!(replica.term() >= term);
+            prop_assert!(replica.commit() >= commit);
+            prop_assert!(replica.commit() <= replica.last().index);
+            prop_assert!(replica.durable() <= replica.last().index);
+            (term, commit) = (replica.term(), replica.commit());
+        }
+        let indexes: Vec<_> = committed.iter().map(|entry| entry.id.index.value()).collect();
+        let expected: Vec<_> = (4..4 + indexes.len() as u64).collect();
+        prop_assert_eq!(indexes, expected, "handed out in order, once");
+    }
+}

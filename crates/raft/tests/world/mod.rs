@@ -1,0 +1,393 @@
+//! A group of replicas over a network that loses, reorders and repeats, on disks that lose what was not
+//! synced, driven by one seed and watched by an [`Oracle`](oracle::Oracle).
+
+pub(crate) mod disk;
+pub(crate) mod oracle;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use quorate_raft::{Config, LogFetch, ReadId, Ready, Replica, Role};
+use quorate_types::{
+    Entry, EntryId, GroupId, LogIndex, Membership, Message, NodeId, SnapshotMeta, Term,
+};
+
+use disk::Disk;
+use oracle::Oracle;
+
+/// Messages under way; the oldest go when there are more.
+const MESSAGES_MAX: usize = 400;
+/// In ticks: a healed group must serve within this.
+const RECOVERY_TICKS_MAX: usize = 400;
+
+struct Machine {
+    /// `None` while the node is down.
+    replica: Option<Replica>,
+    to_apply: Vec<Entry>,
+    applied: LogIndex,
+    fetches: Vec<LogFetch>,
+    starts: u64,
+}
+
+/// How rough the world is; drawn from the seed.
+struct Weather {
+    loss_percent: u32,
+    repeat_percent: u32,
+    crash_permille: u32,
+    cut_permille: u32,
+    /// Of the inputs, how many per cent are followed by a turn at once.
+    turn_percent: u32,
+}
+
+pub(crate) struct World {
+    random: fastrand::Rng,
+    weather: Weather,
+    config: Config,
+    snapshot: SnapshotMeta,
+    machines: BTreeMap<NodeId, Machine>,
+    disks: BTreeMap<NodeId, Disk>,
+    network: Vec<Message>,
+    /// Pairs that cannot hear each other; one way.
+    cut: BTreeSet<(NodeId, NodeId)>,
+    commands: u64,
+    reads: u64,
+    pub(crate) oracle: Oracle,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let membership = draw_membership(&mut random);
+        let base = EntryId::new(Term(1), LogIndex(1));
+        let snapshot = SnapshotMeta { last: base, membership };
+        let weather = Weather {
+            loss_percent: random.u32(0..30),
+            repeat_percent: random.u32(0..20),
+            crash_permille: random.u32(0..10),
+            cut_permille: random.u32(0..10),
+            turn_percent: random.u32(20..=100),
+        };
+        let config = Config {
+            append_bytes_max: random.choice([1, 80, 1 << 20]).unwrap_or(1),
+            inflight_appends_max: random.usize(1..6),
+            inflight_bytes_max: random.choice([1, 200, 1 << 20]).unwrap_or(1),
+            uncommitted_bytes_max: random.choice([1, 300, 1 << 20]).unwrap_or(1),
+            cached_bytes_max: random.choice([0, 200, 1 << 20]).unwrap_or(0),
+            election_ticks_min: random.u32(3..10),
+            ..Config::new(GroupId(2), NodeId(0))
+        };
+        let config = Config {
+            election_ticks_max: config.election_ticks_min * random.u32(2..4),
+            heartbeat_ticks: random.u32(1..3),
+            ..config
+        };
+        let mut world = Self {
+            random,
+            weather,
+            config,
+            machines: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            network: Vec::new(),
+            cut: BTreeSet::new(),
+            commands: 0,
+            reads: 0,
+            oracle: Oracle::default(),
+            snapshot,
+        };
+        for node in world.snapshot.membership.nodes() {
+            world.disks.insert(node, Disk::new(world.snapshot.clone()));
+            let machine = Machine {
+                replica: None,
+                to_apply: Vec::new(),
+                applied: base.index,
+                fetches: Vec::new(),
+                starts: 0,
+            };
+            world.machines.insert(node, machine);
+            world.start(node);
+        }
+        world
+    }
+
+    /// Something happens.
+    pub(crate) fn step(&mut self) {
+        let nodes: Vec<_> = self.machines.keys().copied().collect();
+        let node = nodes[self.random.usize(..nodes.len())];
+        if self.machines[&node].replica.is_none() {
+            if self.random.u32(..100) < 5 {
+                self.start(node);
+            }
+            return;
+        }
+        match self.random.u32(..1000) {
+            n if n < self.weather.crash_permille => return self.crash(node),
+            n if n < 20 && n < 10 + self.weather.cut_permille => return self.change_cuts(&nodes),
+            ..100 => self.replica(node).tick(),
+            100..150 => self.propose(node),
+            150..170 => self.read(node),
+            170..172 => self.replica(node).campaign(),
+            172..176 => {
+                let peer = nodes[self.random.usize(..nodes.len())];
+                self.replica(node).unreachable(peer);
+            }
+            176..350 => self.sync(node),
+            350..420 => self.apply(node),
+            420..500 => self.answer_fetch(node, true),
+            _ => self.deliver_any(),
+        }
+        if self.random.u32(..100) < self.weather.turn_percent {
+            self.turn(node);
+        }
+    }
+
+    /// All faults end; within bounded time everything proposed is applied everywhere.
+    pub(crate) fn heal_and_recover(&mut self) {
+        self.cut.clear();
+        let nodes: Vec<_> = self.machines.keys().copied().collect();
+        for &node in &nodes {
+            if self.machines[&node].replica.is_none() {
+                self.start(node);
+            }
+        }
+        let before = self.commands;
+        for _ in 0..RECOVERY_TICKS_MAX {
+            for &node in &nodes {
+                self.replica(node).tick();
+                if self.replica(node).role() == Role::Leader && self.commands < before + 3 {
+                    self.propose(node);
+                }
+            }
+            self.settle(&nodes);
+            if self.commands >= before + 3 && self.has_recovered() {
+                return;
+            }
+        }
+        let state: Vec<_> = self.machines.values().map(|machine| &machine.replica).collect();
+        panic!("no recovery within {RECOVERY_TICKS_MAX} ticks: {state:#?}");
+    }
+
+    fn settle(&mut self, nodes: &[NodeId]) {
+        for _ in 0..100_000 {
+            let mut idle = self.network.is_empty();
+            for message in std::mem::take(&mut self.network) {
+                self.replica(message.to).step(message);
+            }
+            for &node in nodes {
+                self.turn(node);
+                while self.disks[&node].unsynced() > 0 {
+                    self.sync(node);
+                    idle = false;
+                }
+                self.answer_fetch(node, false);
+                self.apply(node);
+                idle &= !self.replica(node).has_ready() && self.machines[&node].fetches.is_empty();
+            }
+            if idle {
+                return;
+            }
+        }
+        panic!("the group never comes to rest");
+    }
+
+    fn has_recovered(&mut self) -> bool {
+        let nodes: Vec<_> = self.machines.keys().copied().collect();
+        let mut leaders = 0;
+        let last = self.oracle.highest_committed();
+        for node in nodes {
+            let replica = self.replica(node);
+            if replica.last().index != last || replica.applied_index() != last {
+                return false;
+            }
+            assert_eq!(replica.uncommitted_bytes(), 0, "the quota must come back");
+            leaders += usize::from(replica.role() == Role::Leader);
+        }
+        leaders == 1
+    }
+
+    fn replica(&mut self, node: NodeId) -> &mut Replica {
+        let machine = self.machines.get_mut(&node).expect("a member");
+        machine.replica.as_mut().expect("a running node")
+    }
+
+    fn start(&mut self, node: NodeId) {
+        let machine = self.machines.get_mut(&node).expect("a member");
+        machine.starts += 1;
+        let seed = node.value() * 1_000_003 + machine.starts;
+        let config = Config { node, seed, ..self.config.clone() };
+        machine.replica = Some(Replica::new(config, self.disks[&node].recover(machine.applied)));
+    }
+
+    fn crash(&mut self, node: NodeId) {
+        let disk = self.disks.get_mut(&node).expect("a member");
+        let written = self.random.usize(..=disk.unsynced());
+        disk.crash(written);
+        let machine = self.machines.get_mut(&node).expect("a member");
+        machine.replica = None;
+        machine.to_apply.clear();
+        machine.fetches.clear();
+        // The state engine was not synced either; the log brings it back.
+        let base = self.snapshot.last.index;
+        machine.applied = LogIndex(self.random.u64(base.value()..=machine.applied.value()));
+    }
+
+    fn change_cuts(&mut self, nodes: &[NodeId]) {
+        self.cut.clear();
+        let mut random_node = || nodes[self.random.usize(..nodes.len())];
+        let (a, b) = (random_node(), random_node());
+        match self.random.u32(..4) {
+            0 => {}
+            1 => {
+                self.cut.insert((a, b));
+            }
+            2 => {
+                self.cut.insert((a, b));
+                self.cut.insert((b, a));
+            }
+            _ => {
+                for &other in nodes {
+                    self.cut.insert((a, other));
+                    self.cut.insert((other, a));
+                }
+            }
+        }
+    }
+
+    fn propose(&mut self, node: NodeId) {
+        let count = self.random.u64(0..4);
+        let commands = (0..count).map(|at| {
+            let mut command = (self.commands + at).to_le_bytes().to_vec();
+            command.resize(8 + self.random.usize(..40), 0);
+            Bytes::from(command)
+        });
+        let commands: Vec<_> = commands.collect();
+        let last = self.replica(node).last();
+        match self.replica(node).propose(commands) {
+            Ok(first) => {
+                self.commands += count;
+                assert_eq!(first.index, last.index.next());
+                assert_eq!(self.replica(node).last().index, last.index.plus(count));
+            }
+            Err(_) => assert_eq!(self.replica(node).last(), last, "all or nothing"),
+        }
+    }
+
+    fn read(&mut self, node: NodeId) {
+        self.reads += 1;
+        let id = ReadId(self.reads);
+        if self.replica(node).read(id).is_ok() {
+            self.oracle.on_read_asked(id);
+        }
+    }
+
+    fn sync(&mut self, node: NodeId) {
+        let count = self.random.usize(1..3);
+        let disk = self.disks.get_mut(&node).expect("a member");
+        let (mut ticket, mut released) = (None, Vec::new());
+        for (done, release) in (0..count).map_while(|_| disk.sync()) {
+            ticket = Some(done);
+            released.extend(release);
+        }
+        // The writer reports only the last ticket of what it has synced together.
+        if let Some(ticket) = ticket {
+            self.send(node, released);
+            self.replica(node).persisted(ticket);
+        }
+    }
+
+    fn apply(&mut self, node: NodeId) {
+        let machine = self.machines.get_mut(&node).expect("a member");
+        let entries = std::mem::take(&mut machine.to_apply);
+        let Some(last) = entries.last() else { return };
+        assert_eq!(entries[0].id.index, machine.applied.next(), "applied in order, once");
+        machine.applied = last.id.index;
+        self.replica(node).applied(last.id.index);
+    }
+
+    fn answer_fetch(&mut self, node: NodeId, may_fail: bool) {
+        let machine = self.machines.get_mut(&node).expect("a member");
+        for fetch in std::mem::take(&mut machine.fetches) {
+            let mut entries = self.disks[&node].read(fetch.from, fetch.to, fetch.bytes_max);
+            if may_fail {
+                match self.random.u32(..10) {
+                    0 => entries.clear(),
+                    1 => entries.reverse(),
+                    _ => {}
+                }
+            }
+            self.replica(node).fetched(fetch, entries);
+        }
+    }
+
+    fn deliver_any(&mut self) {
+        if self.network.is_empty() {
+            return;
+        }
+        // Mostly the oldest ones: order is lost now and then, not always.
+        let reach = if self.random.u32(..4) == 0 { self.network.len() } else { 3 };
+        let at = self.random.usize(..reach.min(self.network.len()));
+        let message = self.network.remove(at);
+        if self.random.u32(..100) < self.weather.repeat_percent {
+            self.network.push(message.clone());
+        }
+        let is_cut = self.cut.contains(&(message.from, message.to));
+        let is_lost = self.random.u32(..100) < self.weather.loss_percent;
+        let to = message.to;
+        if !is_cut && !is_lost && self.machines[&to].replica.is_some() {
+            self.replica(to).step(message);
+            if self.random.u32(..100) < self.weather.turn_percent {
+                self.turn(to);
+            }
+        }
+    }
+
+    fn send(&mut self, node: NodeId, messages: Vec<Message>) {
+        for message in messages {
+            assert_eq!(message.from, node);
+            self.oracle.on_sent(&message, &self.disks[&node]);
+            self.network.push(message);
+        }
+        let excess = self.network.len().saturating_sub(MESSAGES_MAX);
+        self.network.drain(..excess);
+    }
+
+    /// Carries out one ready.
+    fn turn(&mut self, node: NodeId) {
+        let replica = self.replica(node);
+        let has_ready = replica.has_ready();
+        let ready = replica.take_ready();
+        assert_eq!(has_ready, !ready.is_empty(), "has_ready was wrong about {ready:?}");
+        let Ready { append, messages, committed, reads, refused_reads, fetch, role: _ } = ready;
+        if let Some(append) = append {
+            if let Some(first) = append.entries.first() {
+                let before = LogIndex(first.id.index.value() - 1);
+                let term = self.replica(node).term_at(before).expect("before an append");
+                self.oracle.on_append(&append.entries, EntryId::new(term, before));
+            }
+            self.disks.get_mut(&node).expect("a member").write(append);
+        }
+        let replica = self.machines[&node].replica.as_ref().expect("a running node");
+        self.oracle.on_turn(node, replica, &self.disks);
+        self.oracle.on_applied(node, &committed, &self.disks[&node]);
+        self.send(node, messages);
+        let machine = self.machines.get_mut(&node).expect("a member");
+        machine.to_apply.extend(committed);
+        machine.fetches.extend(fetch);
+        reads.iter().for_each(|read| self.oracle.on_read_served(read.id, read.index));
+        refused_reads.iter().for_each(|&id| self.oracle.on_read_refused(id));
+    }
+}
+
+/// Mostly three or five voters; sometimes one, a learner, or two halves.
+fn draw_membership(random: &mut fastrand::Rng) -> Membership {
+    let voters = random.choice([1, 2, 3, 3, 3, 4, 5, 5]).unwrap_or(3);
+    let mut membership = Membership::of_voters((1..=voters).map(NodeId));
+    if random.u32(..4) == 0 {
+        membership.learners.insert(NodeId(voters + 1));
+    }
+    if random.u32(..4) == 0 {
+        membership.outgoing = (voters..voters + 3).map(|node| NodeId(node + 2)).collect();
+        membership.outgoing.insert(NodeId(1));
+        membership.learners.clear();
+    }
+    membership
+}
