@@ -297,7 +297,8 @@ async fn client_loop(
         let mut tally = tally.lock().expect("no client panicked");
         match proposed {
             Ok(_) if run.counting.load(Ordering::Relaxed) => {
-                tally.latencies_us.saturating_record(began.elapsed().as_micros() as u64);
+                let latency_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                tally.latencies_us.record(latency_us).expect("the histogram grows as needed");
             }
             Ok(_) => {}
             Err(_) => tally.errors += 1,
