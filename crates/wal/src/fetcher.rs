@@ -7,7 +7,7 @@ use crossbeam_channel::Receiver;
 
 use crate::log_store::LogReader;
 use crate::metrics::WalMetrics;
-use crate::wal::{Completions, Fetch, Shared};
+use crate::wal::{AbortOnPanic, Completions, Fetch, Shared};
 
 pub(crate) struct Fetcher {
     pub(crate) reader: Box<dyn LogReader>,
@@ -20,6 +20,7 @@ pub(crate) struct Fetcher {
 impl Fetcher {
     /// Runs until every sender is gone and the queue is empty, or until the log is poisoned.
     pub(crate) fn run(self) {
+        let _abort = AbortOnPanic;
         for fetch in &self.fetches {
             let Fetch { group, from, to, bytes_max, .. } = fetch;
             let entries = self.reader.read(group, from, to, bytes_max);

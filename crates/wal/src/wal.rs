@@ -309,16 +309,13 @@ fn why<T>(error: &TrySendError<T>) -> Why {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    let guarded = move || {
-        let _abort = AbortOnPanic;
-        body();
-    };
-    thread::Builder::new().name(name.to_owned()).spawn(guarded).expect("no thread for the log")
+    thread::Builder::new().name(name.to_owned()).spawn(body).expect("no thread for the log")
 }
 
 /// Ends the process when its thread panics: the log's order and its completions rest on that thread, and
-/// a node that merely stopped acknowledging would go on leading its groups.
-struct AbortOnPanic;
+/// a node that merely stopped acknowledging would go on leading its groups. To be held by the first local
+/// of the thread's loop, so that nothing the loop owns is dropped before the process ends.
+pub(crate) struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {

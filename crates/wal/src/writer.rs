@@ -11,7 +11,7 @@ use quorate_types::GroupId;
 use crate::error::LogError;
 use crate::log_store::{LogStore, Write};
 use crate::metrics::WalMetrics;
-use crate::wal::{Completions, Persisted, Shared, Task};
+use crate::wal::{AbortOnPanic, Completions, Persisted, Shared, Task};
 
 /// What waits for the writer.
 pub(crate) enum Job {
@@ -60,6 +60,7 @@ impl Writer {
 
     /// Runs until every sender is gone and the queue is empty, or until a write fails.
     pub(crate) fn run(mut self) {
+        let _abort = AbortOnPanic;
         while let Ok(first) = self.jobs.recv() {
             let reload = self.gather(first);
             if let Err(error) = self.write() {
