@@ -36,6 +36,9 @@ pub(crate) fn sweep(
     let events = events(batch, meta.swept, floor, budget)?;
     let exhausted = events.len() < budget;
     for Event { stamp, what } in events {
+        if left == 0 {
+            return Ok(true);
+        }
         let mut own_rows = 1;
         if let Some((change, key)) = &what {
             let old = older(batch, key, stamp, left)?;

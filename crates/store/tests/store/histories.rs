@@ -1,0 +1,270 @@
+//! Random histories: every outcome and every readable revision as in the model, whatever is swept,
+//! lost and replayed in between.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use prost::Message;
+use quorate_store::layout::{self, TAG_CURRENT, TAG_EVENT, TAG_HISTORY};
+use quorate_store::{MemState, StateEngine};
+use quorate_types::kv::{Command, Compact, Op, Query, Range, Txn, command, op, query};
+
+use crate::generate::{command, range};
+use crate::host::{Host, error, rows};
+use crate::model::Model;
+
+/// What happens to a replica.
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Box<Command>),
+    /// Compact at this many hundredths of the present revision.
+    Compact(i64),
+    Read(Box<Range>),
+    Sweep(usize),
+    Flush,
+    /// Lose what was not flushed but so many batches, and start anew.
+    Crash(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        24 => command().prop_map(|command| Step::Apply(Box::new(command))),
+        2 => (0i64..=100).prop_map(Step::Compact),
+        12 => range().prop_map(|range| Step::Read(Box::new(range))),
+        6 => (0usize..6).prop_map(Step::Sweep),
+        2 => Just(Step::Flush),
+        1 => (0usize..8).prop_map(Step::Crash),
+    ]
+}
+
+fn compact(revision: i64) -> Command {
+    Command { at_revision: 0, body: Some(command::Body::Compact(Compact { revision })) }
+}
+
+fn everything(revision: i64) -> Range {
+    let zero = Bytes::from_static(b"\0");
+    Range { key: zero.clone(), range_end: zero, revision, ..Range::default() }
+}
+
+/// Every revision that may be read reads as in the model, and the one below the floor does not.
+fn check_all_revisions<E: StateEngine>(host: &Host<E>, model: &Model) {
+    for revision in (model.floor - 1).max(1)..=model.revision() + 1 {
+        let range = everything(revision);
+        assert_eq!(host.range(range.clone()), model.range(&range), "at revision {revision}");
+    }
+}
+
+/// Rows of the keyspace by tag.
+fn tagged<E: StateEngine>(host: &Host<E>, tag: u8) -> BTreeMap<Bytes, Bytes> {
+    rows(&host.engine).into_iter().filter(|(key, _)| key[0] == tag).collect()
+}
+
+/// How many rows the keyspace has.
+fn keyspace_rows<E: StateEngine>(host: &Host<E>) -> usize {
+    rows(&host.engine).keys().filter(|key| key[0] <= TAG_HISTORY).count()
+}
+
+/// A swept keyspace holds no row below the floor that no read and no watch can see.
+fn check_swept<E: StateEngine>(host: &Host<E>, model: &Model) {
+    for row in tagged(host, TAG_EVENT).keys() {
+        assert!(layout::parse_event(row).unwrap().revision >= model.floor, "event below the floor");
+    }
+    let mut below = BTreeMap::new();
+    for (row, value) in tagged(host, TAG_HISTORY) {
+        let (key, stamp) = layout::parse_history(&row).unwrap();
+        if stamp.revision < model.floor {
+            assert_ne!(&value[..], [2], "tombstone of {key:?} below the floor");
+            assert_eq!(
+                below.insert(key.clone(), stamp),
+                None,
+                "{key:?} has two rows below the floor"
+            );
+        }
+    }
+    let Ok(last) = usize::try_from(model.revision()) else { return };
+    assert!(below.len() <= last, "at most one row for each write");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn any_history_gives_the_models_outcomes_and_reads(steps in vec(step(), 1..60)) {
+        let mut host = Host::new(MemState::new());
+        let mut model = Model::new();
+        for step in steps {
+            match step {
+                Step::Apply(command) => {
+                    prop_assert_eq!(host.apply(&command), model.apply(&command), "{:?}", command);
+                }
+                Step::Compact(hundredths) => {
+                    let command = compact(model.revision() * hundredths / 100);
+                    prop_assert_eq!(host.apply(&command), model.apply(&command));
+                }
+                Step::Read(range) => {
+                    prop_assert_eq!(host.range((*range).clone()), model.range(&range), "{:?}", range);
+                }
+                Step::Sweep(budget) => {
+                    let before = keyspace_rows(&host);
+                    let more = host.sweep(budget);
+                    let removed = before - keyspace_rows(&host);
+                    prop_assert!(removed <= budget.max(2), "removed {removed} with budget {budget}");
+                    prop_assert!(!more || removed > 0, "a sweep that is not done removes something");
+                }
+                Step::Flush => host.engine.flush().unwrap(),
+                Step::Crash(kept) => {
+                    host.engine.crash(kept);
+                    host.restart();
+                }
+            }
+        }
+        check_all_revisions(&host, &model);
+        while host.sweep(3) {}
+        check_all_revisions(&host, &model);
+        check_swept(&host, &model);
+        let swept = rows(&host.engine);
+        prop_assert!(!host.sweep(100), "nothing is left");
+        prop_assert_eq!(rows(&host.engine), swept);
+        host.engine.crash(0);
+        host.restart();
+        check_all_revisions(&host, &model);
+    }
+
+    #[test]
+    fn equal_logs_give_equal_rows_however_they_are_batched(
+        commands in vec(command(), 1..40),
+        cuts in vec(1usize..8, 40),
+    ) {
+        let mut one_by_one = Host::new(MemState::new());
+        let single: Vec<_> = commands.iter().map(|command| one_by_one.apply(command)).collect();
+        let mut batched = Host::new(MemState::new());
+        let mut rest = &commands[..];
+        let mut outcomes = Vec::new();
+        for cut in cuts {
+            let (now, later) = rest.split_at(cut.min(rest.len()));
+            outcomes.extend(batched.apply_all(now.iter().map(|command| command.encode_to_vec().into())));
+            rest = later;
+        }
+        prop_assert_eq!(outcomes, single);
+        prop_assert_eq!(batched.engine.rows(), one_by_one.engine.rows());
+        prop_assert_eq!(batched.meta(), one_by_one.meta());
+    }
+
+    #[test]
+    fn a_replica_that_lost_its_tail_replays_to_the_same_rows(
+        commands in vec(command(), 1..40),
+        flushed in 0usize..40,
+        kept in 0usize..10,
+    ) {
+        let mut host = Host::new(MemState::new());
+        for (at, command) in commands.iter().enumerate() {
+            host.apply(command);
+            if at == flushed {
+                host.engine.flush().unwrap();
+            }
+        }
+        let before = host.engine.rows();
+        host.engine.crash(kept);
+        host.restart();
+        prop_assert_eq!(host.engine.rows(), before);
+    }
+
+    #[test]
+    fn a_transaction_of_reads_says_as_a_query_what_it_says_as_a_command(
+        commands in vec(command(), 1..20),
+        ranges in vec(range(), 1..4),
+    ) {
+        let mut host = Host::new(MemState::new());
+        commands.iter().for_each(|command| {
+            host.apply(command);
+        });
+        let success = ranges.into_iter().map(|range| Op { body: Some(op::Body::Range(range)) });
+        let txn = Txn { success: success.collect(), ..Txn::default() };
+        let asked = host.read(&Query { body: Some(query::Body::Txn(txn.clone())) }).unwrap();
+        let before = rows(&host.engine).len();
+        let applied = host.apply(&Command { at_revision: 0, body: Some(command::Body::Txn(txn)) });
+        prop_assert_eq!(asked, applied);
+        prop_assert_eq!(rows(&host.engine).len(), before);
+    }
+
+    #[test]
+    fn random_bytes_are_outcomes_and_change_nothing(bytes in vec(any::<u8>(), 0..60)) {
+        let mut host = Host::new(MemState::new());
+        host.apply_all([Bytes::from(bytes.clone())]);
+        let _ = host.read_bytes(bytes.into());
+    }
+
+    #[test]
+    fn damaged_commands_never_panic(
+        command in command(), at in any::<prop::sample::Index>(), bit in 0u8..8,
+    ) {
+        let mut host = Host::new(MemState::new());
+        let mut bytes = command.encode_to_vec();
+        if !bytes.is_empty() {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+        }
+        host.apply_all([Bytes::from(bytes)]);
+    }
+}
+
+#[test]
+fn the_cost_of_a_sweep_follows_the_writes_and_not_the_keys() {
+    let mut host = Host::new(MemState::new());
+    for key in 0u32..500 {
+        host.apply(&put(&key.to_be_bytes(), b"1"));
+    }
+    let revision = host.range(everything(0)).revision;
+    assert_eq!(error(&host.apply(&compact(revision))), None);
+    while host.sweep(64) {}
+    let rows_before = rows(&host.engine).len();
+    // Three writes to one key among 500: the sweep has three events to look at, and no more.
+    (0..3).for_each(|_| drop(host.apply(&put(&7u32.to_be_bytes(), b"2"))));
+    host.apply(&compact(revision + 3));
+    let mut rounds = 1;
+    while host.sweep(1) {
+        rounds += 1;
+    }
+    // The event at the old floor, two events above it, a value under each of those; and a last look.
+    assert_eq!(rounds, 6);
+    // What the write at the new floor has overwritten stays until the floor has passed that write.
+    assert_eq!(rows(&host.engine).len(), rows_before + 1);
+}
+
+#[test]
+fn a_failed_engine_is_an_error_and_not_an_outcome() {
+    let engine = MemState::new();
+    let mut host = Host::new(engine.clone());
+    host.apply(&put(b"a", b"1"));
+    engine.fail(true);
+    assert!(host.read(&Query { body: Some(query::Body::Range(everything(0))) }).is_err());
+    assert!(engine.write(quorate_store::Rows::default()).is_err());
+    assert!(engine.flush().is_err() && engine.durable(b"x").is_err());
+    engine.fail(false);
+    host.restart();
+    assert_eq!(host.log_len(), 1);
+}
+
+fn put(key: &[u8], value: &[u8]) -> Command {
+    let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+    let put = quorate_types::kv::Put { key, value, ..Default::default() };
+    Command { at_revision: 0, body: Some(command::Body::Put(put)) }
+}
+
+#[test]
+fn rows_are_where_the_layout_says() {
+    let mut host = Host::new(MemState::new());
+    host.apply(&put(b"a\0b", b"value"));
+    let stamp = layout::Stamp { revision: 2, sub: 0 };
+    let tags: Vec<_> = rows(&host.engine).keys().cloned().collect();
+    let expected = [
+        layout::current(b"a\0b"),
+        layout::event(stamp).to_vec(),
+        layout::history(b"a\0b", stamp),
+        layout::group(crate::host::GROUP).to_vec(),
+    ];
+    assert_eq!(tags, expected.map(Bytes::from));
+    assert_eq!(tagged(&host, TAG_CURRENT).len(), 1);
+}

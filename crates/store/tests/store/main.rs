@@ -1,0 +1,15 @@
+//! The store as its host uses it: engines, the batch, and the keyspace machine, against slow models.
+//!
+//! - [`host`]: a stand-in for the node: one group, its log, restarts.
+//! - [`model`]: etcd's keyspace, obviously right and slow.
+//! - [`generate`]: random commands and questions.
+//! - [`etcd_facts`]: what etcd 3.5.1 does in the cases that are easy to get wrong, one test each.
+//! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
+//! - [`engines`]: the promises of the engines and of the overlay.
+
+mod engines;
+mod etcd_facts;
+mod generate;
+mod histories;
+mod host;
+mod model;
