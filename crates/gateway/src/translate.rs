@@ -166,7 +166,10 @@ fn response_op(outcome: kv::Outcome) -> Result<ResponseOp, ApiError> {
         Some(outcome::Body::DeleteRange(delete)) => {
             Response::ResponseDeleteRange(delete_range_response(header, delete))
         }
-        Some(outcome::Body::Txn(txn)) => Response::ResponseTxn(txn_response(header, txn)?),
+        // etcd leaves even the revision out of a nested transaction's own header.
+        Some(outcome::Body::Txn(txn)) => {
+            Response::ResponseTxn(txn_response(ResponseHeader::default(), txn)?)
+        }
         Some(outcome::Body::Compact(_) | outcome::Body::Status(_) | outcome::Body::Error(_))
         | None => return Err(ApiError::UnexpectedOutcome),
     };

@@ -119,3 +119,91 @@ impl<'t> RangeSet<'t> {
             || self.ranges.range(..=key).next_back().is_some_and(|(_, end)| key < *end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use quorate_api::etcdserverpb::PutRequest;
+
+    use super::*;
+
+    /// The rule as a slow twin: every write with the path of branches that leads to it.
+    #[derive(Clone, Debug)]
+    struct Write {
+        put: Option<Bytes>,
+        delete: Option<(Bytes, Bytes)>,
+    }
+
+    fn key() -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(0u8..3, 1..3).prop_map(Bytes::from)
+    }
+
+    fn end() -> impl Strategy<Value = Bytes> {
+        proptest::collection::vec(0u8..3, 0..3).prop_map(Bytes::from)
+    }
+
+    fn write() -> impl Strategy<Value = Write> {
+        prop_oneof![
+            key().prop_map(|key| Write { put: Some(key), delete: None }),
+            (key(), end()).prop_map(|range| Write { put: None, delete: Some(range) }),
+        ]
+    }
+
+    fn op(write: &Write) -> RequestOp {
+        let request = match (write.put.clone(), write.delete.clone()) {
+            (Some(key), _) => Request::RequestPut(PutRequest { key, ..PutRequest::default() }),
+            (None, range) => {
+                let (key, range_end) = range.unwrap_or_default();
+                Request::RequestDeleteRange(DeleteRangeRequest { key, range_end, prev_kv: false })
+            }
+        };
+        RequestOp { request: Some(request) }
+    }
+
+    fn deletes(write: &Write, key: &Bytes) -> bool {
+        write.delete.as_ref().is_some_and(|(start, end)| match end.as_ref() {
+            [] => start == key,
+            [0] => false,
+            _ => start <= key && key < end,
+        })
+    }
+
+    /// Any put collides with any other put of its key and with any delete over it.
+    fn collide(writes: &[Write]) -> bool {
+        writes.iter().enumerate().any(|(at, write)| {
+            write.put.as_ref().is_some_and(|key| {
+                let others = writes.iter().enumerate().filter(|(other, _)| *other != at);
+                others.clone().any(|(_, other)| other.put.as_ref() == Some(key))
+                    || others.clone().any(|(_, other)| deletes(other, key))
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn one_level_is_refused_if_and_only_if_two_writes_collide(
+            writes in proptest::collection::vec(write(), 0..6),
+        ) {
+            let txn = TxnRequest { success: writes.iter().map(op).collect(), ..Default::default() };
+            let expected = if collide(&writes) { Err(ApiError::DuplicateKey) } else { Ok(()) };
+            prop_assert_eq!(check_writes(&txn), expected);
+            // The other branch is checked in the same way, and apart from the first.
+            let txn = TxnRequest { failure: txn.success.clone(), success: txn.success, ..Default::default() };
+            prop_assert_eq!(check_writes(&txn), expected);
+        }
+
+        #[test]
+        fn a_nested_list_collides_as_if_it_stood_in_front(
+            inner in proptest::collection::vec(write(), 0..4),
+            outer in proptest::collection::vec(write(), 0..4),
+        ) {
+            let nested = TxnRequest { success: inner.iter().map(op).collect(), ..Default::default() };
+            let mut ops = vec![RequestOp { request: Some(Request::RequestTxn(nested)) }];
+            ops.extend(outer.iter().map(op));
+            let flat: Vec<_> = inner.into_iter().chain(outer).collect();
+            let expected = if collide(&flat) { Err(ApiError::DuplicateKey) } else { Ok(()) };
+            prop_assert_eq!(check_writes(&TxnRequest { success: ops, ..Default::default() }), expected);
+        }
+    }
+}
