@@ -1,0 +1,145 @@
+//! A backend over a [`Keyspace`], that fails when it is told to.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use quorate_gateway::{
+    Answer, Backend, BackendError, Consistency, GroupStatus, Member, NodeStatus, PeerLag, Role,
+};
+use quorate_types::kv::{Command, Query};
+use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term};
+
+use crate::keyspace::Keyspace;
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0ffee);
+pub(crate) const MEMBER: NodeId = NodeId(0xbeef);
+pub(crate) const TERM: Term = Term(7);
+
+/// One node that leads a group of its own.
+pub(crate) struct FakeBackend {
+    state: Mutex<State>,
+}
+
+struct State {
+    keyspace: Keyspace,
+    client_url: String,
+    has_leader: bool,
+    is_ready: bool,
+    /// What every proposal and read fails with.
+    failure: Option<BackendError>,
+    /// How each read was asked for.
+    reads: Vec<Consistency>,
+    proposals: Vec<Command>,
+}
+
+impl FakeBackend {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                keyspace: Keyspace::new(),
+                client_url: String::new(),
+                has_leader: true,
+                is_ready: true,
+                failure: None,
+                reads: Vec::new(),
+                proposals: Vec::new(),
+            }),
+        }
+    }
+
+    pub(crate) fn advertise(&self, address: SocketAddr) {
+        self.state().client_url = format!("http://{address}");
+    }
+
+    pub(crate) fn fail_with(&self, failure: Option<BackendError>) {
+        self.state().failure = failure;
+    }
+
+    pub(crate) fn lose_leader(&self) {
+        self.state().has_leader = false;
+    }
+
+    pub(crate) fn set_ready(&self, is_ready: bool) {
+        self.state().is_ready = is_ready;
+    }
+
+    /// How the reads since the last call were asked for.
+    pub(crate) fn take_reads(&self) -> Vec<Consistency> {
+        std::mem::take(&mut self.state().reads)
+    }
+
+    /// The commands proposed since the last call.
+    pub(crate) fn take_proposals(&self) -> Vec<Command> {
+        std::mem::take(&mut self.state().proposals)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds the state")
+    }
+}
+
+impl Backend for FakeBackend {
+    async fn propose(&self, command: Command) -> Result<Answer, BackendError> {
+        let mut state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        let outcome = state.keyspace.apply(&command);
+        state.proposals.push(command);
+        Ok(Answer { outcome, raft_term: TERM })
+    }
+
+    async fn read(&self, query: Query, consistency: Consistency) -> Result<Answer, BackendError> {
+        let mut state = self.state();
+        state.reads.push(consistency);
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        Ok(Answer { outcome: state.keyspace.read(&query), raft_term: TERM })
+    }
+
+    fn node_status(&self) -> NodeStatus {
+        NodeStatus {
+            cluster_id: CLUSTER,
+            member_id: MEMBER,
+            member_name: "n1".to_owned(),
+            leader: self.state().has_leader.then_some(MEMBER),
+            raft_term: TERM,
+            raft_index: LogIndex(42),
+            raft_applied: LogIndex(41),
+            db_size_bytes: 20_480,
+            db_in_use_bytes: 16_384,
+            is_learner: false,
+            errors: Vec::new(),
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        vec![Member {
+            id: MEMBER,
+            name: "n1".to_owned(),
+            peer_urls: vec!["https://127.0.0.1:2380".to_owned()],
+            client_urls: vec![self.state().client_url.clone()],
+            is_learner: false,
+        }]
+    }
+
+    fn groups(&self) -> Vec<GroupStatus> {
+        vec![GroupStatus {
+            group: GroupId::FIRST_DATA,
+            kind: "kv".to_owned(),
+            node: MEMBER,
+            role: Role::Leader,
+            leader: Some(MEMBER),
+            term: TERM,
+            commit: LogIndex(42),
+            applied: LogIndex(41),
+            last: LogIndex(43),
+            peers: vec![PeerLag { node: NodeId(2), match_index: LogIndex(40), lag: 3 }],
+        }]
+    }
+
+    fn is_ready(&self) -> bool {
+        self.state().is_ready
+    }
+}

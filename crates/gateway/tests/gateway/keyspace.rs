@@ -1,0 +1,246 @@
+//! etcd's keyspace as a small, slow machine in memory that keeps every version of every key.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use quorate_types::KeyRange;
+use quorate_types::kv::{
+    Command, CompactOutcome, Compare, CompareResult, DeleteRange, DeleteRangeOutcome, KeyValue,
+    KvError, Op, Outcome, Put, PutOutcome, Query, Range, RangeOutcome, SortOrder, SortTarget,
+    StatusOutcome, Txn, TxnOutcome, command, compare::Target, op, outcome, query,
+};
+
+/// A revision of a key: the pair, or `None` where it was deleted.
+type Versions = BTreeMap<i64, Option<KeyValue>>;
+
+/// The keyspace.
+pub(crate) struct Keyspace {
+    keys: BTreeMap<Bytes, Versions>,
+    revision: i64,
+    compacted: i64,
+}
+
+impl Keyspace {
+    pub(crate) fn new() -> Self {
+        Self { keys: BTreeMap::new(), revision: 1, compacted: -1 }
+    }
+
+    pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
+        let mut writer = Writer { at: self.revision + 1, changed: false, keyspace: self };
+        let result = match command.body.as_ref().expect("a command") {
+            command::Body::Put(put) => writer.checked(&[op::Body::Put(put.clone())]),
+            command::Body::DeleteRange(delete) => {
+                writer.checked(&[op::Body::DeleteRange(delete.clone())])
+            }
+            command::Body::Txn(txn) => writer.checked(&[op::Body::Txn(txn.clone())]),
+            command::Body::Compact(compact) => writer.keyspace.compact(compact.revision),
+        };
+        if writer.changed {
+            self.revision += 1;
+        }
+        self.outcome(result)
+    }
+
+    pub(crate) fn read(&mut self, query: &Query) -> Outcome {
+        let mut reader = Writer { at: self.revision + 1, changed: false, keyspace: self };
+        let result = match query.body.as_ref().expect("a query") {
+            query::Body::Range(range) => reader.checked(&[op::Body::Range(range.clone())]),
+            query::Body::Txn(txn) => reader.checked(&[op::Body::Txn(txn.clone())]),
+            query::Body::Status(_) => Ok(outcome::Body::Status(StatusOutcome {
+                compact_revision: reader.keyspace.compacted.max(0),
+            })),
+        };
+        assert!(!reader.changed, "a query changed the keyspace");
+        self.outcome(result)
+    }
+
+    fn outcome(&self, result: Result<outcome::Body, KvError>) -> Outcome {
+        let body = result.unwrap_or_else(|error| outcome::Body::Error(error as i32));
+        Outcome { revision: self.revision, body: Some(body) }
+    }
+
+    fn compact(&mut self, revision: i64) -> Result<outcome::Body, KvError> {
+        if revision <= self.compacted {
+            return Err(KvError::Compacted);
+        }
+        if revision > self.revision {
+            return Err(KvError::FutureRevision);
+        }
+        self.compacted = revision;
+        Ok(outcome::Body::Compact(CompactOutcome {}))
+    }
+
+    /// The pairs of a range as of `revision`, by key.
+    fn pairs(&self, range: &KeyRange, revision: i64) -> Vec<KeyValue> {
+        let of_key = |versions: &Versions| versions.range(..=revision).next_back()?.1.clone();
+        let keys = self.keys.iter().filter(|(key, _)| range.contains(key));
+        keys.filter_map(|(_, versions)| of_key(versions)).collect()
+    }
+}
+
+/// One command or query at work.
+struct Writer<'k> {
+    keyspace: &'k mut Keyspace,
+    /// The revision of this command's writes.
+    at: i64,
+    changed: bool,
+}
+
+impl Writer<'_> {
+    /// Runs one operation, if all that it will run may run.
+    fn checked(&mut self, ops: &[op::Body]) -> Result<outcome::Body, KvError> {
+        ops.iter().try_for_each(|op| self.check(op))?;
+        Ok(self.run(&ops[0]))
+    }
+
+    fn revision(&self) -> i64 {
+        self.at - i64::from(!self.changed)
+    }
+
+    fn check(&self, op: &op::Body) -> Result<(), KvError> {
+        match op {
+            op::Body::Range(range) if range.revision > self.keyspace.revision => {
+                Err(KvError::FutureRevision)
+            }
+            op::Body::Range(range)
+                if range.revision > 0 && range.revision < self.keyspace.compacted =>
+            {
+                Err(KvError::Compacted)
+            }
+            op::Body::Put(put) if put.lease != 0 => Err(KvError::LeaseNotFound),
+            op::Body::Put(put) if put.ignore_value || put.ignore_lease => {
+                match self.current(&KeyRange::single(&put.key)).is_empty() {
+                    true => Err(KvError::KeyNotFound),
+                    false => Ok(()),
+                }
+            }
+            op::Body::Txn(txn) => self.branch(txn).1.iter().try_for_each(|op| {
+                self.check(op.body.as_ref().expect("the gateway lets no empty operation pass"))
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn run(&mut self, op: &op::Body) -> outcome::Body {
+        match op {
+            op::Body::Range(range) => outcome::Body::Range(self.range(range)),
+            op::Body::Put(put) => outcome::Body::Put(self.put(put)),
+            op::Body::DeleteRange(delete) => outcome::Body::DeleteRange(self.delete(delete)),
+            op::Body::Txn(txn) => outcome::Body::Txn(self.txn(txn)),
+        }
+    }
+
+    fn txn(&mut self, txn: &Txn) -> TxnOutcome {
+        let (succeeded, ops) = self.branch(txn);
+        let responses = ops
+            .iter()
+            .map(|op| {
+                let body = self.run(op.body.as_ref().expect("checked before"));
+                Outcome { revision: self.revision(), body: Some(body) }
+            })
+            .collect();
+        TxnOutcome { succeeded, responses }
+    }
+
+    fn branch<'t>(&self, txn: &'t Txn) -> (bool, &'t [Op]) {
+        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
+        (succeeded, if succeeded { &txn.success } else { &txn.failure })
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        let pairs = self.current(&KeyRange::from_request(&compare.key, &compare.range_end));
+        let target = compare.target.as_ref().expect("a target");
+        if pairs.is_empty() {
+            let by_value = matches!(target, Target::Value(_));
+            return !by_value && pair_holds(compare, target, &KeyValue::default());
+        }
+        pairs.iter().all(|pair| pair_holds(compare, target, pair))
+    }
+
+    fn current(&self, range: &KeyRange) -> Vec<KeyValue> {
+        self.keyspace.pairs(range, self.at)
+    }
+
+    fn range(&self, range: &Range) -> RangeOutcome {
+        let revision = if range.revision == 0 { self.at } else { range.revision };
+        let keys = KeyRange::from_request(&range.key, &range.range_end);
+        let mut kvs = self.keyspace.pairs(&keys, revision);
+        let count = kvs.len() as i64;
+        if range.count_only {
+            return RangeOutcome { kvs: Vec::new(), more: false, count };
+        }
+        let within = |value: i64, min: i64, max: i64| {
+            (min == 0 || value >= min) && (max == 0 || value <= max)
+        };
+        kvs.retain(|kv| {
+            within(kv.mod_revision, range.min_mod_revision, range.max_mod_revision)
+                && within(kv.create_revision, range.min_create_revision, range.max_create_revision)
+        });
+        if range.sort_order != SortOrder::None as i32 {
+            kvs.sort_by(|a, b| match SortTarget::try_from(range.sort_target).expect("checked") {
+                SortTarget::Key => a.key.cmp(&b.key),
+                SortTarget::Version => a.version.cmp(&b.version),
+                SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+                SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+                SortTarget::Value => a.value.cmp(&b.value),
+            });
+        }
+        if range.sort_order == SortOrder::Descend as i32 {
+            kvs.reverse();
+        }
+        let limit = if range.limit == 0 { usize::MAX } else { range.limit as usize };
+        let more = kvs.len() > limit;
+        kvs.truncate(limit);
+        if range.keys_only {
+            kvs.iter_mut().for_each(|kv| kv.value.clear());
+        }
+        RangeOutcome { kvs, more, count }
+    }
+
+    fn put(&mut self, put: &Put) -> PutOutcome {
+        let old = self.current(&KeyRange::single(&put.key)).pop();
+        let (create_revision, version, value) = match &old {
+            Some(old) => (old.create_revision, old.version + 1, &old.value),
+            None => (self.at, 1, &put.value),
+        };
+        let kv = KeyValue {
+            key: put.key.clone(),
+            create_revision,
+            mod_revision: self.at,
+            version,
+            value: if put.ignore_value { value.clone() } else { put.value.clone() },
+            lease: put.lease,
+        };
+        self.write(put.key.clone(), Some(kv));
+        PutOutcome { prev_kv: old.filter(|_| put.prev_kv) }
+    }
+
+    fn delete(&mut self, delete: &DeleteRange) -> DeleteRangeOutcome {
+        let old = self.current(&KeyRange::from_request(&delete.key, &delete.range_end));
+        old.iter().for_each(|kv| self.write(kv.key.clone(), None));
+        let deleted = old.len() as i64;
+        DeleteRangeOutcome { deleted, prev_kvs: if delete.prev_kv { old } else { Vec::new() } }
+    }
+
+    fn write(&mut self, key: Bytes, kv: Option<KeyValue>) {
+        self.changed = true;
+        self.keyspace.keys.entry(key).or_default().insert(self.at, kv);
+    }
+}
+
+fn pair_holds(compare: &Compare, target: &Target, pair: &KeyValue) -> bool {
+    let order = match target {
+        Target::Version(version) => pair.version.cmp(version),
+        Target::CreateRevision(revision) => pair.create_revision.cmp(revision),
+        Target::ModRevision(revision) => pair.mod_revision.cmp(revision),
+        Target::Value(value) => pair.value.cmp(value),
+        Target::Lease(lease) => pair.lease.cmp(lease),
+    };
+    match CompareResult::try_from(compare.result).expect("checked by the gateway") {
+        CompareResult::Equal => order == Ordering::Equal,
+        CompareResult::Greater => order == Ordering::Greater,
+        CompareResult::Less => order == Ordering::Less,
+        CompareResult::NotEqual => order != Ordering::Equal,
+    }
+}

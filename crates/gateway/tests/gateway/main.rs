@@ -1,0 +1,15 @@
+//! The gateway from outside: real sockets, stock clients, and a keyspace in memory behind it.
+//!
+//! - `services`: what each service answers, and how failures of the backend reach a client.
+//! - `ports`: noise, half-open connections, oversized messages, plain pages.
+//! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
+//! - `etcdctl`: the stock command line against both.
+
+mod beside_etcd;
+mod etcdctl;
+mod fake;
+mod keyspace;
+mod peer;
+mod ports;
+mod services;
+mod support;

@@ -1,0 +1,109 @@
+//! A gateway over a keyspace in memory, on a loopback port.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use quorate_api::etcdserverpb::cluster_client::ClusterClient;
+use quorate_api::etcdserverpb::kv_client::KvClient;
+use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_gateway::{Gateway, GatewayConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::fake::FakeBackend;
+
+/// A running gateway.
+pub(crate) struct Door {
+    pub(crate) backend: Arc<FakeBackend>,
+    pub(crate) address: SocketAddr,
+    pub(crate) metrics_address: SocketAddr,
+    /// Dropping this ends the gateway.
+    pub(crate) shutdown: watch::Sender<()>,
+    pub(crate) served: JoinHandle<()>,
+}
+
+impl Door {
+    pub(crate) async fn open() -> Self {
+        Self::open_with(GatewayConfig::default()).await
+    }
+
+    pub(crate) async fn open_with(config: GatewayConfig) -> Self {
+        Self::open_at(config, "127.0.0.1:0", FakeBackend::new()).await
+    }
+
+    pub(crate) async fn open_at(
+        config: GatewayConfig,
+        address: &str,
+        backend: FakeBackend,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a loopback port");
+        let metrics_listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+        let address = listener.local_addr().expect("a bound port");
+        let metrics_address = metrics_listener.local_addr().expect("a bound port");
+        backend.advertise(address);
+        let backend = Arc::new(backend);
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let page = recorder.handle();
+        let gateway = Arc::new(Gateway::new(
+            Arc::clone(&backend),
+            config,
+            Arc::new(move || page.render()),
+            &recorder,
+        ));
+        let (shutdown, mut end) = watch::channel(());
+        let mut metrics_end = end.clone();
+        let client_port = Arc::clone(&gateway);
+        let served = tokio::spawn(async move {
+            client_port.serve(listener, async move { drop(end.changed().await) }).await;
+        });
+        tokio::spawn(async move {
+            let end = async move { drop(metrics_end.changed().await) };
+            gateway.serve_metrics(metrics_listener, end).await;
+        });
+        Self { backend, address, metrics_address, shutdown, served }
+    }
+
+    /// A page of the client port: status and body.
+    pub(crate) async fn page(&self, path: &str) -> (u16, String) {
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        exchange(&self.address.to_string(), request.as_bytes()).await
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        channel(&self.address.to_string()).await
+    }
+
+    pub(crate) async fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn maintenance(&self) -> MaintenanceClient<Channel> {
+        MaintenanceClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel().await)
+    }
+}
+
+/// A connection to `host:port`.
+pub(crate) async fn channel(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    endpoint.connect().await.expect("the server listens")
+}
+
+/// Sends `request` as it is and reads to the end: the status code and the body.
+pub(crate) async fn exchange(address: &str, request: &[u8]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.expect("the server listens");
+    stream.write_all(request).await.expect("it reads the request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("it answers and hangs up");
+    let answer = String::from_utf8(answer).expect("a page is text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).expect("a status line").parse().expect("a status code");
+    (status, body.to_owned())
+}
