@@ -1,1 +1,48 @@
-//! x
+//! The front door: etcd's v3 services over one [`Backend`], so that stock clients work unchanged.
+//!
+//! The gateway translates, validates and counts. It knows neither groups' logs nor leaders: whoever keeps
+//! the data stands behind the [`Backend`] trait.
+//!
+//! - [`backend`]: the one way out.
+//! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them.
+//! - `door`: from an HTTP/2 request to the service that answers it.
+//! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
+//! - `desk`: what the services share.
+//! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
+//! - [`error`]: every refusal, with etcd's codes and texts.
+//! - [`http`](mod@http): the plain pages beside gRPC.
+//! - `metrics`, [`config`].
+//!
+//! # What differs from etcd, on purpose
+//!
+//! An unknown sort order or target and an unknown compare are refused, not guessed. A transaction has a
+//! cap on its total and on its depth. A compaction does not wait for the space that it frees. There are
+//! no alarms: nothing raises one, so the list is empty.
+
+pub mod backend;
+pub mod config;
+pub mod error;
+pub mod http;
+pub mod server;
+pub mod validate;
+
+mod admin;
+mod cluster;
+mod connection;
+mod desk;
+mod door;
+mod health;
+mod kv;
+mod maintenance;
+mod metrics;
+mod translate;
+mod writes;
+
+pub use backend::{
+    Answer, Backend, BackendError, Consistency, GroupStatus, Member, NodeStatus, PeerLag, Role,
+};
+pub use config::GatewayConfig;
+pub use desk::ETCD_VERSION;
+pub use error::ApiError;
+pub use http::MetricsPage;
+pub use server::Gateway;

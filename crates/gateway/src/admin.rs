@@ -1,0 +1,82 @@
+//! The `quorate.v1` Admin service: the many groups under one keyspace, which etcd's API has no words for.
+
+use std::sync::Arc;
+
+use quorate_api::quorate::v1::{
+    Cluster, ClusterNode, Group, Node, Peer, Role, StatusRequest, StatusResponse, admin_server,
+};
+use tonic::{Request, Response, Status};
+
+use crate::backend::{self, Backend, GroupStatus, Member};
+use crate::desk::Desk;
+
+/// Our own service over a backend.
+pub(crate) struct AdminService<B> {
+    desk: Arc<Desk<B>>,
+}
+
+impl<B: Backend> AdminService<B> {
+    pub(crate) fn new(desk: Arc<Desk<B>>) -> Self {
+        Self { desk }
+    }
+}
+
+#[tonic::async_trait]
+impl<B: Backend> admin_server::Admin for AdminService<B> {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let backend = &self.desk.backend;
+        let status = backend.node_status();
+        Ok(Response::new(StatusResponse {
+            node: Some(Node {
+                id: status.member_id.value(),
+                name: status.member_name,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ready: backend.is_ready(),
+                db_size_bytes: status.db_size_bytes,
+            }),
+            cluster: Some(Cluster {
+                id: status.cluster_id.value(),
+                nodes: backend.members().into_iter().map(node).collect(),
+            }),
+            groups: backend.groups().into_iter().map(group).collect(),
+        }))
+    }
+}
+
+fn node(member: Member) -> ClusterNode {
+    ClusterNode {
+        id: member.id.value(),
+        name: member.name,
+        peer_addresses: member.peer_urls,
+        client_addresses: member.client_urls,
+        learner: member.is_learner,
+    }
+}
+
+fn group(group: GroupStatus) -> Group {
+    let peer = |peer: backend::PeerLag| Peer {
+        node: peer.node.value(),
+        match_index: peer.match_index.value(),
+        lag: peer.lag,
+    };
+    Group {
+        id: group.group.value(),
+        kind: group.kind,
+        role: role(group.role) as i32,
+        leader: group.leader.map_or(0, |leader| leader.value()),
+        term: group.term.value(),
+        commit: group.commit.value(),
+        applied: group.applied.value(),
+        last: group.last.value(),
+        peers: group.peers.into_iter().map(peer).collect(),
+    }
+}
+
+const fn role(role: backend::Role) -> Role {
+    match role {
+        backend::Role::Follower => Role::Follower,
+        backend::Role::Candidate => Role::Candidate,
+        backend::Role::Leader => Role::Leader,
+        backend::Role::Learner => Role::Learner,
+    }
+}

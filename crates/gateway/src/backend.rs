@@ -1,0 +1,183 @@
+//! The one way out of the gateway: what it asks of whoever keeps the data.
+//!
+//! The gateway knows neither groups' logs nor leaders. The `quorate` binary implements [`Backend`] over a
+//! node; tests implement it over a map in memory.
+
+use std::future::Future;
+
+use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term, kv};
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consistency {
+    /// It sees every write that was acknowledged before it began.
+    Linearizable,
+    /// It is answered by the local replica, which may be behind.
+    Serializable,
+}
+
+/// What came of a command or query.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Answer {
+    /// The state machine's own answer, refusals included.
+    pub outcome: kv::Outcome,
+    /// The term of the group that served it.
+    pub raft_term: Term,
+}
+
+/// Why a command or query has no answer. Variants by what the caller can know and do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No leader is known; nothing was proposed. Worth another try.
+    #[error("no leader")]
+    NoLeader,
+    /// Leadership moved while the request waited; nothing was proposed. Worth another try.
+    #[error("leader changed")]
+    LeaderChanged,
+    /// No answer in time. A command may have been applied, or may still be.
+    #[error("timed out, outcome unknown")]
+    TimedOut,
+    /// Too many bytes or requests wait already; nothing was proposed.
+    #[error("overloaded")]
+    Overloaded,
+    /// Too little disk space for a command that grows the data; nothing was proposed.
+    #[error("out of space")]
+    NoSpace,
+    /// The node is going down; nothing was proposed.
+    #[error("stopping")]
+    Stopping,
+    /// The data is damaged and must not be served.
+    #[error("data is damaged")]
+    Corrupt,
+    /// The request is well formed and nobody can run it yet; the words say which part.
+    #[error("unsupported: {0}")]
+    Unsupported(&'static str),
+}
+
+/// Where the answering node stands; of its first data group where a figure belongs to a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeStatus {
+    /// The cluster's id; fixed while the process lives.
+    pub cluster_id: ClusterId,
+    /// The node's id, which is etcd's member id; fixed while the process lives.
+    pub member_id: NodeId,
+    /// The node's name.
+    pub member_name: String,
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// The Raft term.
+    pub raft_term: Term,
+    /// The highest index known to be committed.
+    pub raft_index: LogIndex,
+    /// The highest index applied here.
+    pub raft_applied: LogIndex,
+    /// Size of the stored state on disk.
+    pub db_size_bytes: u64,
+    /// Bytes of the stored state that hold live data.
+    pub db_in_use_bytes: u64,
+    /// The replica has no vote.
+    pub is_learner: bool,
+    /// What is wrong, in words for an operator.
+    pub errors: Vec<String>,
+}
+
+/// A node of the cluster, as the answering node knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The node's id.
+    pub id: NodeId,
+    /// The node's name.
+    pub name: String,
+    /// Where other nodes reach it.
+    pub peer_urls: Vec<String>,
+    /// Where clients reach it.
+    pub client_urls: Vec<String>,
+    /// It has no vote.
+    pub is_learner: bool,
+}
+
+/// The role of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It follows.
+    Follower,
+    /// It asks for votes, or whether it would get them.
+    Candidate,
+    /// It leads.
+    Leader,
+    /// It receives the log and has no vote.
+    Learner,
+}
+
+/// One replica of the answering node: `applied <= commit <= last`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// The kind of its state machine.
+    pub kind: String,
+    /// The node that holds the replica.
+    pub node: NodeId,
+    /// The replica's role.
+    pub role: Role,
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// The Raft term.
+    pub term: Term,
+    /// The highest index known to be committed.
+    pub commit: LogIndex,
+    /// The highest index applied here.
+    pub applied: LogIndex,
+    /// The highest index in the replica's log.
+    pub last: LogIndex,
+    /// On the leader: how far each other member is; empty elsewhere.
+    pub peers: Vec<PeerLag>,
+}
+
+/// How far a member of a group is, as its leader knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerLag {
+    /// The member.
+    pub node: NodeId,
+    /// The highest index that it holds durably.
+    pub match_index: LogIndex,
+    /// Entries of the leader's log that it does not hold yet.
+    pub lag: u64,
+}
+
+/// What the gateway needs from the node behind it.
+///
+/// A caller may drop the future of [`propose`](Self::propose) or [`read`](Self::read) at any time (its
+/// client went away): the command may then still be applied, and nobody hears of it.
+pub trait Backend: Send + Sync + 'static {
+    /// Replicates a command and returns what applying it gave.
+    ///
+    /// # Errors
+    /// When there is no answer; only [`BackendError::TimedOut`] leaves it open whether it was applied.
+    fn propose(
+        &self,
+        command: kv::Command,
+    ) -> impl Future<Output = Result<Answer, BackendError>> + Send;
+
+    /// Answers a query that changes nothing.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn read(
+        &self,
+        query: kv::Query,
+        consistency: Consistency,
+    ) -> impl Future<Output = Result<Answer, BackendError>> + Send;
+
+    /// Where this node stands, from memory.
+    fn node_status(&self) -> NodeStatus;
+
+    /// The nodes of the cluster, from memory.
+    fn members(&self) -> Vec<Member>;
+
+    /// This node's replicas, from memory, by group id.
+    fn groups(&self) -> Vec<GroupStatus>;
+
+    /// True while this node can serve clients: its replicas have recovered and a leader is known.
+    fn is_ready(&self) -> bool;
+}

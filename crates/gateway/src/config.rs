@@ -1,0 +1,56 @@
+//! What an operator may set about the front door.
+
+use std::time::Duration;
+
+/// Limits and times of the front door.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GatewayConfig {
+    /// Largest encoded command in bytes; larger ones get `etcdserver: request is too large`. Default
+    /// 1.5 MiB, as etcd's. Raising it lets one request hold up a group's log for longer.
+    pub max_request_bytes: usize,
+    /// Largest count of compares, of success and of failure operations of a transaction, per level; a
+    /// nested one gets what its outer levels leave. Default 128, as etcd's.
+    pub max_txn_ops: usize,
+    /// Time between HTTP/2 pings to a client that says nothing. Default 2 h, as etcd's; lower values find
+    /// dead clients sooner and cost a packet each.
+    pub grpc_keepalive_interval: Duration,
+    /// Time that a client has to answer a ping before it is cut off. Default 20 s, as etcd's.
+    pub grpc_keepalive_timeout: Duration,
+    /// Requests that one connection may have open at a time; a client's library queues the rest. Default
+    /// 10,000: a request waiting costs a few KiB.
+    pub max_concurrent_streams: u32,
+    /// Connections on one port at a time; further ones wait in the kernel's queue. Default 16,384.
+    pub max_connections: usize,
+    /// Time that a new connection has to say which protocol it speaks, and that an HTTP/1 request may
+    /// take to arrive. Default 10 s: long enough for any live client, so that a half-open one is dropped.
+    pub first_bytes_timeout: Duration,
+    /// Time that open requests have to finish once shutdown begins. Default 5 s.
+    pub shutdown_grace: Duration,
+}
+
+/// What a request may be larger than [`GatewayConfig::max_request_bytes`] before it is even decoded, as
+/// etcd's: 512 KiB.
+pub(crate) const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+impl GatewayConfig {
+    /// Largest gRPC message that is read at all, in bytes.
+    #[must_use]
+    pub const fn message_bytes_max(&self) -> usize {
+        self.max_request_bytes.saturating_add(MESSAGE_OVERHEAD_BYTES)
+    }
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            max_request_bytes: 1536 * 1024,
+            max_txn_ops: 128,
+            grpc_keepalive_interval: Duration::from_secs(2 * 60 * 60),
+            grpc_keepalive_timeout: Duration::from_secs(20),
+            max_concurrent_streams: 10_000,
+            max_connections: 16_384,
+            first_bytes_timeout: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(5),
+        }
+    }
+}

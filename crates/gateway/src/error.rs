@@ -1,0 +1,196 @@
+//! Every refusal of the gateway in one table: gRPC code and text.
+//!
+//! The texts are API: clients match on them, so they are etcd's own to the letter where etcd has the
+//! error. Texts that etcd does not have begin with `quorate:`.
+
+use quorate_types::kv::KvError;
+use tonic::{Code, Status};
+
+use crate::backend::BackendError;
+
+macro_rules! table {
+    ($($(#[$doc:meta])* $name:ident => $code:ident, $text:literal;)*) => {
+        /// Why the gateway refuses a request.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum ApiError {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ApiError {
+            /// Every row of the table.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The gRPC code.
+            #[must_use]
+            pub const fn code(self) -> Code {
+                match self { $(Self::$name => Code::$code,)* }
+            }
+
+            /// The text that clients match on.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+table! {
+    /// A request without a key.
+    EmptyKey => InvalidArgument, "etcdserver: key is not provided";
+    /// An operation on a key that must exist and does not; also an empty operation of a transaction.
+    KeyNotFound => InvalidArgument, "etcdserver: key not found";
+    /// `ignore_value` together with a value.
+    ValueProvided => InvalidArgument, "etcdserver: value is provided";
+    /// `ignore_lease` together with a lease.
+    LeaseProvided => InvalidArgument, "etcdserver: lease is provided";
+    /// A transaction beyond one of its limits.
+    TooManyOps => InvalidArgument, "etcdserver: too many operations in txn request";
+    /// A transaction that writes one key twice.
+    DuplicateKey => InvalidArgument, "etcdserver: duplicate key given in txn request";
+    /// An unknown sort order or target.
+    InvalidSort => InvalidArgument, "etcdserver: invalid sort option";
+    /// A compare with an unknown target or result. etcd takes them for a success; we do not guess.
+    InvalidCompare => InvalidArgument, "quorate: invalid compare target or result";
+    /// A command beyond the size limit.
+    RequestTooLarge => InvalidArgument, "etcdserver: request is too large";
+    /// A read or compaction at a revision that is compacted.
+    Compacted => OutOfRange, "etcdserver: mvcc: required revision has been compacted";
+    /// A read or compaction at a revision that does not exist yet.
+    FutureRevision => OutOfRange, "etcdserver: mvcc: required revision is a future revision";
+    /// A lease that does not exist.
+    LeaseNotFound => NotFound, "etcdserver: requested lease not found";
+    /// The disk is too full for writes that grow the data.
+    NoSpace => ResourceExhausted, "etcdserver: mvcc: database space exceeded";
+    /// Too much waits already.
+    TooManyRequests => ResourceExhausted, "etcdserver: too many requests";
+    /// No leader is known.
+    NoLeader => Unavailable, "etcdserver: no leader";
+    /// Leadership moved while the request waited.
+    LeaderChanged => Unavailable, "etcdserver: leader changed";
+    /// No answer in time; a command may have been applied.
+    Timeout => Unavailable, "etcdserver: request timed out";
+    /// The node is going down.
+    Stopped => Unavailable, "etcdserver: server stopped";
+    /// The data is damaged.
+    Corrupt => DataLoss, "etcdserver: corrupt cluster";
+    /// Alarms cannot be raised or cleared: space is watched and refusals end by themselves.
+    AlarmsAreAutomatic => Unimplemented,
+        "quorate: alarms are not kept; a full disk refuses writes until space is free again";
+    /// The state machine could not read what this gateway wrote.
+    MalformedCommand => Internal, "quorate: command or query not understood";
+    /// The backend answered something else than it was asked.
+    UnexpectedOutcome => Internal, "quorate: unexpected kind of outcome";
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        Self::new(error.code(), error.text())
+    }
+}
+
+impl From<KvError> for ApiError {
+    fn from(error: KvError) -> Self {
+        match error {
+            KvError::Malformed => Self::MalformedCommand,
+            KvError::Compacted => Self::Compacted,
+            KvError::FutureRevision => Self::FutureRevision,
+            KvError::KeyNotFound => Self::KeyNotFound,
+            KvError::LeaseNotFound => Self::LeaseNotFound,
+            // As if it had not been proposed, which is what happens to proposals of a past leader.
+            KvError::StaleRevision => Self::LeaderChanged,
+            KvError::InvalidSort => Self::InvalidSort,
+            KvError::DuplicateKey => Self::DuplicateKey,
+        }
+    }
+}
+
+impl From<BackendError> for Status {
+    fn from(error: BackendError) -> Self {
+        let error = match error {
+            BackendError::NoLeader => ApiError::NoLeader,
+            BackendError::LeaderChanged => ApiError::LeaderChanged,
+            BackendError::TimedOut => ApiError::Timeout,
+            BackendError::Overloaded => ApiError::TooManyRequests,
+            BackendError::NoSpace => ApiError::NoSpace,
+            BackendError::Stopping => ApiError::Stopped,
+            BackendError::Corrupt => ApiError::Corrupt,
+            BackendError::Unsupported(what) => return unimplemented(what),
+        };
+        error.into()
+    }
+}
+
+/// The answer to a method, or a part of one, that this build does not serve.
+pub(crate) fn unimplemented(what: &str) -> Status {
+    Status::unimplemented(format!("quorate: {what} is not implemented"))
+}
+
+/// The answer to a message above the transport's limit, in the words and with the code of etcd's gRPC
+/// library.
+pub(crate) fn message_too_large(found_bytes: u64, limit_bytes: u64) -> Status {
+    Status::resource_exhausted(format!(
+        "grpc: received message larger than max ({found_bytes} vs. {limit_bytes})"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_unique_and_say_whose_they_are() {
+        for (at, error) in ApiError::ALL.iter().enumerate() {
+            let text = error.text();
+            assert!(text.starts_with("etcdserver: ") || text.starts_with("quorate: "), "{text}");
+            assert!(ApiError::ALL[..at].iter().all(|other| other.text() != text), "{text}");
+            let status = Status::from(*error);
+            assert_eq!((status.code(), status.message()), (error.code(), text));
+        }
+    }
+
+    #[test]
+    fn only_a_timeout_leaves_the_outcome_of_a_command_open() {
+        let rows: [(BackendError, Code, &str); 8] = [
+            (BackendError::NoLeader, Code::Unavailable, "etcdserver: no leader"),
+            (BackendError::LeaderChanged, Code::Unavailable, "etcdserver: leader changed"),
+            (BackendError::TimedOut, Code::Unavailable, "etcdserver: request timed out"),
+            (BackendError::Overloaded, Code::ResourceExhausted, "etcdserver: too many requests"),
+            (
+                BackendError::NoSpace,
+                Code::ResourceExhausted,
+                "etcdserver: mvcc: database space exceeded",
+            ),
+            (BackendError::Stopping, Code::Unavailable, "etcdserver: server stopped"),
+            (BackendError::Corrupt, Code::DataLoss, "etcdserver: corrupt cluster"),
+            (
+                BackendError::Unsupported("a transaction across shards"),
+                Code::Unimplemented,
+                "quorate: a transaction across shards is not implemented",
+            ),
+        ];
+        for (error, code, text) in rows {
+            let timed_out = error == BackendError::TimedOut;
+            let status = Status::from(error);
+            assert_eq!((status.code(), status.message()), (code, text));
+            assert_eq!(text.contains("timed out"), timed_out);
+        }
+    }
+
+    #[test]
+    fn refusals_of_the_state_machine_have_etcd_texts() {
+        let rows = [
+            (KvError::Compacted, ApiError::Compacted),
+            (KvError::FutureRevision, ApiError::FutureRevision),
+            (KvError::KeyNotFound, ApiError::KeyNotFound),
+            (KvError::LeaseNotFound, ApiError::LeaseNotFound),
+            (KvError::InvalidSort, ApiError::InvalidSort),
+            (KvError::DuplicateKey, ApiError::DuplicateKey),
+            (KvError::StaleRevision, ApiError::LeaderChanged),
+            (KvError::Malformed, ApiError::MalformedCommand),
+        ];
+        for (refusal, error) in rows {
+            assert_eq!(ApiError::from(refusal), error);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The KV service.
+//!
+//! The life of a request: it is checked ([`validate`]), turned into a command or query
+//! ([`translate`]), sized ([`KvService::propose`]) and handed to the backend; what comes back is an
+//! outcome, which becomes a response under a header of this node ([`Desk::header`]).
+
+use std::sync::Arc;
+
+use prost::Message;
+use quorate_api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse, kv_server,
+    request_op::Request as OpRequest,
+};
+use quorate_types::kv::{self, KvError, command, outcome, query};
+use tonic::{Request, Response, Status};
+
+use crate::backend::{Answer, Backend, Consistency};
+use crate::desk::Desk;
+use crate::error::ApiError;
+use crate::{translate, validate};
+
+/// etcd's KV service over a backend.
+pub(crate) struct KvService<B> {
+    desk: Arc<Desk<B>>,
+}
+
+impl<B: Backend> KvService<B> {
+    pub(crate) fn new(desk: Arc<Desk<B>>) -> Self {
+        Self { desk }
+    }
+
+    /// Proposes a command, if it is small enough for the log.
+    async fn propose(&self, body: command::Body) -> Result<Outcome, Status> {
+        let command = kv::Command { at_revision: 0, body: Some(body) };
+        if command.encoded_len() > self.desk.config.max_request_bytes {
+            return Err(ApiError::RequestTooLarge.into());
+        }
+        self.open(self.desk.backend.propose(command).await?)
+    }
+
+    async fn read(&self, body: query::Body, consistency: Consistency) -> Result<Outcome, Status> {
+        let query = kv::Query { body: Some(body) };
+        self.open(self.desk.backend.read(query, consistency).await?)
+    }
+
+    /// Takes an answer apart; a refusal of the state machine becomes an error.
+    fn open(&self, answer: Answer) -> Result<Outcome, Status> {
+        let header = self.desk.header(answer.outcome.revision, answer.raft_term);
+        match answer.outcome.body {
+            Some(outcome::Body::Error(error)) => {
+                Err(ApiError::from(KvError::try_from(error).unwrap_or(KvError::Malformed)).into())
+            }
+            Some(body) => Ok((header, body)),
+            None => Err(ApiError::UnexpectedOutcome.into()),
+        }
+    }
+}
+
+/// The header of the response, and what it is about.
+type Outcome = (ResponseHeader, outcome::Body);
+
+#[tonic::async_trait]
+impl<B: Backend> kv_server::Kv for KvService<B> {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        validate::range(&request)?;
+        let consistency = consistency(request.serializable);
+        match self.read(query::Body::Range(translate::range(request)), consistency).await? {
+            (header, outcome::Body::Range(range)) => {
+                Ok(Response::new(translate::range_response(header, range)))
+            }
+            _ => Err(ApiError::UnexpectedOutcome.into()),
+        }
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let request = request.into_inner();
+        validate::put(&request)?;
+        match self.propose(command::Body::Put(translate::put(request))).await? {
+            (header, outcome::Body::Put(put)) => {
+                Ok(Response::new(translate::put_response(header, put)))
+            }
+            _ => Err(ApiError::UnexpectedOutcome.into()),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        validate::delete_range(&request)?;
+        match self.propose(command::Body::DeleteRange(translate::delete_range(request))).await? {
+            (header, outcome::Body::DeleteRange(delete)) => {
+                Ok(Response::new(translate::delete_range_response(header, delete)))
+            }
+            _ => Err(ApiError::UnexpectedOutcome.into()),
+        }
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let request = request.into_inner();
+        validate::txn(&request, self.desk.config.max_txn_ops)?;
+        let read = read_consistency(&request);
+        let txn = translate::txn(request);
+        let outcome = match read {
+            Some(consistency) => self.read(query::Body::Txn(txn), consistency).await?,
+            None => self.propose(command::Body::Txn(txn)).await?,
+        };
+        match outcome {
+            (header, outcome::Body::Txn(txn)) => {
+                Ok(Response::new(translate::txn_response(header, txn)?))
+            }
+            _ => Err(ApiError::UnexpectedOutcome.into()),
+        }
+    }
+
+    /// `physical` is not waited for: space is given back by a paced sweep, and no caller can hurry it.
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        let revision = request.into_inner().revision;
+        match self.propose(command::Body::Compact(kv::Compact { revision })).await? {
+            (header, outcome::Body::Compact(_)) => {
+                Ok(Response::new(CompactionResponse { header: Some(header) }))
+            }
+            _ => Err(ApiError::UnexpectedOutcome.into()),
+        }
+    }
+}
+
+const fn consistency(serializable: bool) -> Consistency {
+    match serializable {
+        true => Consistency::Serializable,
+        false => Consistency::Linearizable,
+    }
+}
+
+/// How to run a transaction of nothing but ranges; `None` when it must go through the log. It is
+/// serializable only if it has ranges and all of them ask for it: bare compares promise what is promised
+/// by default. Nested transactions go through the log, as etcd's do.
+fn read_consistency(txn: &TxnRequest) -> Option<Consistency> {
+    let (mut ranges, mut serializable) = (0usize, true);
+    for op in txn.success.iter().chain(&txn.failure) {
+        let Some(OpRequest::RequestRange(range)) = &op.request else { return None };
+        ranges += 1;
+        serializable &= range.serializable;
+    }
+    Some(consistency(serializable && ranges > 0))
+}

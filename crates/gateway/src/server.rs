@@ -1,0 +1,145 @@
+//! The listening side: accepting connections, and ending them in good order.
+//!
+//! The life of a connection: it is accepted while fewer than `max_connections` are open; it says within
+//! `first_bytes_timeout` what it speaks; HTTP/2 goes to the [`Door`], everything else to the [`Pages`] as
+//! HTTP/1, where random bytes end as a `400`; when shutdown begins it may finish its open requests, for
+//! `shutdown_grace` at most.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::Recorder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::backend::Backend;
+use crate::config::GatewayConfig;
+use crate::connection::Connection;
+use crate::desk::Desk;
+use crate::door::Door;
+use crate::http::{MetricsPage, Pages, Port};
+use crate::metrics::GatewayMetrics;
+
+/// Pause after a failed accept (out of file descriptors, say), so that it does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The front door: etcd's services over a [`Backend`], and the plain pages.
+///
+/// Handles and services are made once; [`serve`](Self::serve) may run on several listeners and runtimes.
+pub struct Gateway<B> {
+    config: GatewayConfig,
+    metrics: Arc<GatewayMetrics>,
+    door: Arc<Door<B>>,
+    pages: Arc<Pages<B>>,
+}
+
+impl<B: Backend> Gateway<B> {
+    /// A gateway over `backend`, whose identity must be settled: ids are read here, once.
+    pub fn new(
+        backend: Arc<B>,
+        config: GatewayConfig,
+        metrics_page: MetricsPage,
+        recorder: &dyn Recorder,
+    ) -> Self {
+        let desk = Arc::new(Desk::new(backend, config));
+        let metrics = Arc::new(GatewayMetrics::new(recorder));
+        Self {
+            config,
+            door: Arc::new(Door::new(Arc::clone(&desk), Arc::clone(&metrics))),
+            pages: Arc::new(Pages::new(desk, metrics_page)),
+            metrics,
+        }
+    }
+
+    /// Serves clients until `shutdown` resolves and open requests have ended or their grace is over.
+    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        self.accept(listener, shutdown, Port::Client).await;
+    }
+
+    /// Serves probes and scrapers, in the same way and without gRPC.
+    pub async fn serve_metrics(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        self.accept(listener, shutdown, Port::Metrics).await;
+    }
+
+    async fn accept(&self, listener: TcpListener, shutdown: impl Future<Output = ()>, port: Port) {
+        let free = Arc::new(Semaphore::new(self.config.max_connections));
+        let (close, closing) = watch::channel(());
+        let mut open = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                Some(_) = open.join_next() => continue,
+                accepted = accept_one(&listener, &free) => accepted,
+            };
+            match accepted {
+                Ok((stream, permit)) => {
+                    let connection = self.connection(port, closing.clone());
+                    let guard = Open::new(Arc::clone(&self.metrics), permit);
+                    open.spawn(async move {
+                        connection.run(stream).await;
+                        drop(guard);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        // Every connection holds a receiver; they see this as the word to finish.
+        drop(close);
+        let finished = async { while open.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.config.shutdown_grace, finished).await.is_err() {
+            tracing::info!("connections were cut off at the end of their grace");
+        }
+    }
+
+    fn connection(&self, port: Port, closing: watch::Receiver<()>) -> Connection<B> {
+        Connection {
+            port,
+            config: self.config,
+            metrics: Arc::clone(&self.metrics),
+            door: Arc::clone(&self.door),
+            pages: Arc::clone(&self.pages),
+            closing,
+        }
+    }
+}
+
+type Permit = tokio::sync::OwnedSemaphorePermit;
+
+/// The next connection, once there is room for one more.
+async fn accept_one(
+    listener: &TcpListener,
+    free: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, Permit)> {
+    let permit = Arc::clone(free).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+/// An open connection's place among the others; given back however the connection ends.
+struct Open {
+    metrics: Arc<GatewayMetrics>,
+    _permit: Permit,
+}
+
+impl Open {
+    fn new(metrics: Arc<GatewayMetrics>, permit: Permit) -> Self {
+        metrics.connections_total.increment(1);
+        metrics.connections.increment(1);
+        Self { metrics, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.connections.decrement(1);
+    }
+}
