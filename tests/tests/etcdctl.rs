@@ -25,7 +25,11 @@ const fn txn(typed: &'static str) -> Step {
     Step { args: &["txn"], typed }
 }
 
-/// The session. The store is fresh: the first put makes revision 2.
+/// The exit code of a Go program that panicked.
+const CRASHED: i32 = 2;
+
+/// The session. The store is fresh: the first put makes revision 2. Compares of leases are missing, because
+/// etcdctl 3.5.1 crashes on them before it sends anything; the differential test has them.
 const SESSION: &[Step] = &[
     step(&["put", "k/b", "two"]),
     step(&["put", "k/a", "one"]),
@@ -71,7 +75,6 @@ const SESSION: &[Step] = &[
     txn("create(\"k/a\") = \"3\"\ncreate(\"k/a\") < \"4\"\n\nput k/u 1\nput k/v 2\n\n\n"),
     txn("mod(\"k/a\") = \"5\"\nmod(\"k/b\") != \"3\"\n\nget k/ --prefix --keys-only\n\n\n"),
     txn("mod(\"k/a\") > \"1000\"\n\n\ndel k/u --prev-kv\n\n"),
-    txn("lease(\"k/a\") = \"0\"\n\nget k/v\n\n\n"),
     txn("\nput same 1\nput same 2\n\n\n"),
     txn("\nput range/1 1\ndel range/ --prefix\n\n\n"),
     txn("\n\n\n"),
@@ -98,6 +101,11 @@ fn a_session_looks_the_same() {
     let Some((etcd, quorate)) = both("a session of etcdctl") else { return };
     for (number, Step { args, typed }) in SESSION.iter().enumerate() {
         let expected = etcd.run(args, typed);
+        assert_ne!(
+            expected.code,
+            Some(CRASHED),
+            "step {number}: etcdctl {args:?} {typed:?} crashed"
+        );
         let found = quorate.run(args, typed);
         assert_eq!(found, expected, "step {number}: etcdctl {args:?} {typed:?} (left: Quorate)");
     }
