@@ -1,0 +1,74 @@
+//! gRPC to one endpoint, for tests that go one request at a time.
+
+use std::time::Duration;
+
+use quorate_api::etcdserverpb::cluster_client::ClusterClient;
+use quorate_api::etcdserverpb::kv_client::KvClient;
+use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_api::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a call may take: above the seven seconds after which a server gives a request up.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bytes of an answer that are accepted: tests ask for large ones too.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Clients of the services of one endpoint, over one connection that is made when it is needed.
+#[derive(Clone)]
+pub struct Client {
+    /// `KV`.
+    pub kv: KvClient<Channel>,
+    /// `Maintenance`.
+    pub maintenance: MaintenanceClient<Channel>,
+    /// `Cluster`.
+    pub cluster: ClusterClient<Channel>,
+}
+
+impl Client {
+    /// A client of `endpoint`, `host:port`. Called from within a runtime.
+    ///
+    /// # Panics
+    /// When `endpoint` is no address.
+    pub fn new(endpoint: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).expect("an address");
+        let channel = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect_lazy();
+        Self {
+            kv: KvClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel),
+        }
+    }
+}
+
+/// A runtime for one test.
+///
+/// # Panics
+/// When the process has no file descriptor left.
+pub fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime can be made")
+}
+
+/// `Maintenance.Status` of `endpoint`, for code without a runtime.
+///
+/// # Errors
+/// The server's status, or why it could not be asked.
+pub fn status(endpoint: &str) -> Result<StatusResponse, Status> {
+    runtime().block_on(async {
+        let mut client = Client::new(endpoint);
+        client.maintenance.status(StatusRequest::default()).await.map(tonic::Response::into_inner)
+    })
+}
+
+/// One linearizable get at `endpoint`, for code without a runtime.
+///
+/// # Errors
+/// The server's status, or why it could not be asked.
+pub fn get(endpoint: &str, key: &'static [u8]) -> Result<RangeResponse, Status> {
+    runtime().block_on(async {
+        let request = RangeRequest { key: key.into(), ..RangeRequest::default() };
+        Client::new(endpoint).kv.range(request).await.map(tonic::Response::into_inner)
+    })
+}

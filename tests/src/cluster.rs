@@ -1,0 +1,281 @@
+//! Three nodes on loopback, of Quorate or of the peer.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::process::Process;
+use crate::programs::{self, Etcd};
+use crate::{client, http, ports, wait};
+
+/// How long nodes may take to serve. Certificates, disks and elections take about two seconds.
+const READY_BOUND: Duration = Duration::from_secs(60);
+
+/// What runs on the nodes.
+#[derive(Debug, Clone)]
+enum Kind {
+    Quorate { certificates: PathBuf },
+    Etcd(Etcd),
+}
+
+/// A cluster of three nodes, `n1` to `n3`. Its processes and its data are gone when it is dropped.
+pub struct Cluster {
+    /// The nodes, in order.
+    pub nodes: Vec<Node>,
+    kind: Kind,
+    dir: TempDir,
+}
+
+/// One node: its process, if it runs, and its addresses.
+pub struct Node {
+    /// `n1`, `n2`, `n3`.
+    pub name: String,
+    /// Where clients connect, `host:port`.
+    pub client: String,
+    /// Where other nodes connect, `host:port`.
+    pub peer: String,
+    /// Where health and metrics are served, `host:port`.
+    pub metrics: String,
+    /// The data directory.
+    pub data: PathBuf,
+    /// The process, while the node is started.
+    pub process: Option<Process>,
+}
+
+impl Cluster {
+    /// A fresh cluster of Quorate that serves; of the peer if `QUORATE_STAND_IN=etcd` is set, and none if
+    /// that cannot be had (see [`programs::etcd`]).
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub fn quorate(test: &str) -> Option<Self> {
+        if env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd") {
+            return programs::etcd(test).map(Self::etcd);
+        }
+        let mut cluster = Self::new(|dir| Kind::Quorate { certificates: dir.join("certificates") });
+        cluster.make_certificates();
+        cluster.start_all();
+        Some(cluster)
+    }
+
+    /// A fresh cluster of the peer that serves.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub fn etcd(programs: Etcd) -> Self {
+        let mut cluster = Self::new(|_| Kind::Etcd(programs));
+        cluster.start_all();
+        cluster
+    }
+
+    fn new(kind: impl FnOnce(&Path) -> Kind) -> Self {
+        let dir = TempDir::with_prefix("quorate-test-").expect("a temporary directory can be made");
+        let address = || format!("127.0.0.1:{}", ports::free());
+        let node = |number: usize| Node {
+            name: format!("n{number}"),
+            client: address(),
+            peer: address(),
+            metrics: address(),
+            data: dir.path().join(format!("n{number}")),
+            process: None,
+        };
+        let nodes = (1..=3).map(node).collect();
+        let kind = kind(dir.path());
+        Self { nodes, kind, dir }
+    }
+
+    /// Whether this is Quorate, and not the peer.
+    pub fn is_quorate(&self) -> bool {
+        matches!(self.kind, Kind::Quorate { .. })
+    }
+
+    /// The directory that holds everything of this cluster.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The client endpoints, `host:port`.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.client.clone()).collect()
+    }
+
+    /// Starts every node that does not run and waits until all serve.
+    ///
+    /// # Panics
+    /// When one does not.
+    pub fn start_all(&mut self) {
+        for number in 0..self.nodes.len() {
+            self.start(number);
+        }
+        for number in 0..self.nodes.len() {
+            self.wait_ready(number);
+        }
+    }
+
+    /// Starts node `number`, counted from 0, unless it runs.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    pub fn start(&mut self, number: usize) {
+        if self.nodes[number].process.is_some() {
+            return;
+        }
+        let mut command = self.command(number);
+        let log = self.dir.path().join(format!("{}.log", self.nodes[number].name));
+        let node = &mut self.nodes[number];
+        node.process = Some(Process::start(&node.name, &mut command, &log));
+    }
+
+    /// The command that starts node `number`.
+    ///
+    /// # Panics
+    /// When the program is not built.
+    pub fn command(&self, number: usize) -> Command {
+        let node = &self.nodes[number];
+        let members = |scheme: &str| {
+            let member = |node: &Node| format!("{}={scheme}{}", node.name, node.peer);
+            self.nodes.iter().map(member).collect::<Vec<_>>().join(",")
+        };
+        match &self.kind {
+            Kind::Quorate { certificates } => {
+                let mut command = quorate();
+                command.args(["serve", "--name", &node.name]).arg("--data-dir").arg(&node.data);
+                command.args(["--listen-client", &node.client, "--listen-peer", &node.peer]);
+                command.args(["--listen-metrics", &node.metrics]);
+                command.args(["--initial-cluster", &members(""), "--initial-cluster-state", "new"]);
+                let file = |end: &str| certificates.join(format!("{}.{end}", node.name));
+                command.arg("--cert").arg(file("crt")).arg("--key").arg(file("key"));
+                command.arg("--ca").arg(certificates.join("ca.crt"));
+                command
+            }
+            Kind::Etcd(programs) => {
+                let mut command = Command::new(programs.program("etcd"));
+                let (client, peer) = (url(&node.client), url(&node.peer));
+                command.args(["--name", &node.name]).arg("--data-dir").arg(&node.data);
+                command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+                command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+                command.args(["--listen-metrics-urls", &url(&node.metrics)]);
+                command.args(["--initial-cluster", &members("http://"), "--log-level", "error"]);
+                command
+            }
+        }
+    }
+
+    /// Waits until node `number` serves.
+    ///
+    /// # Panics
+    /// When it ends, or does not serve for a minute.
+    pub fn wait_ready(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        let process = node.process.as_mut().expect("the node was started");
+        let path = match self.kind {
+            Kind::Quorate { .. } => "/readyz",
+            Kind::Etcd(_) => "/health",
+        };
+        wait::until(&format!("{} serves", node.name), READY_BOUND, || {
+            if let Some(status) = process.ended() {
+                panic!("{} ended with {status}:\n{}", node.name, process.log());
+            }
+            match http::get(&node.metrics, path)? {
+                (200, _) => Ok(()),
+                (status, body) => Err(format!("{path} says {status} {body}")),
+            }
+        });
+    }
+
+    /// `kill -9` of node `number`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self, number: usize) {
+        let mut process = self.nodes[number].process.take().expect("the node runs");
+        process.kill();
+    }
+
+    /// The number of the node that leads the data group, as every running node sees it.
+    ///
+    /// # Panics
+    /// When they do not come to agree.
+    pub fn leader(&self) -> usize {
+        let running = || self.nodes.iter().enumerate().filter(|(_, node)| node.process.is_some());
+        wait::until("a leader that all agree on", READY_BOUND, || {
+            let mut leader = None;
+            let mut found = None;
+            for (number, node) in running() {
+                let status = client::status(&node.client).map_err(|status| status.to_string())?;
+                let own = status.header.as_ref().map_or(0, |header| header.member_id);
+                if status.leader == 0 || *leader.get_or_insert(status.leader) != status.leader {
+                    return Err(format!("{} sees {:x}", node.name, status.leader));
+                }
+                if own == status.leader {
+                    found = Some(number);
+                }
+            }
+            found.ok_or_else(|| "the leader does not run".to_owned())
+        })
+    }
+
+    /// The revision of the store.
+    ///
+    /// # Panics
+    /// When no linearizable read is answered.
+    pub fn revision(&self) -> i64 {
+        let node = self.nodes.iter().find(|node| node.process.is_some()).expect("a node runs");
+        wait::until("a linearizable read", READY_BOUND, || {
+            let answer = client::get(&node.client, b"any").map_err(|status| status.to_string())?;
+            answer.header.map(|header| header.revision).ok_or_else(|| "no header".to_owned())
+        })
+    }
+
+    fn make_certificates(&self) {
+        let Kind::Quorate { certificates } = &self.kind else { return };
+        make_ca(certificates);
+        for node in &self.nodes {
+            make_certificate(certificates, &node.name);
+        }
+    }
+}
+
+/// `quorate`, free of settings that this test's environment happens to hold.
+///
+/// # Panics
+/// When it is not built.
+pub fn quorate() -> Command {
+    let mut command = Command::new(programs::quorate());
+    for (key, _) in env::vars_os() {
+        if key.to_str().is_some_and(|key| key.starts_with("QUORATE_")) {
+            command.env_remove(key);
+        }
+    }
+    command
+}
+
+/// Makes a certificate authority in `dir`.
+///
+/// # Panics
+/// When `quorate cert ca` fails.
+pub fn make_ca(dir: &Path) {
+    run(quorate().args(["cert", "ca", "--out"]).arg(dir));
+}
+
+/// Makes the certificate of node `name` by the authority in `dir`.
+///
+/// # Panics
+/// When `quorate cert node` fails.
+pub fn make_certificate(dir: &Path, name: &str) {
+    run(quorate().args(["cert", "node", "--name", name, "--out"]).arg(dir));
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}: {said}", output.status);
+}
+
+fn url(address: &str) -> String {
+    format!("http://{address}")
+}

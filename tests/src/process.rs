@@ -1,0 +1,107 @@
+//! One child process.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait;
+
+/// Bytes at the end of a log that a failed test shows.
+const LOG_TAIL_BYTES: usize = 4_000;
+
+/// A running program. It is killed when this is dropped; when that happens because a test fails, the end of
+/// its log is printed.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// Starts `command`; what it prints is added to the file `log`.
+    ///
+    /// # Panics
+    /// When the program or the log cannot be opened.
+    pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
+        let open = || File::options().create(true).append(true).open(log);
+        let (out, error) = (open().expect("a log can be made"), open().expect("and opened again"));
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(error).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{name}: {command:?}: {error}"));
+        Self { name: name.to_owned(), child, log: log.to_owned(), ended: None }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, or none while it runs.
+    ///
+    /// # Panics
+    /// When the kernel does not know the child.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().expect("a child of ours can be waited for");
+        }
+        self.ended
+    }
+
+    /// Ends it at once, without a chance to put anything in order: `kill -9`. Returns when it is gone.
+    ///
+    /// # Panics
+    /// When the kernel does not know the child.
+    pub fn kill(&mut self) {
+        if self.ended().is_none() {
+            // It may end by itself in between; then there is nothing to kill.
+            let _ = self.child.kill();
+            self.ended = Some(self.child.wait().expect("a child of ours can be waited for"));
+        }
+    }
+
+    /// Asks it to end, and waits.
+    ///
+    /// # Panics
+    /// When it does not end within `bound`.
+    pub fn terminate(&mut self, bound: Duration) -> ExitStatus {
+        if self.ended().is_none() {
+            let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+            // It may end by itself in between; then there is nobody to ask.
+            let _ = kill_process(pid.expect("a child's id is positive"), Signal::TERM);
+        }
+        self.wait(bound)
+    }
+
+    /// Waits until it ends by itself.
+    ///
+    /// # Panics
+    /// When it does not within `bound`.
+    pub fn wait(&mut self, bound: Duration) -> ExitStatus {
+        let what = format!("the end of {}", self.name);
+        wait::until(&what, bound, || self.ended().ok_or_else(|| "it still runs".to_owned()))
+    }
+
+    /// Everything that it printed so far, this start and earlier ones with the same log.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let ended = self.ended();
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let from = log.len().saturating_sub(LOG_TAIL_BYTES);
+            let from = (from..=log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(0);
+            let how = ended.map_or("still running".to_owned(), |status| status.to_string());
+            // Nothing is left to do when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "--- {} ({how}):\n{}", self.name, &log[from..]);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The same requests to etcd and to Quorate, one at a time, and the answers compared field by field.
+//!
+//! A seed makes the requests ([`generate`]); the answers must be equal but for identities and terms
+//! ([`compare`]), revisions included. A difference prints the seed, the step, the request and both answers.
+//! `DIFFERENTIAL_SEEDS` (comma separated) and `DIFFERENTIAL_STEPS` choose other runs.
+
+mod compare;
+mod generate;
+
+use std::env;
+
+use quorate_tests::client::{Client, runtime};
+use quorate_tests::cluster::Cluster;
+use quorate_tests::programs;
+
+use compare::Answer;
+use generate::{Generator, Request};
+
+/// Requests of one seed. Two seeds make the few hundred that a change is tested with.
+const STEPS: usize = 400;
+
+/// Differences that are shown before the test gives up.
+const DIFFERENCES_MAX: usize = 5;
+
+#[test]
+fn etcd_and_quorate_give_the_same_answers() {
+    let test = "differential";
+    let Some(programs) = programs::etcd(test) else { return };
+    let Some(quorate) = Cluster::quorate(test) else { return };
+    let etcd = Cluster::etcd(programs);
+    let seeds = env::var("DIFFERENTIAL_SEEDS").unwrap_or_else(|_| "1,2".to_owned());
+    let steps =
+        env::var("DIFFERENTIAL_STEPS").map_or(STEPS, |steps| steps.parse().expect("a number"));
+    let mut revision = 1;
+    let mut compacted = 0;
+    for seed in seeds.split(',') {
+        let seed: u64 = seed.parse().expect("seeds are numbers");
+        let mut run = Run {
+            sides: [side(&etcd), side(&quorate)],
+            generator: Generator::new(seed, revision, compacted),
+            differences: Vec::new(),
+        };
+        runtime().block_on(run.run(seed, steps));
+        assert!(run.differences.is_empty(), "{}", run.differences.join("\n\n"));
+        (revision, compacted) = run.generator.position();
+    }
+}
+
+fn side(cluster: &Cluster) -> Vec<String> {
+    cluster.endpoints()
+}
+
+/// One seed against both sides.
+struct Run {
+    /// The endpoints of etcd and of Quorate.
+    sides: [Vec<String>; 2],
+    generator: Generator,
+    differences: Vec<String>,
+}
+
+impl Run {
+    async fn run(&mut self, seed: u64, steps: usize) {
+        let connect = |side: &Vec<String>| side.iter().map(|e| Client::new(e)).collect::<Vec<_>>();
+        let [mut etcd, mut quorate] = [connect(&self.sides[0]), connect(&self.sides[1])];
+        for step in 0..steps {
+            let (node, request) = self.generator.next();
+            let expected = send(&mut etcd[node], &request).await;
+            let found = send(&mut quorate[node], &request).await;
+            self.generator.learn(&request, &expected);
+            if let Some(how) = compare::difference(&request, &expected, &found) {
+                self.differences.push(format!(
+                    "seed {seed}, step {step}, node {node}: {how}\nrequest {request:#?}\n\
+                     etcd answers {expected:#?}\nQuorate answers {found:#?}"
+                ));
+                if self.differences.len() >= DIFFERENCES_MAX {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Sends one request and takes its answer, errors as values.
+async fn send(client: &mut Client, request: &Request) -> Answer {
+    let answer = match request.clone() {
+        Request::Range(request) => client.kv.range(request).await.map(|r| r.into_inner().into()),
+        Request::Put(request) => client.kv.put(request).await.map(|r| r.into_inner().into()),
+        Request::DeleteRange(request) => {
+            client.kv.delete_range(request).await.map(|r| r.into_inner().into())
+        }
+        Request::Txn(request) => client.kv.txn(request).await.map(|r| r.into_inner().into()),
+        Request::Compact(request) => {
+            client.kv.compact(request).await.map(|r| r.into_inner().into())
+        }
+    };
+    answer.unwrap_or_else(|status| Answer::Error {
+        code: status.code(),
+        text: status.message().to_owned(),
+    })
+}
