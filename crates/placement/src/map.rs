@@ -13,7 +13,7 @@ pub struct Node {
     pub id: NodeId,
     /// The name that its certificate carries; not empty.
     pub name: String,
-    /// Where clients reach it, `host:port`; empty until the node has said so itself.
+    /// Where clients reach it, `host:port`; empty until the node itself has said so.
     pub client_address: String,
     /// Where other nodes reach it, `host:port`.
     pub peer_address: String,
@@ -51,7 +51,7 @@ pub enum MapError {
     /// A map in force has had at least one change: its first.
     #[error("a map's version starts at 1")]
     NoVersion,
-    /// A node with id 0, no name, or no peer address.
+    /// A node with id 0, no name, or no address for other nodes.
     #[error("node {0} lacks an id, a name or a peer address")]
     BareNode(NodeId),
     /// Two nodes of one id.
@@ -348,9 +348,7 @@ impl PlacementMap {
 }
 
 fn check_node(node: &Node) -> Result<(), MapError> {
-    let whole = node.id != NodeId::ZERO
-        && !node.name.is_empty()
-        && !node.peer_address.is_empty();
+    let whole = node.id != NodeId::ZERO && !node.name.is_empty() && !node.peer_address.is_empty();
     if whole { Ok(()) } else { Err(MapError::BareNode(node.id)) }
 }
 

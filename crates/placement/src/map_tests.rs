@@ -166,8 +166,14 @@ fn parts_that_break_an_invariant_are_refused_with_the_reason() {
     let no_epoch = Shard { epoch: Epoch::ZERO, ..whole() };
     let table = [
         (0, vec![node(1)], groups(), vec![whole()], "a map's version starts at 1"),
-        (1, vec![node(0)], groups(), vec![whole()], "node 0 lacks an id, a name or an address"),
-        (1, vec![nameless], groups(), vec![whole()], "node 1 lacks an id, a name or an address"),
+        (1, vec![node(0)], groups(), vec![whole()], "node 0 lacks an id, a name or a peer address"),
+        (
+            1,
+            vec![nameless],
+            groups(),
+            vec![whole()],
+            "node 1 lacks an id, a name or a peer address",
+        ),
         (1, vec![node(1), node(1)], groups(), vec![whole()], "two nodes have the id 1"),
         (1, vec![node(1), namesake], groups(), vec![whole()], "two nodes have the name \"n1\""),
         (

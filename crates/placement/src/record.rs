@@ -63,7 +63,7 @@ pub struct NodeRecord {
     /// The name.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Where clients reach it.
+    /// Where clients reach it; empty until the node has said so.
     #[prost(string, tag = "3")]
     pub client_address: String,
     /// Where other nodes reach it.
