@@ -59,7 +59,13 @@ impl<P, R> Group<P, R> {
     #[must_use]
     pub fn new(config: GroupConfig, log: LogState) -> Self {
         let applied = log.applied;
-        let replica = Replica::new(config.raft, log);
+        let own = config.raft.node;
+        let mut replica = Replica::new(config.raft, log);
+        let membership = replica.membership();
+        if membership.voters.len() == 1 && membership.is_voter(own) && !membership.is_joint() {
+            // Nobody else could be leading: there is nothing to wait for.
+            replica.campaign();
+        }
         let leadership = Leadership {
             role: replica.role(),
             term: replica.term(),

@@ -276,6 +276,8 @@ impl Engine {
             tracing::warn!("the state was not flushed; it is rebuilt from the log at the next start");
         }
         parts.transport.clone().close().await;
+        // The transport's handler holds the router: let go of each other.
+        parts.router.transport.store(None);
     }
 }
 

@@ -1,10 +1,11 @@
 //! The settings of a whole cluster on loopback, for examples, tests and measurements: free ports, and
 //! certificates made on the spot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
+use std::sync::Mutex;
 
 use quorate_transport::{TlsConfig, tls};
 
@@ -16,16 +17,13 @@ use crate::config::EngineConfig;
 /// # Errors
 /// When there is no free port, or a certificate cannot be made.
 pub fn configs(nodes: usize, dir: &Path) -> io::Result<Vec<EngineConfig>> {
-    // All sockets are held until every port is chosen, so that no port is chosen twice.
-    let sockets: Vec<_> =
-        (0..nodes).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    let addresses: Vec<_> = sockets.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>()?;
+    let addresses: Vec<_> = (0..nodes).map(|_| free_address()).collect::<Result<_, _>>()?;
     let name = |node: usize| format!("n{}", node + 1);
     let initial_cluster: BTreeMap<_, _> =
         addresses.iter().enumerate().map(|(node, at)| (name(node), at.to_string())).collect();
     let cluster_name = "local";
     let ca = tls::make_ca(cluster_name).map_err(io::Error::other)?;
-    let config = |(node, at): (usize, &std::net::SocketAddr)| {
+    let config = |(node, at): (usize, &SocketAddr)| {
         let name = name(node);
         let hosts = [at.ip().to_string()];
         let issued = ca.issue(cluster_name, &name, &hosts).map_err(io::Error::other)?;
@@ -41,4 +39,16 @@ pub fn configs(nodes: usize, dir: &Path) -> io::Result<Vec<EngineConfig>> {
         })
     };
     addresses.iter().enumerate().map(config).collect()
+}
+
+/// An address that nobody listens at, and that this process has not been given before: a node that was
+/// stopped may want its own again.
+fn free_address() -> io::Result<SocketAddr> {
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        if GIVEN.lock().map_err(|_| io::Error::other("a thread panicked"))?.insert(address) {
+            return Ok(address);
+        }
+    }
 }

@@ -11,10 +11,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics::Recorder;
 use quorate_group::{Descriptor, Host, HostError};
 use quorate_placement::{MapError, Node, PlacementKind, PlacementMap};
@@ -115,7 +115,7 @@ pub(crate) async fn open(
         node: identity.node,
         residents: ArcSwap::default(),
         map: ArcSwap::from_pointee(first_map),
-        transport: OnceLock::new(),
+        transport: ArcSwapOption::empty(),
         proposal_bytes: Arc::new(Semaphore::new(config.proposal_bytes_max.min(Semaphore::MAX_PERMITS))),
         request_timeout: config.request_timeout,
         metrics: Arc::clone(&metrics),
@@ -131,8 +131,7 @@ pub(crate) async fn open(
         gathering,
     ));
     let transport = listen(&config, &identity, &network, recorder).await?;
-    // Set once, here: nobody has asked for it before.
-    drop(router.transport.set(transport.clone()));
+    router.transport.store(Some(Arc::new(transport.clone())));
     for (node, name) in founders.peers_of(identity.node) {
         transport.label_peer(&name, recorder);
         transport.add_peer(node, &name, founders.addresses[&name].clone())?;

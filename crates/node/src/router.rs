@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use kameo::actor::ActorRef;
 use prost::Message as _;
@@ -107,7 +107,8 @@ pub(crate) struct Router {
     pub(crate) node: NodeId,
     pub(crate) residents: ArcSwap<Residents>,
     pub(crate) map: ArcSwap<PlacementMap>,
-    pub(crate) transport: OnceLock<Transport>,
+    /// Empty before the transport is open, and again after it was closed.
+    pub(crate) transport: ArcSwapOption<Transport>,
     /// Bytes of proposals that may still enter; what is over the bound is refused at once.
     pub(crate) proposal_bytes: Arc<Semaphore>,
     pub(crate) request_timeout: Duration,
@@ -224,7 +225,7 @@ impl Router {
         request: Bytes,
         deadline: Instant,
     ) -> Result<reply::Body, RequestError> {
-        let Some(transport) = self.transport.get() else {
+        let Some(transport) = self.transport.load_full() else {
             return Err(RequestError::NotSent(NotSent::NotConnected));
         };
         let remaining = deadline.saturating_duration_since(Instant::now());

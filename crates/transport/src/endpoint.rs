@@ -244,11 +244,18 @@ impl Transport {
     }
 
     /// Closes every connection, and waits shortly until the peers have heard of it. Requests that
-    /// wait fail.
+    /// wait fail. The address is free afterwards, even if clones of this transport live on.
     pub async fn close(self) {
         self.inner.shutdown();
         // A peer that does not answer is not waited for.
         let _ = timeout(FAREWELL_TIMEOUT, self.inner.endpoint.wait_idle()).await;
+        // The endpoint keeps the last two sockets that it was bound to, until its driver gets to
+        // run: whoever opens this address next must not have to wait for that.
+        for _ in 0..2 {
+            let nowhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+            // If the system has no port to give, the address is freed a little later.
+            let _ = nowhere.and_then(|socket| self.inner.endpoint.rebind(socket));
+        }
     }
 }
 

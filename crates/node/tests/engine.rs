@@ -1,0 +1,239 @@
+//! An engine keeps its word: three nodes over real QUIC, real RocksDB and real syncs, in one process.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use metrics::NoopRecorder;
+use quorate_node::{Consistency, Engine, EngineConfig, EngineError, OpenError, Role, local};
+use quorate_types::machine::{Direction, StateError};
+use quorate_types::{
+    Committed, GroupId, KeyRange, MachineKind, NodeId, ReadError, StateBatch, StateMachine,
+    StateReader,
+};
+
+const GROUP: GroupId = GroupId(100);
+
+/// Keeps every command as a row, and counts them; a query lists them all.
+#[derive(Debug)]
+struct JournalKind;
+
+struct Journal {
+    entries: u64,
+}
+
+impl StateMachine for Journal {
+    fn apply(
+        &mut self,
+        committed: &[Committed],
+        batch: &mut dyn StateBatch,
+    ) -> Result<Vec<Bytes>, StateError> {
+        let mut outcomes = Vec::new();
+        for one in committed {
+            assert!(*one.command != *b"panic", "as asked");
+            self.entries += 1;
+            batch.put(&self.entries.to_be_bytes(), &one.command);
+            outcomes.push(Bytes::from(self.entries.to_string()));
+        }
+        Ok(outcomes)
+    }
+
+    fn meta(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.entries.to_le_bytes())
+    }
+}
+
+impl MachineKind for JournalKind {
+    fn name(&self) -> &str {
+        "journal"
+    }
+
+    fn open(
+        &self,
+        _: GroupId,
+        meta: &[u8],
+        _: &dyn StateReader,
+    ) -> Result<Box<dyn StateMachine>, StateError> {
+        let entries = meta.try_into().map_or(0, u64::from_le_bytes);
+        Ok(Box::new(Journal { entries }))
+    }
+
+    fn read(&self, _: &Bytes, _: &[u8], state: &dyn StateReader) -> Result<Bytes, ReadError> {
+        let mut all = Vec::new();
+        state.scan(&[], None, Direction::Forward, &mut |_, command| {
+            all.push(String::from_utf8_lossy(command).into_owned());
+            std::ops::ControlFlow::Continue(())
+        })?;
+        Ok(Bytes::from(all.join(" ")))
+    }
+}
+
+async fn open(configs: &[EngineConfig]) -> Vec<Engine> {
+    let opening = configs.iter().map(|config| async {
+        Engine::open(config.clone(), vec![Arc::new(JournalKind)], &NoopRecorder).await
+    });
+    try_join_all(opening).await.expect("the nodes open")
+}
+
+async fn create(nodes: &[Engine], group: GroupId) {
+    let voters: Vec<NodeId> = nodes.iter().map(Engine::node).collect();
+    for node in nodes {
+        node.create_group(group, "journal", None, voters.clone()).await.expect("created");
+    }
+}
+
+async fn propose(node: &Engine, group: GroupId, command: &'static str) -> Bytes {
+    node.propose(group, Bytes::from(command)).await.expect("proposed").outcome
+}
+
+async fn journal(node: &Engine, group: GroupId) -> String {
+    let read = node.read(group, Bytes::new(), Consistency::Linearizable).await.expect("read");
+    String::from_utf8_lossy(&read.answer).into_owned()
+}
+
+async fn shut_down(nodes: Vec<Engine>) {
+    for node in nodes {
+        node.shutdown().await;
+    }
+}
+
+/// A node alone, which founds its cluster by itself.
+async fn alone(dir: &Path) -> Result<Engine, OpenError> {
+    let config = local::configs(1, dir).expect("settings").remove(0);
+    Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder).await
+}
+
+#[tokio::test]
+async fn any_node_takes_a_write_and_any_node_reads_it() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let nodes = open(&local::configs(3, dir.path()).expect("settings")).await;
+    create(&nodes, GROUP).await;
+    assert_eq!(propose(&nodes[0], GROUP, "a").await, "1");
+    assert_eq!(propose(&nodes[1], GROUP, "b").await, "2");
+    assert_eq!(propose(&nodes[2], GROUP, "c").await, "3");
+    for node in &nodes {
+        assert_eq!(journal(node, GROUP).await, "a b c");
+    }
+    shut_down(nodes).await;
+}
+
+#[tokio::test]
+async fn groups_share_a_node_but_nothing_else() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let nodes = open(&local::configs(3, dir.path()).expect("settings")).await;
+    let groups: Vec<_> = (200..216).map(GroupId).collect();
+    for &group in &groups {
+        create(&nodes, group).await;
+    }
+    let writes = groups.iter().flat_map(|&group| {
+        ["x", "y", "z"].map(|command| nodes[0].propose(group, Bytes::from(command)))
+    });
+    try_join_all(writes).await.expect("proposed");
+    for &group in &groups {
+        let mut commands: Vec<_> = journal(&nodes[1], group).await.split(' ').map(String::from).collect();
+        commands.sort_unstable();
+        assert_eq!(commands, ["x", "y", "z"], "in group {group}");
+    }
+    shut_down(nodes).await;
+}
+
+#[tokio::test]
+async fn groups_and_what_they_hold_are_there_after_a_restart() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let configs = local::configs(3, dir.path()).expect("settings");
+    let nodes = open(&configs).await;
+    create(&nodes, GROUP).await;
+    propose(&nodes[0], GROUP, "before").await;
+    shut_down(nodes).await;
+    let nodes = open(&configs).await;
+    assert_eq!(propose(&nodes[2], GROUP, "after").await, "2");
+    assert_eq!(journal(&nodes[1], GROUP).await, "before after");
+    shut_down(nodes).await;
+}
+
+#[tokio::test]
+async fn leadership_can_be_followed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = alone(dir.path()).await.expect("opens");
+    create(std::slice::from_ref(&node), GROUP).await;
+    let mut leadership = node.leadership(GROUP).expect("lives here");
+    let led = leadership.wait_for(|now| now.serving).await.expect("elected");
+    assert_eq!((led.role, led.leader), (Role::Leader, Some(node.node())));
+    drop(led);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn two_groups_never_own_the_same_keys() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = local::configs(1, dir.path()).expect("settings").remove(0);
+    let kinds: Vec<Arc<dyn MachineKind>> = vec![Arc::new(quorate_node::KvKind)];
+    let node = Engine::open(config, kinds, &NoopRecorder).await.expect("opens");
+    let voters = [node.node()];
+    let all = Some(KeyRange::all());
+    node.create_group(GROUP, "kv", all.clone(), voters).await.expect("the first owns all keys");
+    let refused = node.create_group(GroupId(101), "kv", all, voters).await;
+    assert!(matches!(refused, Err(EngineError::Host(_))), "{refused:?}");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn requests_for_what_does_not_exist_are_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = alone(dir.path()).await.expect("opens");
+    let unknown = node.propose(GROUP, Bytes::new()).await;
+    assert_eq!(unknown.map(|proposed| proposed.id), Err(EngineError::UnknownGroup(GROUP)));
+    let kind = node.create_group(GROUP, "nonsense", None, [node.node()]).await;
+    assert_eq!(kind, Err(EngineError::UnknownKind("nonsense".into())));
+    create(std::slice::from_ref(&node), GROUP).await;
+    let twice = node.create_group(GROUP, "journal", None, [node.node()]).await;
+    assert!(matches!(twice, Err(EngineError::Host(_))), "{twice:?}");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_directory_in_use_or_of_another_node_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = local::configs(1, dir.path()).expect("settings").remove(0);
+    let open = |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
+    let node = open(config.clone()).await.expect("opens");
+    let in_use = open(config.clone()).await;
+    assert!(matches!(in_use, Err(OpenError::DataDir(_))), "{in_use:?}");
+    create(std::slice::from_ref(&node), GROUP).await;
+    propose(&node, GROUP, "kept").await;
+    node.shutdown().await;
+    let other = EngineConfig { cluster_token: "another".into(), ..config.clone() };
+    let foreign = open(other).await;
+    assert!(matches!(foreign, Err(OpenError::DataDir(_))), "{foreign:?}");
+    let node = open(config).await.expect("nothing was changed");
+    assert_eq!(journal(&node, GROUP).await, "kept");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_started_directory_whose_log_is_gone_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = local::configs(1, dir.path()).expect("settings").remove(0);
+    let open = |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
+    open(config.clone()).await.expect("opens").shutdown().await;
+    std::fs::remove_dir_all(config.data_dir.join("log")).expect("removed");
+    let refused = open(config).await;
+    assert!(matches!(refused, Err(OpenError::MissingGroup(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_machine_that_panics_takes_down_its_group_alone() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut config = local::configs(1, dir.path()).expect("settings").remove(0);
+    config.request_timeout = std::time::Duration::from_millis(1500);
+    let node = Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder).await.expect("opens");
+    let healthy = GroupId(101);
+    create(std::slice::from_ref(&node), GROUP).await;
+    create(std::slice::from_ref(&node), healthy).await;
+    propose(&node, healthy, "before").await;
+    let lost = node.propose(GROUP, Bytes::from("panic")).await;
+    assert_eq!(lost.map(|proposed| proposed.id), Err(EngineError::TimedOut));
+    assert_eq!(propose(&node, healthy, "after").await, "2");
+    node.shutdown().await;
+}
