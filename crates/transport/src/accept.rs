@@ -234,7 +234,6 @@ impl Stream {
                 _ => FrameError::UnknownStream(preface[0]),
             },
         };
-        // Without effect when the connection has ended already.
         error.close().apply(&self.connection);
     }
 

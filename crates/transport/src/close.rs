@@ -52,8 +52,12 @@ impl Close {
         Self { code: MALFORMED, reason: reason.into() }
     }
 
-    /// Closes `connection`; the peer reads code and reason.
+    /// Closes `connection`; the peer reads code and reason. One that has ended is left alone: closing
+    /// it again would make it forget why it ended.
     pub(crate) fn apply(&self, connection: &quinn::Connection) {
+        if connection.close_reason().is_some() {
+            return;
+        }
         connection.close(VarInt::from_u32(self.code), self.reason.as_bytes());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +10,8 @@ use metrics::Recorder;
 use quinn::congestion::CubicConfig;
 use quinn::udp::UdpSocketState;
 use quinn::{
-    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime,
-    TokioRuntime, TransportConfig as QuicConfig, VarInt,
+    AckFrequencyConfig, AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    Runtime, TokioRuntime, TransportConfig as QuicConfig, VarInt,
 };
 use quorate_types::{Message, NodeId};
 use tokio::time::{Instant, timeout};
@@ -46,6 +46,9 @@ const ACK_DELAY: Duration = Duration::from_millis(5);
 
 /// How long a shutdown waits for the peers to hear of it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a shutdown looks whether the port is free.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Streams that a peer may have open at once, each way; STREAMS_MAX bounds them over a life.
 const OPEN_UNI_STREAMS_MAX: u32 = 2 + LANES_MAX as u32;
@@ -86,7 +89,10 @@ pub struct Transport {
 
 struct Inner {
     shared: Arc<Shared>,
-    endpoint: Endpoint,
+    /// `None` once closed.
+    endpoint: Mutex<Option<Endpoint>>,
+    /// Every connection holds the socket too, and the port is taken until the last one lets go.
+    socket: Weak<dyn AsyncUdpSocket>,
     runtime: tokio::runtime::Handle,
     local_addr: SocketAddr,
     segments_per_send: usize,
@@ -117,13 +123,10 @@ impl Transport {
         let runtime = Arc::new(TokioRuntime);
         let udp = runtime.wrap_udp_socket(udp).map_err(socket)?;
         let segments_per_send = udp.max_transmit_segments();
-        let endpoint = Endpoint::new_with_abstract_socket(
-            endpoint_config,
-            Some(server_config),
-            udp,
-            runtime,
-        )
-        .map_err(socket)?;
+        let socket_held = Arc::downgrade(&udp);
+        let endpoint =
+            Endpoint::new_with_abstract_socket(endpoint_config, Some(server_config), udp, runtime)
+                .map_err(socket)?;
         let local_addr = endpoint.local_addr().map_err(socket)?;
 
         let metrics = Arc::new(Metrics::new(recorder));
@@ -136,7 +139,14 @@ impl Transport {
         let shared = Arc::new(Shared::new(config, handler, link, metrics, client_config));
         tokio::spawn(accept::run(shared.clone(), endpoint.clone()));
         let runtime = tokio::runtime::Handle::current();
-        let inner = Inner { shared, endpoint, runtime, local_addr, segments_per_send };
+        let inner = Inner {
+            shared,
+            endpoint: Mutex::new(Some(endpoint)),
+            socket: socket_held,
+            runtime,
+            local_addr,
+            segments_per_send,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -160,12 +170,13 @@ impl Transport {
         if shared.peer(node).is_some_and(|known| known.name == name && known.address == address) {
             return Ok(());
         }
+        let Some(endpoint) = self.inner.endpoint().clone() else { return Ok(()) };
         let peer = Arc::new(Peer::new(node, name.to_owned(), address, server_name, shared));
         if let Some(old) = shared.insert_peer(peer.clone()) {
             old.stop(&Close { code: close::SUPERSEDED, reason: "dialed anew".to_owned() });
         }
         let _runtime = self.inner.runtime.enter();
-        peer.start(shared.clone(), self.inner.endpoint.clone());
+        peer.start(shared.clone(), endpoint);
         Ok(())
     }
 
@@ -221,7 +232,9 @@ impl Transport {
         let config = TransportConfig { tls: tls.clone(), ..shared.config.clone() };
         let server = server_config(&config)?;
         *shared.client_config() = client_config(&config)?;
-        self.inner.endpoint.set_server_config(Some(server));
+        if let Some(endpoint) = &*self.inner.endpoint() {
+            endpoint.set_server_config(Some(server));
+        }
         Ok(())
     }
 
@@ -243,29 +256,36 @@ impl Transport {
         self.inner.shared.peer(node).map_or(0, |peer| peer.outbox.pending_requests())
     }
 
-    /// Closes every connection, and waits shortly until the peers have heard of it. Requests that
-    /// wait fail. The address is free afterwards, even if clones of this transport live on.
+    /// Closes every connection, and waits shortly until the peers have heard of it and the port is
+    /// free. Requests that wait fail.
     pub async fn close(self) {
-        self.inner.shutdown();
+        let Some(endpoint) = self.inner.shutdown() else { return };
+        let farewell = async {
+            endpoint.wait_idle().await;
+            drop(endpoint);
+            // The tasks of what was closed end by themselves, and tell nobody.
+            while self.inner.socket.strong_count() > 0 {
+                tokio::time::sleep(RELEASE_INTERVAL).await;
+            }
+        };
         // A peer that does not answer is not waited for.
-        let _ = timeout(FAREWELL_TIMEOUT, self.inner.endpoint.wait_idle()).await;
-        // The endpoint keeps the last two sockets that it was bound to, until its driver gets to
-        // run: whoever opens this address next must not have to wait for that.
-        for _ in 0..2 {
-            let nowhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-            // If the system has no port to give, the address is freed a little later.
-            let _ = nowhere.and_then(|socket| self.inner.endpoint.rebind(socket));
-        }
+        let _ = timeout(FAREWELL_TIMEOUT, farewell).await;
     }
 }
 
 impl Inner {
-    fn shutdown(&self) {
+    fn shutdown(&self) -> Option<Endpoint> {
+        let endpoint = self.endpoint().take()?;
         let close = Close { code: close::SHUTDOWN, reason: "shutting down".to_owned() };
         for peer in self.shared.take_peers().values() {
             peer.stop(&close);
         }
-        self.endpoint.close(VarInt::from_u32(close.code), close.reason.as_bytes());
+        endpoint.close(VarInt::from_u32(close.code), close.reason.as_bytes());
+        Some(endpoint)
+    }
+
+    fn endpoint(&self) -> MutexGuard<'_, Option<Endpoint>> {
+        self.endpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -281,17 +301,17 @@ fn check(config: &TransportConfig) -> Result<(), OpenError> {
     let settings = [
         ((1..=LANES_MAX).contains(&config.lanes), "lanes: 1 to 16"),
         ((1_200..=6_400).contains(&limits.mtu_max), "mtu_max: 1,200 to 6,400 bytes"),
-        (
-            (4_096..=1 << 30).contains(&limits.frame_bytes_max),
-            "frame_bytes_max: 4 KiB to 1 GiB",
-        ),
+        ((4_096..=1 << 30).contains(&limits.frame_bytes_max), "frame_bytes_max: 4 KiB to 1 GiB"),
         (
             limits.frame_bytes_target <= limits.frame_bytes_max,
             "frame_bytes_target: at most frame_bytes_max",
         ),
         (limits.lane_bytes_max >= limits.frame_bytes_max, "lane_bytes_max: a frame at least"),
         (limits.request_bytes_max >= limits.frame_bytes_max, "request_bytes_max: a frame at least"),
-        (limits.keep_alive_interval < limits.idle_timeout, "keep_alive_interval: below idle_timeout"),
+        (
+            limits.keep_alive_interval < limits.idle_timeout,
+            "keep_alive_interval: below idle_timeout",
+        ),
         (limits.handshakes_max > 0, "handshakes_max: above 0"),
     ];
     match settings.into_iter().find(|(holds, _)| !holds) {

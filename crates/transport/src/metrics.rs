@@ -193,7 +193,8 @@ fn gauge(recorder: &dyn Recorder, name: &str, labels: &[(&str, &str)]) -> Gauge 
 }
 
 fn key(name: &str, labels: &[(&str, &str)]) -> Key {
-    let labels = labels.iter().map(|(name, value)| Label::new((*name).to_owned(), (*value).to_owned()));
+    let labels =
+        labels.iter().map(|(name, value)| Label::new((*name).to_owned(), (*value).to_owned()));
     Key::from_parts(name.to_owned(), labels.collect::<Vec<_>>())
 }
 

@@ -99,7 +99,6 @@ impl Peer {
     /// Ends the session, if there is one.
     fn end(&self, close: &Close) {
         if let Some((connection, _)) = self.session().take() {
-            // Without effect on a connection that has ended already.
             close.apply(&connection);
             self.metrics.connected.decrement(1.0);
         }
@@ -120,7 +119,8 @@ impl Peer {
 
     async fn run(self: Arc<Self>, shared: Arc<Shared>, endpoint: Endpoint) {
         let limits = &shared.config.limits;
-        let mut backoff = Backoff::new(limits.reconnect_delay_min, limits.reconnect_delay_max, seed());
+        let mut backoff =
+            Backoff::new(limits.reconnect_delay_min, limits.reconnect_delay_max, seed());
         let mut refusal = None;
         let mut was_up = false;
         let mut attempt = 0;

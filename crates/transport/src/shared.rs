@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use quorate_types::codec::take_frame;
 use quorate_types::NodeId;
+use quorate_types::codec::take_frame;
 use rustls::pki_types::CertificateDer;
 
 use crate::config::TransportConfig;

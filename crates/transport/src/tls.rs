@@ -240,12 +240,8 @@ fn chain(tls: &TlsConfig) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     certificates("cert_pem", &tls.cert_pem)
 }
 
-fn certificates(
-    what: &'static str,
-    pem: &str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+fn certificates(what: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let certificates = certificates.map_err(|source| TlsError::Pem { what, source })?;
     if certificates.is_empty() {
         return Err(TlsError::Empty(what));
