@@ -92,12 +92,12 @@ pub struct LogState {
 }
 
 impl LogState {
-    /// The state of a new group: an empty log on top of its first snapshot.
+    /// The state of a new group: an empty log on top of its first snapshot, and nothing promised yet.
     #[must_use]
     pub fn of_snapshot(snapshot: SnapshotMeta) -> Self {
         let last = snapshot.last;
         Self {
-            hard_state: HardState { term: last.term, vote: None, commit: last.index },
+            hard_state: HardState::default(),
             applied: last.index,
             terms: Vec::new(),
             last,

@@ -72,14 +72,8 @@ impl State {
             base.index <= applied && applied <= last.index,
             "{who}: applied {applied} is not within the log from {base} to {last}"
         );
-        // A new group has no hard state yet: its first snapshot implies one.
-        let hard_state = if hard_state.term < base.term {
-            HardState { term: base.term, vote: None, ..hard_state }
-        } else {
-            hard_state
-        };
+        // The commit index is saved lazily; what was applied was committed.
         let commit = hard_state.commit.max(applied);
-        let hard_state = HardState { commit, ..hard_state };
         let terms = TermMap::new(base, &terms, last);
         Self {
             membership,

@@ -213,17 +213,21 @@ fn is_believable(state: &State, message: &Message) -> bool {
         && *to == state.config.node
         && *from != state.config.node
         && is_member
-        && *term > Term::ZERO
         && *term <= TERM_MAX
         && match body {
-            Body::Append { prev, entries, .. } => is_run(*prev, entries, *term),
-            Body::PreVote { last } | Body::Vote { last } => last.term < *term,
-            Body::PreVoteReply { .. }
-            | Body::VoteReply { .. }
+            Body::Append { prev, entries, .. } => {
+                *term > Term::ZERO && is_run(*prev, entries, *term)
+            }
+            Body::PreVote { last } | Body::Vote { last } => {
+                *term > Term::ZERO && last.term <= *term
+            }
+            // A replica that has heard of no term yet may refuse.
+            Body::PreVoteReply { .. } => true,
+            Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
-            | Body::HeartbeatReply { .. } => true,
+            | Body::HeartbeatReply { .. } => *term > Term::ZERO,
         }
 }
 

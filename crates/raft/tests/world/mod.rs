@@ -182,7 +182,7 @@ impl World {
                 self.apply(node);
                 idle &= !self.replica(node).has_ready() && self.machines[&node].fetches.is_empty();
             }
-            if idle {
+            if idle && self.network.is_empty() {
                 return;
             }
         }

@@ -1,0 +1,84 @@
+//! `add-nodes N [voters=(1,2,3)] [outgoing=(..)] [learners=(4)] [index=2] [content=foo]
+//! [async-storage-writes=true] [inflight=N] [inflight-bytes=N] [append-bytes=N] [uncommitted-bytes=N]
+//! [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true] [checkquorum=true] [read-only=safe]`
+//!
+//! Adds nodes with the next ids, each started from a first snapshot at `index` in term 1 with that
+//! membership and content. Defaults: one tick is a heartbeat, elections after exactly 3 ticks, no bounds
+//! that a script would meet. Pre-votes, CheckQuorum and safe reads cannot be switched off; the options
+//! exist because scripts like to say so.
+
+use bytes::Bytes;
+use quorate_raft::Config;
+use quorate_types::{EntryId, GroupId, LogIndex, Membership, NodeId, SnapshotMeta, Term};
+
+use crate::args::Args;
+use crate::cluster::Cluster;
+use crate::error::ScriptError;
+use crate::node::Node;
+
+/// More nodes than any scenario needs; a mistyped number should not fill the memory.
+const NODES_MAX: usize = 64;
+
+pub(crate) fn run(cluster: &mut Cluster, mut args: Args<'_>) -> Result<(), ScriptError> {
+    let count = args.node()?.value() as usize;
+    if cluster.nodes.len().saturating_add(count) > NODES_MAX {
+        return Err(args.usage("would make too many nodes"));
+    }
+    let membership = Membership {
+        voters: args.node_values("voters")?.into_iter().collect(),
+        outgoing: args.node_values("outgoing")?.into_iter().collect(),
+        learners: args.node_values("learners")?.into_iter().collect(),
+    };
+    let index = LogIndex(args.value("index")?.unwrap_or(0));
+    let term = if index == LogIndex::ZERO { Term::ZERO } else { Term(1) };
+    let snapshot = SnapshotMeta { last: EntryId::new(term, index), membership };
+    let content: Option<String> = args.value("content")?;
+    let is_async = args.value("async-storage-writes")?.unwrap_or(false);
+    let config = config(&mut args)?;
+    for option in ["prevote", "checkquorum"] {
+        if args.value(option)? == Some(false) {
+            return Err(args.usage(&format!("cannot do without {option}")));
+        }
+    }
+    if args.value::<String>("read-only")?.is_some_and(|option| option != "safe") {
+        return Err(args.usage("knows only safe reads"));
+    }
+    args.end()?;
+    for _ in 0..count {
+        let node = NodeId(cluster.nodes.len() as u64 + 1);
+        let config = Config { node, seed: node.value(), ..config.clone() };
+        let content = content.clone().map(Bytes::from);
+        cluster.nodes.push(Node::new(config, snapshot.clone(), content, is_async));
+    }
+    Ok(())
+}
+
+fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
+    let defaults = Config::new(GroupId(1), NodeId(0));
+    let (ticks_min, ticks_max) = match args.values("election-ticks") {
+        [] => (3, 3),
+        [min, max] => match (min.parse(), max.parse()) {
+            (Ok(min), Ok(max)) if 1 < min && min <= max => (min, max),
+            _ => return Err(args.usage("needs election-ticks=(MIN,MAX) with 1 < MIN <= MAX")),
+        },
+        _ => return Err(args.usage("needs election-ticks=(MIN,MAX)")),
+    };
+    Ok(Config {
+        election_ticks_min: ticks_min,
+        election_ticks_max: ticks_max,
+        inflight_appends_max: positive(args, "inflight", defaults.inflight_appends_max)?,
+        inflight_bytes_max: positive(args, "inflight-bytes", defaults.inflight_bytes_max)?,
+        append_bytes_max: positive(args, "append-bytes", defaults.append_bytes_max)?,
+        uncommitted_bytes_max: positive(args, "uncommitted-bytes", defaults.uncommitted_bytes_max)?,
+        cached_bytes_max: args.value("cached-bytes")?.unwrap_or(defaults.cached_bytes_max),
+        ..defaults
+    })
+}
+
+fn positive(args: &mut Args<'_>, key: &str, default: usize) -> Result<usize, ScriptError> {
+    match args.value(key)? {
+        None => Ok(default),
+        Some(0) => Err(args.usage(&format!("needs a positive {key}"))),
+        Some(value) => Ok(value),
+    }
+}

@@ -1,0 +1,56 @@
+//! The commands, one a file.
+
+mod add_nodes;
+mod campaign;
+mod crash;
+mod deliver_msgs;
+mod heal;
+mod inject;
+mod log_level;
+mod partition;
+mod process_append_thread;
+mod process_apply_thread;
+mod process_ready;
+mod propose;
+mod raft_log;
+mod raft_state;
+mod read;
+mod report_unreachable;
+mod restart;
+mod stabilize;
+mod status;
+mod tick;
+
+use crate::args::Args;
+use crate::cluster::Cluster;
+use crate::error::ScriptError;
+use crate::parse::Line;
+
+/// Runs the command of one line.
+pub(crate) fn run(cluster: &mut Cluster, line: &Line) -> Result<(), ScriptError> {
+    let args = Args::new(line);
+    match line.name.as_str() {
+        "add-nodes" => add_nodes::run(cluster, args),
+        "campaign" => campaign::run(cluster, args),
+        "crash" => crash::run(cluster, args),
+        "deliver-msgs" => deliver_msgs::run(cluster, args),
+        "heal" => heal::run(cluster, &args),
+        "inject" => inject::run(cluster, args),
+        "log-level" => log_level::run(cluster, args),
+        "partition" => partition::run(cluster, args),
+        "process-append-thread" => process_append_thread::run(cluster, args),
+        "process-apply-thread" => process_apply_thread::run(cluster, args),
+        "process-ready" => process_ready::run(cluster, args),
+        "propose" => propose::run(cluster, args),
+        "raft-log" => raft_log::run(cluster, args),
+        "raft-state" => raft_state::run(cluster, &args),
+        "read" => read::run(cluster, args),
+        "report-unreachable" => report_unreachable::run(cluster, args),
+        "restart" => restart::run(cluster, args),
+        "stabilize" => stabilize::run(cluster, args),
+        "status" => status::run(cluster, args),
+        "tick-election" => tick::run_election(cluster, args),
+        "tick-heartbeat" => tick::run_heartbeat(cluster, args),
+        unknown => Err(ScriptError::UnknownCommand(unknown.to_owned())),
+    }
+}

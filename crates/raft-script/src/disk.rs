@@ -1,0 +1,88 @@
+//! A node's disk: whole appends, synced in order; what is not synced may be lost.
+
+use std::collections::VecDeque;
+
+use quorate_raft::{Append, LogFetch, LogState};
+use quorate_types::{Entry, EntryId, HardState, LogIndex, SnapshotMeta};
+
+/// The log of one node, and the appends on their way to it.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    snapshot: SnapshotMeta,
+    hard_state: HardState,
+    entries: Vec<Entry>,
+    unsynced: VecDeque<Append>,
+}
+
+impl Disk {
+    pub(crate) fn new(snapshot: SnapshotMeta) -> Self {
+        let hard_state = HardState::default();
+        Self { snapshot, hard_state, entries: Vec::new(), unsynced: VecDeque::new() }
+    }
+
+    pub(crate) fn write(&mut self, append: Append) {
+        self.unsynced.push_back(append);
+    }
+
+    /// Syncs the oldest append and gives it back, for its ticket and promises.
+    pub(crate) fn sync(&mut self) -> Option<Append> {
+        let append = self.unsynced.pop_front()?;
+        self.hard_state = append.hard_state.unwrap_or(self.hard_state);
+        overwrite(self.snapshot.last, &mut self.entries, &append.entries);
+        Some(append)
+    }
+
+    pub(crate) fn has_unsynced(&self) -> bool {
+        !self.unsynced.is_empty()
+    }
+
+    pub(crate) fn lose_unsynced(&mut self) {
+        self.unsynced.clear();
+    }
+
+    pub(crate) fn recover(&self, applied: LogIndex) -> LogState {
+        let mut terms: Vec<EntryId> = Vec::new();
+        for entry in &self.entries {
+            if terms.last().is_none_or(|run| run.term != entry.id.term) {
+                terms.push(entry.id);
+            }
+        }
+        LogState {
+            hard_state: self.hard_state,
+            snapshot: self.snapshot.clone(),
+            terms,
+            last: self.entries.last().map_or(self.snapshot.last, |entry| entry.id),
+            applied,
+        }
+    }
+
+    /// What the log holds when everything written so far is synced.
+    pub(crate) fn written(&self) -> Vec<Entry> {
+        let mut entries = self.entries.clone();
+        for append in &self.unsynced {
+            overwrite(self.snapshot.last, &mut entries, &append.entries);
+        }
+        entries
+    }
+
+    pub(crate) fn read(&self, fetch: &LogFetch) -> Vec<Entry> {
+        let mut bytes = 0;
+        self.written()
+            .into_iter()
+            .filter(|entry| entry.id.index >= fetch.from && entry.id.index <= fetch.to)
+            .take_while(|entry| {
+                let is_first = bytes == 0;
+                bytes += entry.cost_bytes();
+                is_first || bytes <= fetch.bytes_max
+            })
+            .collect()
+    }
+}
+
+/// The first of `new` takes the place of whatever was at its index and beyond.
+fn overwrite(base: EntryId, entries: &mut Vec<Entry>, new: &[Entry]) {
+    if let Some(first) = new.first() {
+        entries.truncate(first.id.index.since(base.index.next()) as usize);
+        entries.extend_from_slice(new);
+    }
+}
