@@ -34,14 +34,16 @@ pub enum Write {
         entries: Vec<Entry>,
     },
     /// Forgets the entries up to `through`, which must exist: they are part of a durable snapshot.
-    /// Nothing happens if they are gone already, or the group is.
+    /// Nothing happens if they are gone already, or the group is. Its cost follows the number of appends
+    /// that it forgets, and other groups wait for it: truncate in steps.
     TruncatePrefix {
         /// The group.
         group: GroupId,
         /// The last index to forget.
         through: LogIndex,
     },
-    /// Forgets the group, its hard state too. Nothing happens if there is no such group.
+    /// Forgets the group, its hard state too. Nothing happens if there is no such group. Its cost follows
+    /// the number of appends that the log still holds.
     Destroy {
         /// The group.
         group: GroupId,

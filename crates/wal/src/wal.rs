@@ -175,13 +175,14 @@ impl Wal {
     /// Starts the threads over a recovered `store`.
     ///
     /// # Panics
-    /// If the operating system gives no threads.
+    /// If the operating system gives no threads, or a queue has no room at all.
     pub fn start(
         store: impl LogStore,
         completions: Arc<dyn Completions>,
         config: WalConfig,
         recorder: &dyn Recorder,
     ) -> Self {
+        assert!(config.queue_tasks_max > 0 && config.queue_fetches_max > 0, "{config:?}");
         let (jobs, job_queue) = bounded(config.queue_tasks_max);
         let (fetches, fetch_queue) = bounded(config.queue_fetches_max);
         let (shared, metrics) = (Arc::<Shared>::default(), WalMetrics::new(recorder));
@@ -235,9 +236,13 @@ impl Wal {
             }
         };
         self.shared.queued_bytes.fetch_sub(cost_bytes, Ordering::Relaxed);
-        self.metrics.refused_tasks.increment(1);
         match refused {
-            (Job::Write { task, .. }, why) => Err(Refused { task: Box::new(task), why }),
+            (Job::Write { task, .. }, why) => {
+                if why == Why::Full {
+                    self.metrics.refused_tasks.increment(1);
+                }
+                Err(Refused { task: Box::new(task), why })
+            }
             (Job::Reload { .. }, _) => unreachable!("the job just made is a write"),
         }
     }

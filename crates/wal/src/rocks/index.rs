@@ -45,10 +45,10 @@ impl GroupLog {
     /// those that begin there or later. One that begins before and reaches beyond stays; the record that
     /// will be put at `first` cuts it.
     pub(super) fn cut(&mut self, first: LogIndex) -> VecDeque<LogIndex> {
-        let before = LogIndex(first.value() - 1);
-        if before < self.last.index {
-            self.last = self.id_at(before);
+        if first > self.last.index {
+            return VecDeque::new();
         }
+        self.last = self.id_at(LogIndex(first.value() - 1));
         self.runs.truncate(self.runs.partition_point(|run| run.index < first));
         self.records.split_off(self.records.partition_point(|record| *record < first))
     }

@@ -1,8 +1,11 @@
 //! The logs in RocksDB: the suite with real files, torn tails, damage, and the single-put rule under
 //! flushes and compactions at every moment.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -30,21 +33,26 @@ impl Directory {
         self.root.path().join(self.copy.to_string())
     }
 
-    /// Copies the files as they are now, as a power cut would leave them: everything here is synced.
+    /// Goes on with a copy of the files as they are now, as a power cut would leave them: everything that
+    /// these tests write is synced.
     fn copy(&mut self) {
         let from = self.path();
         self.copy += 1;
-        fs::create_dir(self.path()).unwrap();
-        for file in fs::read_dir(from).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), self.path().join(file.file_name())).unwrap();
-        }
+        copy_files(&from, &self.path());
     }
 
     /// The newest write-ahead log file.
     fn newest_log(&self) -> PathBuf {
         let files = fs::read_dir(self.path()).unwrap().map(|file| file.unwrap().path());
         files.filter(|file| is_log(file)).max().expect("an open log has a log file")
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
 }
 
@@ -139,6 +147,72 @@ fn append(group: u64, term: u64, indexes: std::ops::Range<u64>) -> Write {
 
 fn read_all(log: &RocksLog, group: u64, from: u64) -> Vec<Entry> {
     log.reader().read(GroupId(group), LogIndex(from), LogIndex(u64::MAX - 1), usize::MAX).unwrap()
+}
+
+#[test]
+fn a_reader_sees_each_batch_whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = RocksLog::open(directory.path(), &options()).unwrap();
+    // Every batch overwrites all entries by two records, so a mixture would show two terms.
+    let batch = |term| [append(1, term, 2..5), append(1, term, 5..9)];
+    log.write(&[create(1)]).unwrap();
+    log.write(&batch(1)).unwrap();
+    let (reader, stop) = (log.reader(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let stop = &stop;
+        let reads = scope.spawn(move || {
+            let mut terms = BTreeSet::new();
+            while !stop.load(Ordering::Relaxed) {
+                let read = reader.read(GroupId(1), LogIndex(2), LogIndex(100), usize::MAX).unwrap();
+                let term = read[0].id.term.value();
+                assert_eq!(read, entries(term, 2..9));
+                terms.insert(term);
+            }
+            terms
+        });
+        for term in 2..300 {
+            log.write(&batch(term)).unwrap();
+            if term % 100 == 0 {
+                log.flush().unwrap();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(!reads.join().unwrap().is_empty());
+    });
+    assert_eq!(read_all(&log, 1, 2), entries(299, 2..9));
+}
+
+#[test]
+fn a_tail_that_was_cut_anywhere_still_opens_with_a_prefix() {
+    let mut directory = Directory::new();
+    let mut log = directory.open();
+    log.write(&[create(1)]).unwrap();
+    for index in 2..12 {
+        log.write(&[append(1, 1, index..index + 1)]).unwrap();
+    }
+    let file = directory.newest_log().file_name().unwrap().to_owned();
+    directory.copy();
+    drop(log);
+    let whole = fs::read(directory.path().join(&file)).unwrap();
+    let mut last_before = LogIndex(11);
+    for cut in (0..whole.len()).step_by(13) {
+        let torn = tempfile::tempdir().unwrap();
+        copy_files(&directory.path(), torn.path());
+        fs::write(torn.path().join(&file), &whole[..whole.len() - cut]).unwrap();
+        let mut log = RocksLog::open(torn.path(), &options()).unwrap();
+        let Some(recovered) = log.recover().unwrap().remove(&GroupId(1)) else { continue };
+        let last = recovered.last.index;
+        assert!(last <= last_before && (cut > 0 || last == last_before), "{cut} bytes cut: {last}");
+        assert_eq!(read_all(&log, 1, 2), entries(1, 2..last.value() + 1));
+        last_before = last;
+        // And goes on from there.
+        let next = last.value() + 1;
+        log.write(&[append(1, 2, next..next + 1)]).unwrap();
+        drop(log);
+        let last = RocksLog::open(torn.path(), &options()).unwrap().log(GroupId(1)).unwrap().last;
+        assert_eq!(last, EntryId::new(Term(2), LogIndex(next)));
+    }
+    assert_eq!(last_before, LogIndex(1), "cuts reached the first batch");
 }
 
 /// What the engine may do between two batches.
