@@ -19,10 +19,10 @@ ARGS ?=
 dev: build
 	@exec $(BIN)/quorate dev $(ARGS)
 
-# All programs and tests: with them in one selection, `cargo test` finds everything built.
 build: prerequisites target
-	cargo build $(CARGO_ARGS) --all-targets
+	cargo build $(CARGO_ARGS)
 
+# The programs first: tests start them as a stranger would, and cargo builds no programs of other crates.
 test: lint build
 	cargo test $(CARGO_ARGS)
 
