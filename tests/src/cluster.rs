@@ -258,7 +258,7 @@ pub fn quorate() -> Command {
 /// # Panics
 /// When `quorate cert ca` fails.
 pub fn make_ca(dir: &Path) {
-    run(quorate().args(["cert", "ca", "--out"]).arg(dir));
+    run(quorate().args(["cert", "ca", "--dir"]).arg(dir));
 }
 
 /// Makes the certificate of node `name` by the authority in `dir`.
@@ -266,7 +266,7 @@ pub fn make_ca(dir: &Path) {
 /// # Panics
 /// When `quorate cert node` fails.
 pub fn make_certificate(dir: &Path, name: &str) {
-    run(quorate().args(["cert", "node", "--name", name, "--out"]).arg(dir));
+    run(quorate().args(["cert", "node", "--name", name, "--dir"]).arg(dir));
 }
 
 /// Runs a command that must succeed.

@@ -99,7 +99,7 @@ impl Drop for Process {
             let log = self.log();
             let from = log.len().saturating_sub(LOG_TAIL_BYTES);
             let from = (from..=log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(0);
-            let how = ended.map_or("still running".to_owned(), |status| status.to_string());
+            let how = ended.map_or_else(|| "still running".to_owned(), |status| status.to_string());
             // Nothing is left to do when standard error is closed.
             let _ = writeln!(std::io::stderr(), "--- {} ({how}):\n{}", self.name, &log[from..]);
         }

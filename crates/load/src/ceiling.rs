@@ -37,16 +37,19 @@ pub(crate) fn run(args: &Ceiling) -> Result<(), Fault> {
         }
     };
     let runtime = builder.enable_all().build().map_err(|error| format!("no runtime: {error}"))?;
-    runtime.block_on(serve(args)).map_err(|error| format!("{}: {error}", args.listen))
+    let serve = async {
+        let listener = TcpListener::bind(args.listen).await?;
+        writeln!(std::io::stdout(), "listening on {}", listener.local_addr()?)?;
+        serve(listener, args.value_size).await
+    };
+    runtime.block_on(serve).map_err(|error| format!("{}: {error}", args.listen))
 }
 
-async fn serve(args: &Ceiling) -> Result<(), Box<dyn std::error::Error>> {
-    let listener = TcpListener::bind(args.listen).await?;
-    writeln!(std::io::stdout(), "listening on {}", listener.local_addr()?)?;
+async fn serve(listener: TcpListener, value_size: usize) -> Result<(), Box<dyn std::error::Error>> {
     tonic::transport::Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
-        .add_service(KvServer::new(Constant { value: vec![b'v'; args.value_size].into() }))
+        .add_service(KvServer::new(Constant { value: vec![b'v'; value_size].into() }))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await?;
     Ok(())
@@ -113,5 +116,72 @@ impl Kv for Constant {
         _: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         Ok(Response::new(CompactionResponse { header: header() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::{Caller, Connection, Method};
+    use crate::drive::runtime;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tonic::Code;
+
+    #[test]
+    fn callers_and_the_server_understand_each_other() {
+        runtime().expect("a runtime").block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let endpoint = listener.local_addr().expect("bound").to_string();
+            let serving = tokio::spawn(async move {
+                // It ends when it is aborted.
+                let _ = serve(listener, 300_000).await;
+            });
+            let connection = Arc::new(Connection::new(&endpoint).expect("an address"));
+            let mut caller = Caller::new(Arc::clone(&connection), Duration::from_secs(10));
+            let get = RangeRequest { key: "k".into(), ..RangeRequest::default() };
+            let answer: RangeResponse = caller.ask(Method::Range, &get).await.expect("served");
+            assert_eq!(answer.kvs[0].key, "k");
+            assert_eq!(answer.kvs[0].value.len(), 300_000, "an answer of many frames");
+            let put = PutRequest::default();
+            let answer: PutResponse = caller.ask(Method::Put, &put).await.expect("served");
+            assert!(answer.header.is_some());
+
+            serving.abort();
+            assert!(serving.await.is_err_and(|ended| ended.is_cancelled()));
+            let failure = Caller::new(
+                Arc::new(Connection::new(&endpoint).expect("an address")),
+                Duration::from_secs(10),
+            )
+            .ask::<PutResponse>(Method::Put, &put)
+            .await
+            .expect_err("nobody listens");
+            assert_eq!(failure.code, Code::Unavailable, "{failure}");
+        });
+    }
+
+    #[test]
+    fn a_broken_connection_is_dialed_again() {
+        runtime().expect("a runtime").block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let endpoint = listener.local_addr().expect("bound").to_string();
+            let connection = Arc::new(Connection::new(&endpoint).expect("an address"));
+            let mut caller = Caller::new(connection, Duration::from_secs(10));
+            let put = PutRequest::default();
+            // Hangs up on the first caller, then serves.
+            let server = async {
+                let (first, _) = listener.accept().await.expect("a caller");
+                drop(first);
+                let _ = serve(listener, 1).await;
+            };
+            let calls = async {
+                caller.ask::<PutResponse>(Method::Put, &put).await.expect_err("it hung up");
+                caller.ask::<PutResponse>(Method::Put, &put).await.expect("dialed again");
+            };
+            tokio::select! {
+                () = server => panic!("the server ended"),
+                () = calls => {}
+            }
+        });
     }
 }

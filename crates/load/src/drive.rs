@@ -123,7 +123,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
 struct Run {
     workload: Arc<Workload>,
     load: Load,
-    /// All workers are connected.
+    /// All workers are connected, and the main thread has begun to watch.
     connected: Barrier,
     /// When the workers went off; set by the first one.
     began: OnceLock<Instant>,
@@ -169,7 +169,7 @@ fn measure(load: &Load, workload: Arc<Workload>, name: &str) -> Result<Measured,
     let run = Arc::new(Run {
         workload,
         load: load.clone(),
-        connected: Barrier::new(load.threads),
+        connected: Barrier::new(load.threads + 1),
         began: OnceLock::new(),
         budget: load.total.map(|total| AtomicI64::new(i64::try_from(total).unwrap_or(i64::MAX))),
         stop: AtomicBool::new(false),
@@ -222,11 +222,20 @@ fn watch(
     let mut servers = Servers::new(&run.load.pids);
     let own = std::process::id();
     let mut client_cpu_before_us = None;
+    if run.load.warmup.is_zero() {
+        // Before the workers go off: a short run may be over at the first look.
+        client_cpu_before_us = Some(crate::process::cpu_us(own)?);
+        servers.begin()?;
+    }
     let mut tally = Tally::new(operations);
     let mut last_answer = None;
     let mut working = run.load.threads;
+    run.connected.wait();
     while working > 0 {
-        match results.recv_timeout(WATCH_INTERVAL) {
+        // The samples are taken at the moment when the measurement begins, not at the next look.
+        let left = run.measure_from().saturating_duration_since(Instant::now());
+        let wait = if left.is_zero() { WATCH_INTERVAL } else { left.min(WATCH_INTERVAL) };
+        match results.recv_timeout(wait) {
             Ok(counted) => {
                 let counted = counted.inspect_err(|_| run.stop.store(true, Ordering::Relaxed))?;
                 tally.merge(&counted.tally);
@@ -236,10 +245,7 @@ fn watch(
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return Err("a worker died".to_owned()),
         }
-        let now = Instant::now();
-        if client_cpu_before_us.is_none()
-            && run.began.get().is_some_and(|began| now >= *began + run.load.warmup)
-        {
+        if client_cpu_before_us.is_none() && Instant::now() >= run.measure_from() {
             client_cpu_before_us = Some(crate::process::cpu_us(own)?);
             servers.begin()?;
         }
@@ -348,8 +354,10 @@ impl Worker {
         let idle = Arc::new(Mutex::new(callers));
         let mut rng = self.rng(0);
         let mut operations = JoinSet::new();
+        // The workers' schedules interleave.
+        let phase = self.number as f64 / run.load.threads as f64;
         for number in 0_u64.. {
-            let due = run.began() + Duration::from_secs_f64(number as f64 / rate);
+            let due = run.began() + Duration::from_secs_f64((number as f64 + phase) / rate);
             if !run.admits(due) {
                 break;
             }

@@ -47,18 +47,21 @@ pub(crate) struct Report {
 
 /// Latencies of answered operations, milliseconds.
 #[derive(Serialize)]
-struct Latency {
+pub(crate) struct Latency {
     count: u64,
     mean: f64,
-    p50: f64,
+    /// Half of the operations took no longer.
+    pub(crate) p50: f64,
     p90: f64,
-    p99: f64,
+    /// One in a hundred took longer.
+    pub(crate) p99: f64,
     p999: f64,
     max: f64,
 }
 
 impl Latency {
-    fn of(us: &Histogram<u64>) -> Self {
+    /// Sums a histogram of microseconds up.
+    pub(crate) fn of(us: &Histogram<u64>) -> Self {
         let at = |quantile| us.value_at_quantile(quantile) as f64 / US_PER_MS;
         Self {
             count: us.len(),

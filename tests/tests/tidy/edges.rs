@@ -41,11 +41,6 @@ const LIBRARIES: &[(&str, &[&str], &str)] = &[
     ("tonic", &["api", "gateway", "quorate", "load", "tests"], "gRPC ends at the gateway"),
     ("h2", &["load"], "a server's HTTP/2 is tonic's"),
     ("hyper", &["gateway", "quorate"], "HTTP is spoken at the front door and by the exporter"),
-    (
-        "metrics-exporter-prometheus",
-        &["quorate"],
-        "a library records through the recorder that it is given",
-    ),
 ];
 
 /// The package fields that are set once, for the workspace.

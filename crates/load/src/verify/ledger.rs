@@ -33,9 +33,9 @@ pub(crate) struct Ledger {
 }
 
 /// Number of the writes in the tally.
-const WRITE: usize = 0;
+pub(crate) const WRITE: usize = 0;
 /// Number of the reads in the tally.
-const READ: usize = 1;
+pub(crate) const READ: usize = 1;
 
 /// One key and its writer.
 struct KeyState {

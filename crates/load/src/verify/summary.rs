@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::check::Found;
-use super::ledger::{Contradictions, Ledger, Mark};
+use super::ledger::{Contradictions, Ledger, Mark, READ, WRITE};
 use crate::Fault;
+use crate::report::Latency;
 
 /// The workload's part and the check's part; each is left out when it was not run.
 #[derive(Default, Serialize)]
@@ -26,6 +27,8 @@ struct WorkloadPart {
     unknown: u64,
     /// Reads that were answered.
     reads: u64,
+    write_ms: Latency,
+    read_ms: Latency,
     /// The longest time without an acknowledged write, milliseconds.
     longest_pause_ms: f64,
     marks: Vec<MarkPart>,
@@ -65,6 +68,8 @@ impl Summary {
             acknowledged,
             unknown,
             reads: ledger.reads,
+            write_ms: Latency::of(&ledger.tally.latency_us[WRITE]),
+            read_ms: Latency::of(&ledger.tally.latency_us[READ]),
             longest_pause_ms: ms(ledger.longest_pause),
             marks: ledger.marks.iter().map(MarkPart::from).collect(),
             pause_median_ms: pauses.get(pauses.len() / 2).copied(),
@@ -108,6 +113,12 @@ impl Summary {
                 out,
                 "{} writes acknowledged, {} without an answer, {} reads, in {:.1} s",
                 part.acknowledged, part.unknown, part.reads, part.elapsed_s
+            )?;
+            let (write, read) = (&part.write_ms, &part.read_ms);
+            writeln!(
+                out,
+                "writes p50 {:.1} ms, p99 {:.1} ms; reads p50 {:.1} ms, p99 {:.1} ms",
+                write.p50, write.p99, read.p50, read.p99
             )?;
             writeln!(out, "longest pause between writes {:.0} ms", part.longest_pause_ms)?;
             for mark in &part.marks {

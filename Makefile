@@ -1,0 +1,55 @@
+# One word each: `make dev` serves, `make test` tests everything, `make lint` is the quick part of it.
+#
+# One profile (release), one selection (--workspace), one set of features: another one would compile RocksDB
+# again, which takes 20 minutes on two cores. The build lives outside the checkout, in CARGO_TARGET_DIR or
+# the cache of the user; `target` in the checkout is a link to it, so that plain cargo finds it too.
+
+SHELL := /bin/bash
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+export CARGO_TARGET_DIR ?= $(CACHE)/quorate/target
+CARGO_ARGS := --release --workspace --locked
+BIN := $(CARGO_TARGET_DIR)/release
+
+# Arguments for `make dev` and the benches: make dev ARGS='--nodes 5'
+ARGS ?=
+
+.PHONY: dev build test lint bench-engine side-by-side prerequisites target-dir
+
+# A cluster of three nodes in one process, with real networking, disks and syncs; Ctrl-C ends it.
+dev: build
+	@exec $(BIN)/quorate dev $(ARGS)
+
+build: prerequisites target
+	cargo build $(CARGO_ARGS)
+
+# The programs first: tests start them as a stranger would, and cargo builds no programs of other crates.
+test: lint build
+	cargo test $(CARGO_ARGS)
+
+lint: prerequisites target
+	@if cargo fmt --version >/dev/null 2>&1; then echo cargo fmt --all --check; cargo fmt --all --check; \
+	else echo 'lint: skipped: rustfmt is not installed (rustup component add rustfmt)'; fi
+	@if cargo clippy --version >/dev/null 2>&1; then echo cargo clippy $(CARGO_ARGS) --all-targets; \
+		cargo clippy $(CARGO_ARGS) --all-targets -- -D warnings; \
+	else echo 'lint: skipped: clippy is not installed (rustup component add clippy)'; fi
+
+# The embedded engine: writes per second, latency and CPU per write.
+bench-engine: build
+	@exec $(BIN)/bench-engine $(ARGS)
+
+# Quorate, etcd and the ceiling of a gRPC door under the same load.
+side-by-side: build
+	@QUORATE_BIN_DIR=$(BIN) deploy/side-by-side $(ARGS)
+
+prerequisites:
+	@deploy/prerequisites
+
+# A link, made anew when the build has moved; a directory that cargo made itself stays.
+target: FORCE
+	@mkdir -p '$(CARGO_TARGET_DIR)'
+	@if [ ! -e target ] || [ -L target ]; then ln -sfn '$(CARGO_TARGET_DIR)' target; fi
+
+target-dir:
+	@echo '$(CARGO_TARGET_DIR)'
+
+FORCE:

@@ -1,0 +1,206 @@
+//! Peers that are not who they say, and data directories that are not theirs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use quorate_tests::cluster::{Cluster, make_ca, make_certificate, quorate};
+use quorate_tests::process::Process;
+use quorate_tests::{http, ports, programs, wait};
+
+use super::assert_serves;
+
+/// How long a node may take to be refused, or to refuse to start.
+const REFUSAL_BOUND: Duration = Duration::from_secs(60);
+
+/// The node that comes back wrong; the others must go on without it.
+const STRANGER: usize = 2;
+
+/// Bytes of a disk that has no room for a node.
+const SMALL_DISK: &str = "size=2m";
+
+/// A fresh cluster, if it is ours: the peer checks other things.
+fn fresh(test: &str) -> Option<Cluster> {
+    let cluster = Cluster::quorate(test)?;
+    cluster.is_quorate().then_some(cluster)
+}
+
+#[test]
+fn a_peer_with_a_wrong_certificate_is_refused() {
+    let Some(mut cluster) = fresh("wrong certificates") else { return };
+    let dir = cluster.dir().to_owned();
+    let (own, other) = (dir.join("certificates"), dir.join("other"));
+    make_ca(&other);
+    make_certificate(&other, "n3");
+    cluster.kill(STRANGER);
+
+    // By another authority, though it trusts the right one.
+    let refusal = come_back(&mut cluster, &other.join("n3"), &own.join("ca.crt"));
+    assert_serves(&cluster);
+    drop(refusal);
+
+    // For another cluster, by the same authority.
+    let foreign = dir.join("foreign");
+    let mut command = quorate();
+    command.args(["cert", "node", "--name", "n3", "--cluster-name", "elsewhere", "--dir"]);
+    command.arg(&foreign).arg("--ca").arg(own.join("ca.crt"));
+    let made = command.arg("--ca-key").arg(own.join("ca.key")).output().expect("quorate starts");
+    assert!(made.status.success(), "{made:?}");
+    let refusal = come_back(&mut cluster, &foreign.join("n3"), &own.join("ca.crt"));
+    assert_serves(&cluster);
+    drop(refusal);
+
+    // Of another node of the cluster.
+    let refusal = come_back(&mut cluster, &own.join("n2"), &own.join("ca.crt"));
+    assert_serves(&cluster);
+    drop(refusal);
+
+    // And with its own it is back.
+    cluster.start(STRANGER);
+    cluster.wait_ready(STRANGER);
+    assert_serves(&cluster);
+}
+
+/// Starts the stranger with a certificate and waits until it, or those whom it calls, have said no.
+fn come_back(cluster: &mut Cluster, certificate: &Path, ca: &Path) -> Process {
+    let mut command = cluster.command(STRANGER);
+    // The last of a repeated flag would be an error, so they are replaced.
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut replaced = quorate();
+    let mut args = args.into_iter();
+    while let Some(arg) = args.next() {
+        let file = match arg.to_str() {
+            Some("--cert") => certificate.with_extension("crt"),
+            Some("--key") => certificate.with_extension("key"),
+            Some("--ca") => ca.to_owned(),
+            _ => {
+                replaced.arg(arg);
+                continue;
+            }
+        };
+        args.next().expect("these flags have a value");
+        replaced.arg(arg).arg(file);
+    }
+    command = replaced;
+    let log = cluster.dir().join("stranger.log");
+    // Only what is said from now on counts.
+    let before = said(cluster, &log).len();
+    let mut process = Process::start("the stranger", &mut command, &log);
+    wait::until("a refusal", REFUSAL_BOUND, || {
+        if let Some(status) = process.ended() {
+            assert!(!status.success(), "it ended well:\n{}", process.log());
+            return Ok(());
+        }
+        let said = said(cluster, &log).split_off(before).to_lowercase();
+        let refused =
+            ["refus", "certificate", "unknown issuer"].iter().any(|word| said.contains(word));
+        if refused { Ok(()) } else { Err("nobody has said no".to_owned()) }
+    });
+    let ready = http::get(&cluster.nodes[STRANGER].metrics, "/readyz");
+    assert!(!matches!(ready, Ok((200, _))), "a stranger serves");
+    process
+}
+
+/// What the nodes and the stranger have logged.
+fn said(cluster: &Cluster, stranger: &Path) -> String {
+    let nodes = cluster.nodes.iter().filter_map(|node| node.process.as_ref()).map(Process::log);
+    let stranger = std::fs::read_to_string(stranger).unwrap_or_default();
+    nodes.chain([stranger]).collect()
+}
+
+#[test]
+fn a_data_directory_of_somebody_else_is_refused() {
+    let Some(mut cluster) = fresh("data directories") else { return };
+
+    // In use: another process on it, on other ports.
+    let mut command = with_flags(&cluster, 0, &fresh_ports());
+    let said = assert_refuses_to_start(&cluster, &mut command);
+    let data = cluster.nodes[0].data.display().to_string();
+    assert!(said.contains(&data), "it names the directory {data}:\n{said}");
+    assert_serves(&cluster);
+
+    // Another node's.
+    cluster.kill(STRANGER);
+    let data = cluster.nodes[1].data.clone();
+    cluster.kill(1);
+    let data = data.to_str().expect("temporary paths are text").to_owned();
+    let mut command = with_flags(&cluster, STRANGER, &[("--data-dir", data)]);
+    assert_refuses_to_start(&cluster, &mut command);
+
+    // Another cluster's.
+    let token = [("--initial-cluster-token", "another".to_owned())];
+    let mut command = with_flags(&cluster, STRANGER, &token);
+    assert_refuses_to_start(&cluster, &mut command);
+
+    // All of it is still good for those whose it is.
+    cluster.start_all();
+    assert_serves(&cluster);
+}
+
+#[test]
+fn a_full_disk_at_the_start_is_named() {
+    let test = "a full disk at the start";
+    let Some(mut cluster) = fresh(test) else { return };
+    let mount = cluster.dir().join("small");
+    std::fs::create_dir(&mount).expect("a directory can be made");
+    let small = mount.to_str().expect("temporary paths are text").to_owned();
+    let script = format!("mount -t tmpfs -o {SMALL_DISK} tmpfs '{small}' && exec \"$@\"");
+    let namespace = |command: &Command| {
+        // A file system of its own, which goes with the process.
+        let mut inside = Command::new("unshare");
+        inside.args(["--mount", "--map-root-user", "sh", "-c", &script, "sh"]);
+        inside.arg(command.get_program()).args(command.get_args());
+        inside
+    };
+    let tried = namespace(&Command::new("true")).output();
+    if !tried.is_ok_and(|tried| tried.status.success()) {
+        programs::skip(test, "no mount namespaces for this user");
+        return;
+    }
+    // A node of this cluster whose directory was lost with its disk; it must not get far enough to care.
+    cluster.kill(STRANGER);
+    let flags = [("--data-dir", format!("{small}/n3"))];
+    let command = with_flags(&cluster, STRANGER, &flags);
+    let said = assert_refuses_to_start(&cluster, &mut namespace(&command)).to_lowercase();
+    assert!(said.contains("space"), "{said}");
+    cluster.start(STRANGER);
+    cluster.wait_ready(STRANGER);
+    assert_serves(&cluster);
+}
+
+/// The command of node `number` with some flags given other values.
+fn with_flags(cluster: &Cluster, number: usize, flags: &[(&str, String)]) -> Command {
+    let command = cluster.command(number);
+    let mut changed = quorate();
+    let mut args = command.get_args();
+    let mut missing: Vec<&(&str, String)> = flags.iter().collect();
+    while let Some(arg) = args.next() {
+        changed.arg(arg);
+        if let Some(at) = missing.iter().position(|(flag, _)| arg == *flag) {
+            args.next().expect("these flags have a value");
+            changed.arg(&missing.swap_remove(at).1);
+        }
+    }
+    for (flag, value) in missing {
+        changed.arg(flag).arg(value);
+    }
+    changed
+}
+
+fn fresh_ports() -> [(&'static str, String); 2] {
+    let address = || format!("127.0.0.1:{}", ports::free());
+    [("--listen-client", address()), ("--listen-metrics", address())]
+}
+
+/// Runs a command that must end by itself, badly; returns what it said.
+fn assert_refuses_to_start(cluster: &Cluster, command: &mut Command) -> String {
+    let log = cluster.dir().join("refused.log");
+    // Each gets a log of its own.
+    let _ = std::fs::remove_file(&log);
+    let mut process = Process::start("the refused", command, &log);
+    let status = process.wait(REFUSAL_BOUND);
+    let said = process.log();
+    assert!(!status.success(), "it ended well:\n{said}");
+    assert!(said.contains("quorate:"), "it says why:\n{said}");
+    said
+}

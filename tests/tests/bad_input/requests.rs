@@ -1,0 +1,115 @@
+//! Requests that must be refused, with etcd's own codes and texts.
+
+use quorate_api::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    request_op,
+};
+use quorate_tests::client::{Client, runtime};
+use quorate_tests::cluster::Cluster;
+use tonic::{Code, Status};
+
+use super::assert_serves;
+
+const EMPTY_KEY: &str = "etcdserver: key is not provided";
+
+/// Bytes of a value above the request limit of 1.5 MiB, and below what the protocol takes.
+const ABOVE_REQUEST_LIMIT: usize = 1_700_000;
+
+/// Bytes of a value above what the protocol takes, 2 MiB.
+const ABOVE_MESSAGE_LIMIT: usize = 3_000_000;
+
+/// One above the operations of a transaction.
+const ABOVE_TXN_LIMIT: usize = 129;
+
+#[test]
+fn requests_are_refused_with_their_reason_and_change_nothing() {
+    let Some(cluster) = Cluster::quorate("refused requests") else { return };
+    let before = cluster.revision();
+    runtime().block_on(async {
+        let mut client = Client::new(&cluster.nodes[0].client);
+        empty_keys(&mut client).await;
+        too_large(&mut client).await;
+        transactions(&mut client).await;
+        revisions(&mut client, before).await;
+        if cluster.is_quorate() {
+            // This one would end the peer's process.
+            let range = RangeRequest { sort_target: 99, ..range("a") };
+            let refused = client.kv.range(range).await.map(drop);
+            expect(refused, Code::InvalidArgument, "etcdserver: invalid sort option");
+        }
+        let inverted = RangeRequest { range_end: "a".into(), ..range("b") };
+        let empty = client.kv.range(inverted).await.expect("no error").into_inner();
+        assert_eq!((empty.kvs.len(), empty.count), (0, 0));
+    });
+    assert_eq!(cluster.revision(), before, "what is refused takes no revision");
+    assert_serves(&cluster);
+}
+
+async fn empty_keys(client: &mut Client) {
+    let refused = client.kv.put(put("", 1)).await.map(drop);
+    expect(refused, Code::InvalidArgument, EMPTY_KEY);
+    let refused = client.kv.range(range("")).await.map(drop);
+    expect(refused, Code::InvalidArgument, EMPTY_KEY);
+    let refused = client.kv.delete_range(DeleteRangeRequest::default()).await.map(drop);
+    expect(refused, Code::InvalidArgument, EMPTY_KEY);
+    let refused = client.kv.txn(txn(vec![put("", 1)])).await.map(drop);
+    expect(refused, Code::InvalidArgument, EMPTY_KEY);
+}
+
+async fn too_large(client: &mut Client) {
+    let refused = client.kv.put(put("large", ABOVE_REQUEST_LIMIT)).await.map(drop);
+    expect(refused, Code::InvalidArgument, "etcdserver: request is too large");
+    let refused = client.kv.txn(txn(vec![put("large", ABOVE_REQUEST_LIMIT)])).await.map(drop);
+    expect(refused, Code::InvalidArgument, "etcdserver: request is too large");
+    let refused = client.kv.put(put("large", ABOVE_MESSAGE_LIMIT)).await.map(drop);
+    let status = refused.expect_err("above what the protocol takes");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+}
+
+async fn transactions(client: &mut Client) {
+    let many = (0..ABOVE_TXN_LIMIT).map(|number| put(&format!("k{number}"), 1)).collect();
+    let refused = client.kv.txn(txn(many)).await.map(drop);
+    expect(refused, Code::InvalidArgument, "etcdserver: too many operations in txn request");
+    let twice = txn(vec![put("same", 1), put("same", 2)]);
+    let refused = client.kv.txn(twice).await.map(drop);
+    expect(refused, Code::InvalidArgument, "etcdserver: duplicate key given in txn request");
+}
+
+async fn revisions(client: &mut Client, now: i64) {
+    const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
+    const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+    let at = |revision| RangeRequest { revision, ..range("a") };
+    let compact = |revision| CompactionRequest { revision, physical: false };
+    let refused = client.kv.range(at(now + 1)).await.map(drop);
+    expect(refused, Code::OutOfRange, FUTURE);
+    let refused = client.kv.compact(compact(now + 1)).await.map(drop);
+    expect(refused, Code::OutOfRange, FUTURE);
+    client.kv.compact(compact(now)).await.expect("the current revision can be compacted");
+    let refused = client.kv.compact(compact(now)).await.map(drop);
+    expect(refused, Code::OutOfRange, COMPACTED);
+    // A fresh store is at revision 1, and 0 means now: nothing older than the compaction can be named.
+    if now > 1 {
+        let refused = client.kv.range(at(now - 1)).await.map(drop);
+        expect(refused, Code::OutOfRange, COMPACTED);
+    }
+    client.kv.range(at(now)).await.expect("the compacted revision itself can be read");
+}
+
+fn expect(outcome: Result<(), Status>, code: Code, text: &str) {
+    let status = outcome.expect_err(text);
+    assert_eq!((status.code(), status.message()), (code, text));
+}
+
+fn range(key: &str) -> RangeRequest {
+    RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() }
+}
+
+fn put(key: &str, value_size: usize) -> PutRequest {
+    let value = vec![b'v'; value_size].into();
+    PutRequest { key: key.to_owned().into(), value, ..PutRequest::default() }
+}
+
+fn txn(puts: Vec<PutRequest>) -> TxnRequest {
+    let operation = |put| RequestOp { request: Some(request_op::Request::RequestPut(put)) };
+    TxnRequest { success: puts.into_iter().map(operation).collect(), ..TxnRequest::default() }
+}
