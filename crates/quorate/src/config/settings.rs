@@ -11,8 +11,8 @@ use toml::de::DeValue;
 
 use super::ConfigError;
 use super::values::{
-    ByteCount, ClusterState, Count, HostPort, InitialCluster, Label, Labels, LogFilter, LogFormat,
-    Millis, Span, Text, Value, Wrong, parser,
+    ByteCount, ClusterState, Count, HostPort, InitialCluster, Labels, LogFilter, LogFormat, Millis,
+    Name, Span, Text, Value, Wrong, parser,
 };
 
 /// The start of the names of our environment variables.
@@ -79,7 +79,7 @@ macro_rules! settings {
 
 settings! {
     /// Name of this node, as its certificate has it [default: default]
-    name: Label = "name", "NAME";
+    name: Name = "name", "NAME";
     /// Directory of everything this node stores [default: NAME.quorate]
     data_dir: PathBuf = "data-dir", "DIR";
     /// Address for clients [default: 127.0.0.1:2379]
@@ -100,7 +100,7 @@ settings! {
     /// [default: quorate-cluster]
     initial_cluster_token: Text = "initial-cluster-token", "TOKEN";
     /// Name of the cluster, as all certificates have it [default: quorate]
-    cluster_name: Label = "cluster-name", "NAME";
+    cluster_name: Name = "cluster-name", "NAME";
     /// Locality of this node, such as region=eu,zone=eu-1a [default: none]
     labels: Labels = "labels", "KEY=VALUE,...";
     /// Certificate of this node (PEM)

@@ -67,11 +67,11 @@ fn a_wrong_file_is_refused_with_the_key_the_line_and_what_was_expected() {
         ),
         (
             "name = 7",
-            "quorate.toml:1: \"name\" must be 1 to 63 lower-case letters, digits and inner hyphens, found a whole number",
+            "quorate.toml:1: \"name\" must be 1 to 64 letters, digits, dots, hyphens and underscores that begin with a letter or digit, found a whole number",
         ),
         (
-            "name = \"Node_1\"",
-            "quorate.toml:1: \"name\" must be 1 to 63 lower-case letters, digits and inner hyphens, found \"Node_1\"",
+            "name = \"-node\"",
+            "quorate.toml:1: \"name\" must be 1 to 64 letters, digits, dots, hyphens and underscores that begin with a letter or digit, found \"-node\"",
         ),
         (
             "listen-client = \"localhost:2379\"",
@@ -102,8 +102,8 @@ fn a_wrong_file_is_refused_with_the_key_the_line_and_what_was_expected() {
             "quorate.toml:1: \"initial-cluster\" must be a list name=host:port,..., found \"h\" for a: use host:port without a scheme, such as db1.example.com:2380",
         ),
         (
-            "initial-cluster = \"A=h:1\"",
-            "quorate.toml:1: \"initial-cluster\" must be a list name=host:port,..., found the name \"A\": use 1 to 63 lower-case letters, digits and inner hyphens",
+            "initial-cluster = \"a/b=h:1\"",
+            "quorate.toml:1: \"initial-cluster\" must be a list name=host:port,..., found the name \"a/b\": use 1 to 64 letters, digits, dots, hyphens and underscores that begin with a letter or digit",
         ),
         (
             "initial-cluster = \"\"",

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -122,17 +121,23 @@ impl Value for Text {
     }
 }
 
-/// A word that can stand in a certificate's DNS name: the name of a node or of a cluster.
+/// The name of a node or of a cluster: it stands in certificates, lists and file names.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Label(pub String);
+pub struct Name(pub String);
 
-impl Value for Label {
-    const EXPECTED: &'static str = "1 to 63 lower-case letters, digits and inner hyphens";
+impl Name {
+    /// The longest name in bytes; certificates carry no longer one.
+    pub const BYTES_MAX: usize = 64;
+}
+
+impl Value for Name {
+    const EXPECTED: &'static str = "1 to 64 letters, digits, dots, hyphens and underscores that \
+                                    begin with a letter or digit";
 
     fn from_text(text: &str) -> Result<Self, Wrong> {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let edges = !text.starts_with('-') && !text.ends_with('-');
-        if (1..=63).contains(&text.len()) && edges && text.bytes().all(inner) {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        let begins = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        if begins && text.len() <= Self::BYTES_MAX && text.bytes().all(inner) {
             Ok(Self(text.to_owned()))
         } else {
             Err(Wrong::text(text))
@@ -216,21 +221,21 @@ fn pairs(text: &str) -> Result<Vec<(&str, &str)>, Wrong> {
 
 /// The members of a new cluster: name and peer address of each.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InitialCluster(pub BTreeMap<Label, HostPort>);
+pub struct InitialCluster(pub BTreeMap<Name, HostPort>);
 
 impl InitialCluster {
     fn collect<'p>(pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Result<Self, Wrong> {
         let mut members = BTreeMap::new();
         for (name, address) in pairs {
-            let label = Label::from_text(name)
-                .map_err(|_| Wrong(format!("found the name {name:?}: use {}", Label::EXPECTED)))?;
+            let member = Name::from_text(name)
+                .map_err(|_| Wrong(format!("found the name {name:?}: use {}", Name::EXPECTED)))?;
             let address = HostPort::from_text(address).map_err(|_| {
                 Wrong(format!("found {address:?} for {name}: use {}", HostPort::EXPECTED))
             })?;
             if members.values().any(|other| *other == address) {
                 return Err(Wrong(format!("found the address {address} twice")));
             }
-            if members.insert(label, address).is_some() {
+            if members.insert(member, address).is_some() {
                 return Err(Wrong(format!("found the name {name:?} twice")));
             }
         }
@@ -403,14 +408,5 @@ impl Value for LogFilter {
             Ok(_) if !text.is_empty() => Ok(Self(text.to_owned())),
             _ => Err(Wrong::text(text)),
         }
-    }
-}
-
-/// For clap and for tests.
-impl FromStr for HostPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        parser(text)
     }
 }

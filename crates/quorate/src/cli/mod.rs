@@ -1,0 +1,99 @@
+//! The commands.
+//!
+//! - [`serve`]: one node.
+//! - [`dev`]: a whole cluster in one process.
+//! - [`status`]: what nodes say of themselves.
+//! - [`cert`]: a cluster's authority and its nodes' certificates.
+
+pub mod cert;
+pub mod dev;
+pub mod serve;
+pub mod status;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::shutdown::Exit;
+
+/// The etcd v3 API on many Raft groups.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node of a cluster
+    Serve(serve::Args),
+    /// Run a whole cluster in this process, to try things out
+    Dev(dev::Args),
+    /// Show nodes, groups, leaders, terms and indexes
+    Status(status::Args),
+    /// Make a cluster's authority and its nodes' certificates
+    #[command(subcommand)]
+    Cert(cert::Command),
+}
+
+/// Why a command failed: the exit code, and what to tell.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// For the person at the terminal.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with these words.
+    pub fn new(exit: Exit, message: impl ToString) -> Self {
+        Self { exit, message: message.to_string() }
+    }
+}
+
+/// Runs the command of the process's command line to its end.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Dev(args) => dev::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Cert(command) => cert::run(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // A closed stderr is no reason to fail differently.
+            drop(writeln!(std::io::stderr(), "quorate: {failure}"));
+            failure.exit.into()
+        }
+    }
+}
+
+/// Runs `main` on a runtime of the main thread: signals, the metrics port and what waits for both.
+fn block_on(main: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Exit::Failed, error))?.block_on(main)
+}
+
+/// Prints for people and scripts. A reader who has gone away is no error.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

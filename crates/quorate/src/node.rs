@@ -1,0 +1,386 @@
+//! A node from its settings to its end, and several of them in one process.
+//!
+//! The start, one log line for each step:
+//!
+//! 1. Bind the client and metrics ports, and read certificate, key and authority: what is most often
+//!    wrong fails before any data is touched.
+//! 2. The metrics port answers: alive, not ready.
+//! 3. The engine opens on a thread of its own: data directory, log, state, peers. A new node waits here
+//!    for the other initial ones.
+//! 4. The gateway serves the client port and takes the metrics port over, on a thread of its own.
+//! 5. Ready, once every group of the node knows its leader.
+//!
+//! The end goes backwards: the gateway lets open requests finish, for a while; then the engine flushes
+//! and closes. Both are bounded.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
+use quorate_gateway::{Backend, Gateway, GatewayConfig};
+use quorate_node::{Engine, EngineConfig, OpenError, TlsConfig};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+
+use crate::config::ServeConfig;
+use crate::exporter::Exporter;
+use crate::shutdown::{ENGINE_STOP_MAX, Stop};
+use crate::threads::RuntimeThread;
+use crate::wiring::{self, EngineBackend};
+
+/// How often a node that starts is asked whether it is ready.
+const READY_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Time beyond the gateway's own grace after which its thread counts as stuck.
+const GATEWAY_STOP_SLACK: Duration = Duration::from_secs(2);
+
+/// For a keep-alive that was switched off: longer than any process lives, and short enough to add to a
+/// clock.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// Why a node is not running.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A port cannot be listened on.
+    #[error("{key} {address}: {source}")]
+    Bind {
+        /// The setting.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file of the node's identity cannot be read.
+    #[error("{key} {path}: {source}")]
+    File {
+        /// The setting.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The engine does not open.
+    #[error(transparent)]
+    Engine(#[from] OpenError),
+    /// The metrics cannot be set up.
+    #[error("metrics: {0}")]
+    Metrics(#[from] BuildError),
+    /// The system gives no thread or event queue.
+    #[error("thread: {0}")]
+    Thread(io::Error),
+    /// It was told to stop before it had started.
+    #[error("stopped before it had started")]
+    Stopped,
+    /// A part of it ended by itself.
+    #[error("its {0} ended by itself")]
+    Broken(&'static str),
+    /// It did not stop in time; what was acknowledged is on disk all the same.
+    #[error("its {0} did not stop in time")]
+    Stuck(&'static str),
+}
+
+/// A node that serves.
+struct RunningNode {
+    name: String,
+    backend: Arc<EngineBackend>,
+    gateway: RuntimeThread<io::Result<()>>,
+    gateway_stop: watch::Sender<bool>,
+    engine: RuntimeThread<()>,
+    engine_stop: watch::Sender<bool>,
+    upkeep: JoinHandle<()>,
+}
+
+/// Runs nodes until `stop` is requested or one of them ends by itself; `on_ready` is called once, when
+/// all of them serve. One wrong node stops all.
+///
+/// # Errors
+/// The first node that did not start, broke, or did not stop in time, with its name.
+pub async fn run(
+    configs: Vec<ServeConfig>,
+    stop: Stop,
+    on_ready: impl FnOnce(),
+) -> Result<(), (String, NodeError)> {
+    let (halt, halted) = Stop::channel();
+    let mut nodes = match start_all(configs, &stop, &halt, halted).await? {
+        Some(nodes) => nodes,
+        None => return Ok(()),
+    };
+    let ended = tokio::select! {
+        () = stop.requested() => Ok(()),
+        broken = serve(&mut nodes, on_ready) => Err(broken),
+    };
+    let stopped = stop_all(nodes).await;
+    ended.and(stopped)
+}
+
+/// Starts nodes side by side, since each waits for the others. `None`: `stop` was requested meanwhile.
+async fn start_all(
+    configs: Vec<ServeConfig>,
+    stop: &Stop,
+    halt: &watch::Sender<bool>,
+    halted: Stop,
+) -> Result<Option<Vec<RunningNode>>, (String, NodeError)> {
+    let mut starting = JoinSet::new();
+    for config in configs {
+        let (halted, name) = (halted.clone(), config.name.clone());
+        starting.spawn(async move {
+            RunningNode::start(config, &halted).await.map_err(|error| (name, error))
+        });
+    }
+    let (mut nodes, mut failed) = (Vec::new(), None);
+    loop {
+        let started = tokio::select! {
+            started = starting.join_next() => started,
+            () = stop.requested(), if !*halt.borrow() => {
+                halt.send_replace(true);
+                continue;
+            }
+        };
+        match started {
+            None => break,
+            Some(Ok(Ok(node))) => nodes.push(node),
+            Some(Ok(Err((_, NodeError::Stopped)))) => {}
+            Some(Ok(Err(error))) => {
+                failed.get_or_insert(error);
+                halt.send_replace(true);
+            }
+            Some(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+    }
+    if !*halt.borrow() {
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        return Ok(Some(nodes));
+    }
+    let stopped = stop_all(nodes).await;
+    match failed {
+        Some(error) => Err(error),
+        None => stopped.map(|()| None),
+    }
+}
+
+/// Reports readiness, then waits for a node to end by itself.
+async fn serve(nodes: &mut [RunningNode], on_ready: impl FnOnce()) -> (String, NodeError) {
+    let mut on_ready = Some(on_ready);
+    loop {
+        for node in nodes.iter_mut() {
+            if let Some(part) = node.broken_part() {
+                return (node.name.clone(), NodeError::Broken(part));
+            }
+        }
+        if nodes.iter().all(|node| node.backend.is_ready())
+            && let Some(on_ready) = on_ready.take()
+        {
+            on_ready();
+        }
+        tokio::time::sleep(READY_INTERVAL).await;
+    }
+}
+
+async fn stop_all(nodes: Vec<RunningNode>) -> Result<(), (String, NodeError)> {
+    let mut stopping = JoinSet::new();
+    for node in nodes {
+        let name = node.name.clone();
+        stopping.spawn(async move { node.stop().await.map_err(|error| (name, error)) });
+    }
+    let mut result = Ok(());
+    while let Some(stopped) = stopping.join_next().await {
+        result = result.and(
+            stopped.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())),
+        );
+    }
+    result
+}
+
+impl RunningNode {
+    /// Starts a node, as the chapter of this file says.
+    async fn start(config: ServeConfig, halt: &Stop) -> Result<Self, NodeError> {
+        let name = config.name.clone();
+        let node = name.as_str();
+        let clients = bind("listen-client", config.listen_client)?;
+        let scrapers = bind("listen-metrics", config.listen_metrics)?;
+        let tls = read_tls(&config)?;
+        tracing::info!(
+            node,
+            clients = %config.listen_client,
+            metrics = %config.listen_metrics,
+            "ports are bound and certificates read"
+        );
+
+        let exporter = Exporter::new(node)?;
+        let engine_config = wiring::engine_config(&config, tls);
+        let (engine_stop, stop) = Stop::channel();
+        let (open, opened) = oneshot::channel();
+        let recorder = exporter.recorder();
+        let quota_bytes = config.quota_backend_bytes;
+        let mut engine = thread(node, "engine", config.engine_threads, move || {
+            run_engine(engine_config, recorder, quota_bytes, open, stop)
+        })?;
+        tracing::info!(
+            node,
+            data_dir = %config.data_dir.display(),
+            peers = %config.listen_peer,
+            "the engine opens"
+        );
+        let starting = tokio_listener(&scrapers)?;
+        let backend = tokio::select! {
+            opened = opened => match opened {
+                Ok(opened) => opened?,
+                Err(_) => return Err(NodeError::Broken("engine")),
+            },
+            () = exporter.answer_while_starting(&starting) => unreachable!("it answers for ever"),
+            () = halt.requested() => {
+                engine_stop.send_replace(true);
+                drop(timeout(ENGINE_STOP_MAX, engine.ended()).await);
+                return Err(NodeError::Stopped);
+            }
+        };
+        drop(starting);
+        tracing::info!(node, "the engine is open");
+
+        let backend = Arc::new(backend);
+        let (gateway_stop, stop) = Stop::channel();
+        let recorder = exporter.recorder();
+        let page = exporter.page();
+        let for_gateway = Arc::clone(&backend);
+        let gateway_config = gateway_config(&config);
+        let gateway = thread(node, "gateway", config.gateway_threads, move || async move {
+            let gateway = Gateway::new(for_gateway, gateway_config, page, &*recorder);
+            let (clients, scrapers) = (from_std(clients)?, from_std(scrapers)?);
+            tokio::join!(
+                gateway.serve(clients, stop.requested()),
+                gateway.serve_metrics(scrapers, stop.requested()),
+            );
+            Ok(())
+        })?;
+        tracing::info!(node, advertised = %config.advertise_client, "the gateway serves clients");
+        let upkeep = tokio::spawn(async move { exporter.upkeep().await });
+        Ok(Self { name, backend, gateway, gateway_stop, engine, engine_stop, upkeep })
+    }
+
+    /// The part that ended by itself, if one did.
+    fn broken_part(&mut self) -> Option<&'static str> {
+        if self.engine.has_ended() {
+            Some("engine")
+        } else if self.gateway.has_ended() {
+            Some("gateway")
+        } else {
+            None
+        }
+    }
+
+    /// Stops the node, the outermost part first.
+    async fn stop(mut self) -> Result<(), NodeError> {
+        let node = self.name;
+        tracing::info!(node, "stopping: open requests may finish");
+        self.gateway_stop.send_replace(true);
+        let grace = GatewayConfig::default().shutdown_grace + GATEWAY_STOP_SLACK;
+        let gateway = timeout(grace, self.gateway.ended()).await;
+        // The engine is shut down by its last owner, which must be its thread.
+        drop(self.backend);
+        tracing::info!(node, "stopping: the engine flushes and closes");
+        self.engine_stop.send_replace(true);
+        let engine = timeout(ENGINE_STOP_MAX, self.engine.ended()).await;
+        self.upkeep.abort();
+        let part = if gateway.is_err() { "gateway" } else { "engine" };
+        if gateway.is_err() || engine.is_err() {
+            return Err(NodeError::Stuck(part));
+        }
+        tracing::info!(node, "stopped");
+        Ok(())
+    }
+}
+
+/// The life of the engine's thread: open, hand the engine out, wait for the end, shut down.
+async fn run_engine(
+    config: EngineConfig,
+    recorder: Arc<PrometheusRecorder>,
+    quota_bytes: Option<u64>,
+    open: oneshot::Sender<Result<EngineBackend, OpenError>>,
+    stop: Stop,
+) {
+    let opened = tokio::select! {
+        opened = Engine::open(config, wiring::kinds(), &*recorder) => opened,
+        () = stop.requested() => return,
+    };
+    let engine = match opened {
+        Ok(engine) => Arc::new(engine),
+        Err(error) => {
+            // Whoever asked may have gone: then nobody wants to know.
+            drop(open.send(Err(error)));
+            return;
+        }
+    };
+    let (backend, upkeep) = EngineBackend::new(Arc::clone(&engine), quota_bytes).await;
+    drop(open.send(Ok(backend)));
+    tokio::select! {
+        () = upkeep.run(&engine) => {}
+        () = stop.requested() => {}
+    }
+    match Arc::into_inner(engine) {
+        Some(engine) => engine.shutdown().await,
+        // The gateway's thread is stuck with a request. What was acknowledged is on disk.
+        None => tracing::error!("the engine is still in use and is not shut down cleanly"),
+    }
+}
+
+fn gateway_config(config: &ServeConfig) -> GatewayConfig {
+    GatewayConfig {
+        max_request_bytes: config.max_request_bytes,
+        max_txn_ops: config.max_txn_ops,
+        grpc_keepalive_interval: config.keepalive.interval.unwrap_or(NEVER),
+        grpc_keepalive_timeout: config.keepalive.timeout,
+        ..GatewayConfig::default()
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| NodeError::Bind { key, address, source })
+}
+
+/// A second handle on a listener, for the runtime that this is called on.
+fn tokio_listener(listener: &TcpListener) -> Result<tokio::net::TcpListener, NodeError> {
+    listener.try_clone().and_then(from_std).map_err(NodeError::Thread)
+}
+
+fn from_std(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::from_std(listener)
+}
+
+fn read_tls(config: &ServeConfig) -> Result<TlsConfig, NodeError> {
+    let read = |key: &'static str, path: &Path| {
+        std::fs::read_to_string(path).map_err(|source| NodeError::File {
+            key,
+            path: path.to_owned(),
+            source,
+        })
+    };
+    Ok(TlsConfig {
+        cert_pem: read("cert", &config.tls.cert)?,
+        key_pem: read("key", &config.tls.key)?,
+        ca_pem: read("ca", &config.tls.ca)?,
+    })
+}
+
+fn thread<T, F, M>(
+    node: &str,
+    part: &str,
+    threads: usize,
+    main: F,
+) -> Result<RuntimeThread<T>, NodeError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> M + Send + 'static,
+    M: Future<Output = T>,
+{
+    RuntimeThread::start(node, part, threads, main).map_err(NodeError::Thread)
+}

@@ -1,0 +1,95 @@
+//! OS threads with a tokio runtime of their own.
+//!
+//! A node's engine and its gateway do not share one: a burst of clients then cannot hold up heartbeats,
+//! and on many cores each runs beside the other. One current-thread runtime costs less per request than
+//! a pool, so that is the default; more threads are a setting.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+/// How long tasks that block may hold up the end of a runtime.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
+
+/// A thread that runs one future, and what that future spawns, to its end.
+#[derive(Debug)]
+pub struct RuntimeThread<T> {
+    ended: oneshot::Receiver<T>,
+}
+
+impl<T: Send + 'static> RuntimeThread<T> {
+    /// Runs `main` on a runtime of `threads` threads called `node-part`. With one thread, everything runs
+    /// on the thread that `main` runs on, and its log lines carry the node's name: several nodes may
+    /// share a process.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event queue.
+    pub fn start<F, M>(node: &str, part: &str, threads: usize, main: F) -> io::Result<Self>
+    where
+        F: FnOnce() -> M + Send + 'static,
+        M: Future<Output = T>,
+    {
+        let name = format!("{node}-{part}");
+        let runtime = runtime(&name, threads)?;
+        let (end, ended) = oneshot::channel();
+        // An error's span is there whatever level is logged.
+        let span = tracing::error_span!("node", name = node);
+        std::thread::Builder::new().name(name).spawn(move || {
+            let _named = span.entered();
+            let result = runtime.block_on(async { main().await });
+            runtime.shutdown_timeout(SHUTDOWN_MAX);
+            // Nobody waits any more: then nobody wants the result.
+            drop(end.send(result));
+        })?;
+        Ok(Self { ended })
+    }
+
+    /// True once the future has returned or panicked and its runtime is gone. Its result is then lost.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.ended.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    }
+
+    /// What the future returned, once the runtime is gone; `None` if it panicked.
+    pub async fn ended(&mut self) -> Option<T> {
+        (&mut self.ended).await.ok()
+    }
+}
+
+fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
+    let mut builder =
+        if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.thread_name(name).enable_all().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        runtime("test", 1).unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_thread_gives_back_what_its_future_returns() {
+        for threads in [1, 2] {
+            let mut thread = RuntimeThread::start("n1", "t", threads, move || async move {
+                tokio::spawn(async move { threads * 10 }).await.unwrap()
+            })
+            .unwrap();
+            assert_eq!(block_on(thread.ended()), Some(threads * 10));
+        }
+    }
+
+    #[test]
+    fn a_panic_is_seen_by_whoever_waits() {
+        let mut thread: RuntimeThread<()> =
+            RuntimeThread::start("n1", "t", 1, || async { panic!("on purpose") }).unwrap();
+        assert_eq!(block_on(thread.ended()), None);
+    }
+}

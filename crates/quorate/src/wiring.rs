@@ -1,0 +1,357 @@
+//! The thin adapter between the two halves: [`quorate_gateway::Backend`] over [`quorate_node::Engine`].
+//!
+//! Neither half knows the other. Commands, queries and outcomes of the keyspace cross here as protobuf;
+//! to the engine they are bytes. What the gateway asks "from memory" is a [`NodeView`] that a task of the
+//! engine's thread renews, except for leaderships, which the engine publishes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use prost::Message;
+use quorate_gateway::{
+    Answer, Backend, BackendError, Consistency, GroupStatus, Member, NodeStatus, PeerLag, Role,
+};
+use quorate_node::{
+    Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, TlsConfig,
+};
+use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, kv};
+
+use crate::config::ServeConfig;
+use crate::config::values::ClusterState;
+
+/// How often the view of the node is renewed, unless that takes so long that it would cost more than
+/// [`VIEW_SHARE`] of the engine's time.
+const VIEW_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The longer a renewal takes, the longer the next one waits: this many times as long.
+const VIEW_SHARE: u32 = 20;
+
+/// The engine's settings of a node; `tls` is what its files hold.
+#[must_use]
+pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
+    let members = &config.initial_cluster;
+    EngineConfig {
+        cluster_name: config.cluster_name.clone(),
+        cluster_token: config.cluster_token.clone(),
+        initial_cluster: members.iter().map(|(name, at)| (name.clone(), at.to_string())).collect(),
+        initial_state: match config.cluster_state {
+            ClusterState::New => InitialState::New,
+            ClusterState::Existing => InitialState::Existing,
+        },
+        advertise_client: vec![config.advertise_client.to_string()],
+        labels: config.labels.clone(),
+        initial_groups: vec![InitialGroup {
+            id: GroupId::FIRST_DATA,
+            kind: KvKind.name().to_owned(),
+            range: Some(KeyRange::all()),
+        }],
+        heartbeat_interval: config.heartbeat,
+        election_timeout: config.election,
+        append_lanes: config.append_lanes,
+        // etcd's rule: time for the disk, and for the cluster to find a new leader.
+        request_timeout: Duration::from_secs(5) + 2 * config.election,
+        ..EngineConfig::new(config.data_dir.clone(), &config.name, config.listen_peer, tls)
+    }
+}
+
+/// The state machines that a node runs beside placement.
+#[must_use]
+pub fn kinds() -> Vec<Arc<dyn MachineKind>> {
+    vec![Arc::new(KvKind)]
+}
+
+/// What the engine said of itself last.
+#[derive(Debug)]
+struct NodeView {
+    status: quorate_node::NodeStatus,
+}
+
+/// An engine as the gateway wants it.
+#[derive(Debug)]
+pub struct EngineBackend {
+    engine: Arc<Engine>,
+    view: Arc<ArcSwap<NodeView>>,
+    /// Writes that grow the state are refused above this many bytes.
+    quota_bytes: Option<u64>,
+}
+
+/// Renews an [`EngineBackend`]'s view; holds the engine no longer than the backend's owner does.
+#[derive(Debug)]
+pub struct ViewUpkeep {
+    view: Arc<ArcSwap<NodeView>>,
+}
+
+impl EngineBackend {
+    /// An adapter over `engine`, and what keeps it up to date.
+    pub async fn new(engine: Arc<Engine>, quota_bytes: Option<u64>) -> (Self, ViewUpkeep) {
+        let view = Arc::new(ArcSwap::from_pointee(NodeView { status: engine.status().await }));
+        let upkeep = ViewUpkeep { view: Arc::clone(&view) };
+        (Self { engine, view, quota_bytes }, upkeep)
+    }
+
+    fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.engine.leadership(group).ok()?.borrow().leader
+    }
+}
+
+impl ViewUpkeep {
+    /// Renews the view until it is dropped.
+    pub async fn run(&self, engine: &Engine) {
+        loop {
+            let begun = Instant::now();
+            self.view.store(Arc::new(NodeView { status: engine.status().await }));
+            tokio::time::sleep(VIEW_INTERVAL.max(begun.elapsed() * VIEW_SHARE)).await;
+        }
+    }
+}
+
+impl Backend for EngineBackend {
+    async fn propose(&self, command: kv::Command) -> Result<Answer, BackendError> {
+        let full =
+            self.quota_bytes.is_some_and(|quota| self.view.load().status.state_bytes > quota);
+        if full && grows(&command) {
+            return Err(BackendError::NoSpace);
+        }
+        let group = self.engine.route(command_key(&command)).group;
+        let proposed = self.engine.propose(group, command.encode_to_vec().into()).await;
+        let proposed = proposed.map_err(backend_error)?;
+        Ok(Answer { outcome: outcome(proposed.outcome)?, raft_term: proposed.id.term })
+    }
+
+    async fn read(
+        &self,
+        query: kv::Query,
+        consistency: Consistency,
+    ) -> Result<Answer, BackendError> {
+        let consistency = match consistency {
+            Consistency::Linearizable => quorate_node::Consistency::Linearizable,
+            Consistency::Serializable => quorate_node::Consistency::Serializable,
+        };
+        let group = self.engine.route(query_key(&query)).group;
+        let read = self.engine.read(group, query.encode_to_vec().into(), consistency).await;
+        let read = read.map_err(backend_error)?;
+        Ok(Answer { outcome: outcome(read.answer)?, raft_term: read.term })
+    }
+
+    fn node_status(&self) -> NodeStatus {
+        let view = self.view.load();
+        let status = &view.status;
+        let data = status.groups.iter().find(|group| group.group == GroupId::FIRST_DATA);
+        let leader = self.leader(GroupId::FIRST_DATA);
+        NodeStatus {
+            cluster_id: status.cluster,
+            member_id: status.node,
+            member_name: status.name.clone(),
+            leader,
+            raft_term: data.map(|group| group.leadership.term).unwrap_or_default(),
+            raft_index: data.map(|group| group.commit).unwrap_or_default(),
+            raft_applied: data.map(|group| group.applied).unwrap_or_default(),
+            db_size_bytes: status.state_bytes,
+            db_in_use_bytes: status.state_bytes,
+            is_learner: data.is_some_and(|group| is_learner(group, status.node)),
+            errors: match leader {
+                Some(_) => Vec::new(),
+                None => vec!["etcdserver: no leader".to_owned()],
+            },
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let map = self.engine.map();
+        let learners = map.group(GroupId::FIRST_DATA).map(|group| &group.replicas.learners);
+        map.nodes()
+            .map(|node| Member {
+                id: node.id,
+                name: node.name.clone(),
+                peer_urls: vec![format!("quic://{}", node.peer_address)],
+                client_urls: Some(&node.client_address)
+                    .filter(|address| !address.is_empty())
+                    .map(|address| format!("http://{address}"))
+                    .into_iter()
+                    .collect(),
+                is_learner: learners.is_some_and(|learners| learners.contains(&node.id)),
+            })
+            .collect()
+    }
+
+    fn groups(&self) -> Vec<GroupStatus> {
+        let view = self.view.load();
+        let node = view.status.node;
+        view.status.groups.iter().map(|group| group_status(group, node)).collect()
+    }
+
+    fn is_ready(&self) -> bool {
+        [GroupId::PLACEMENT, GroupId::FIRST_DATA]
+            .into_iter()
+            .all(|group| self.leader(group).is_some())
+    }
+}
+
+fn group_status(group: &quorate_node::GroupStatus, node: NodeId) -> GroupStatus {
+    let peer = |(&node, &match_index): (&NodeId, &LogIndex)| PeerLag {
+        node,
+        match_index,
+        lag: group.last.index.since(match_index),
+    };
+    GroupStatus {
+        group: group.group,
+        kind: group.kind.clone(),
+        node,
+        role: match group.leadership.role {
+            quorate_node::Role::Leader => Role::Leader,
+            quorate_node::Role::Candidate | quorate_node::Role::PreCandidate => Role::Candidate,
+            quorate_node::Role::Follower if is_learner(group, node) => Role::Learner,
+            quorate_node::Role::Follower => Role::Follower,
+        },
+        leader: group.leadership.leader,
+        term: group.leadership.term,
+        commit: group.commit,
+        applied: group.applied,
+        last: group.last.index,
+        peers: group.matched.iter().map(peer).collect(),
+    }
+}
+
+fn is_learner(group: &quorate_node::GroupStatus, node: NodeId) -> bool {
+    group.membership.learners.contains(&node)
+}
+
+fn outcome(bytes: Bytes) -> Result<kv::Outcome, BackendError> {
+    kv::Outcome::decode(bytes).map_err(|error| {
+        tracing::error!(%error, "the keyspace gave an outcome that cannot be read");
+        BackendError::Corrupt
+    })
+}
+
+fn backend_error(error: EngineError) -> BackendError {
+    match error {
+        EngineError::NoLeader => BackendError::NoLeader,
+        EngineError::TimedOut => BackendError::TimedOut,
+        EngineError::Overloaded => BackendError::Overloaded,
+        EngineError::Stopping => BackendError::Stopping,
+        // The map knows a group that has not come to this node yet, or has left it.
+        EngineError::UnknownGroup(_) => BackendError::NoLeader,
+        // The gateway's queries are well formed, so this is the state's fault.
+        error @ (EngineError::Read(_) | EngineError::UnknownKind(_) | EngineError::Host(_)) => {
+            tracing::error!(%error, "the engine cannot serve the keyspace");
+            BackendError::Corrupt
+        }
+    }
+}
+
+/// A key that the command touches: the map has one shard, so any of them finds the group.
+fn command_key(command: &kv::Command) -> &[u8] {
+    use kv::command::Body;
+    match &command.body {
+        Some(Body::Put(put)) => &put.key,
+        Some(Body::DeleteRange(delete)) => &delete.key,
+        Some(Body::Txn(txn)) => txn_key(txn),
+        Some(Body::Compact(_)) | None => &[],
+    }
+}
+
+/// As [`command_key`], of a query.
+fn query_key(query: &kv::Query) -> &[u8] {
+    use kv::query::Body;
+    match &query.body {
+        Some(Body::Range(range)) => &range.key,
+        Some(Body::Txn(txn)) => txn_key(txn),
+        Some(Body::Status(_)) | None => &[],
+    }
+}
+
+fn txn_key(txn: &kv::Txn) -> &[u8] {
+    use kv::op::Body;
+    if let Some(compare) = txn.compares.first() {
+        return &compare.key;
+    }
+    let ops = txn.success.iter().chain(&txn.failure);
+    ops.filter_map(|op| op.body.as_ref()).next().map_or(&[], |body| match body {
+        Body::Range(range) => &range.key,
+        Body::Put(put) => &put.key,
+        Body::DeleteRange(delete) => &delete.key,
+        Body::Txn(txn) => txn_key(txn),
+    })
+}
+
+/// True for commands that may add data; deletes and compactions free it.
+fn grows(command: &kv::Command) -> bool {
+    fn ops_grow(txn: &kv::Txn) -> bool {
+        txn.success.iter().chain(&txn.failure).any(|op| match &op.body {
+            Some(kv::op::Body::Put(_)) => true,
+            Some(kv::op::Body::Txn(txn)) => ops_grow(txn),
+            Some(kv::op::Body::Range(_) | kv::op::Body::DeleteRange(_)) | None => false,
+        })
+    }
+    match &command.body {
+        Some(kv::command::Body::Put(_)) => true,
+        Some(kv::command::Body::Txn(txn)) => ops_grow(txn),
+        Some(kv::command::Body::DeleteRange(_) | kv::command::Body::Compact(_)) | None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &'static [u8]) -> kv::Put {
+        kv::Put { key: Bytes::from_static(key), ..kv::Put::default() }
+    }
+
+    fn command(body: kv::command::Body) -> kv::Command {
+        kv::Command { at_revision: 0, body: Some(body) }
+    }
+
+    fn txn_of(op: kv::op::Body) -> kv::Txn {
+        kv::Txn { failure: vec![kv::Op { body: Some(op) }], ..kv::Txn::default() }
+    }
+
+    #[test]
+    fn a_command_is_routed_by_a_key_that_it_touches() {
+        assert_eq!(command_key(&command(kv::command::Body::Put(put(b"a")))), b"a");
+        let nested = txn_of(kv::op::Body::Txn(txn_of(kv::op::Body::Put(put(b"b")))));
+        assert_eq!(command_key(&command(kv::command::Body::Txn(nested.clone()))), b"b");
+        let compare = kv::Compare { key: Bytes::from_static(b"c"), ..kv::Compare::default() };
+        let guarded = kv::Txn { compares: vec![compare], ..nested };
+        let query = kv::Query { body: Some(kv::query::Body::Txn(guarded)) };
+        assert_eq!(query_key(&query), b"c");
+        assert_eq!(command_key(&kv::Command::default()), b"");
+    }
+
+    #[test]
+    fn only_what_may_add_data_counts_against_the_quota() {
+        use kv::command::Body;
+        let delete = kv::DeleteRange::default();
+        let table = [
+            (Body::Put(put(b"a")), true),
+            (Body::DeleteRange(delete.clone()), false),
+            (Body::Compact(kv::Compact { revision: 3 }), false),
+            (Body::Txn(txn_of(kv::op::Body::DeleteRange(delete))), false),
+            (Body::Txn(txn_of(kv::op::Body::Txn(txn_of(kv::op::Body::Put(put(b"a")))))), true),
+        ];
+        for (body, expected) in table {
+            assert_eq!(grows(&command(body.clone())), expected, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn errors_say_whether_a_command_may_have_been_applied() {
+        assert_eq!(backend_error(EngineError::TimedOut), BackendError::TimedOut);
+        for (error, expected) in [
+            (EngineError::NoLeader, BackendError::NoLeader),
+            (EngineError::UnknownGroup(GroupId(9)), BackendError::NoLeader),
+            (EngineError::Overloaded, BackendError::Overloaded),
+            (EngineError::Stopping, BackendError::Stopping),
+            (EngineError::Read("damaged".to_owned()), BackendError::Corrupt),
+        ] {
+            assert_eq!(backend_error(error), expected);
+        }
+    }
+
+    #[test]
+    fn an_unreadable_outcome_is_not_passed_on() {
+        assert_eq!(outcome(Bytes::from_static(b"\xff\xff")), Err(BackendError::Corrupt));
+    }
+}
