@@ -16,6 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     // `Bytes` fields share the buffer that a request was read into: a value is copied once on its way
     // from the socket to the log.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::codec::SizedCodec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

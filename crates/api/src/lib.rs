@@ -1,13 +1,16 @@
 //! The wire API as types: etcd's v3 messages, clients and servers, and our own admin service.
 //!
-//! Everything here is generated from the files under `proto/`, which are our own; package, service and
+//! The messages and stubs are generated from the files under `proto/`, which are our own; package, service and
 //! method names and field numbers are those of etcd's published API, because stock clients rely on them.
 //! `bytes` fields are [`bytes::Bytes`](https://docs.rs/bytes): keys and values are shared, not copied.
 //!
 //! - [`mvccpb`]: the stored pair.
 //! - [`etcdserverpb`]: etcd's services.
 //! - [`quorate::v1`](quorate): what etcd's API has no words for.
+//! - [`codec`]: how messages get in and out of a call's buffers.
 //! - [`FILE_DESCRIPTORS`]: all of it as data, for gRPC reflection.
+
+pub mod codec;
 
 // The generators leave some generated items without words, and do not follow our idioms.
 #[allow(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
+use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::{PutRequest, RangeRequest};
@@ -25,7 +26,7 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 const CONNECTIONS: usize = 4;
-const VALUE_BYTES: usize = 256;
+const VALUE: &[u8] = &[b'v'; 256];
 
 /// Answers at once, always the same.
 struct Constant;
@@ -41,7 +42,7 @@ impl Backend for Constant {
             create_revision: 2,
             mod_revision: 3,
             version: 2,
-            value: (&[b'v'; VALUE_BYTES]).as_slice().into(),
+            value: Bytes::from_static(VALUE),
             lease: 0,
         };
         Ok(answer(Body::Range(RangeOutcome { kvs: vec![kv], more: false, count: 1 })))
@@ -88,10 +89,10 @@ fn main() -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let address = format!("http://{}", listener.local_addr()?);
     let (tell, told) = std::sync::mpsc::channel();
-    thread::spawn(move || {
+    thread::Builder::new().name("server".to_owned()).spawn(move || {
         tell.send(fs::read_link("/proc/thread-self")).expect("the main thread waits");
         serve(listener);
-    });
+    })?;
     let thread = told.recv().expect("the server thread says who it is")?;
     let schedstat = std::path::Path::new("/proc").join(thread).join("schedstat");
 
@@ -162,7 +163,7 @@ async fn load(channels: &[Channel], callers: usize, calls: usize, kind: Kind) {
 fn put() -> PutRequest {
     PutRequest {
         key: "key-0000000001".into(),
-        value: (&[b'v'; VALUE_BYTES]).as_slice().into(),
+        value: Bytes::from_static(VALUE),
         ..PutRequest::default()
     }
 }

@@ -1,7 +1,7 @@
 //! The listening side: accepting connections, and ending them in good order.
 //!
 //! The life of a connection: it is accepted while fewer than `max_connections` are open; it says within
-//! `first_bytes_timeout` what it speaks; HTTP/2 goes to the [`Door`], everything else to the [`Pages`] as
+//! `first_bytes_timeout` what it speaks; HTTP/2 goes to the services, everything else to the pages as
 //! HTTP/1, where random bytes end as a `400`; when shutdown begins it may finish its open requests, for
 //! `shutdown_grace` at most.
 

@@ -3,7 +3,7 @@
 //! A transaction has three limits. Two are etcd's: per level the larger of compares, success and failure
 //! operations is counted, a nested transaction gets what its outer levels leave
 //! ([`GatewayConfig::max_txn_ops`](crate::GatewayConfig)), and no key is written twice
-//! ([`writes`](crate::writes)). The third is ours, because the first lets branches multiply: a cap on
+//! (`writes`). The third is ours, because the first lets branches multiply: a cap on
 //! the total ([`TXN_OPS_TOTAL_MAX`]) and on the depth ([`TXN_DEPTH_MAX`]).
 
 use quorate_api::etcdserverpb::{
