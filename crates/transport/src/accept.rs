@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use quorate_types::NodeId;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -225,8 +226,8 @@ impl Stream {
                 (Some(StreamKind::Append), None) => {
                     self.shared.deliver(self.node, LaneKind::Append, frames).await
                 }
-                (Some(StreamKind::Request), Some(send)) => {
-                    let writer = tokio::spawn(self.writer(send, replies.clone()).run());
+                (Some(StreamKind::Request), Some(send)) if replies.claim() => {
+                    let writer = tokio::spawn(self.reply(send, replies.clone()));
                     let error = self.requests(frames, &replies).await;
                     writer.abort();
                     error
@@ -237,14 +238,25 @@ impl Stream {
         error.close().apply(&self.connection);
     }
 
-    fn writer(&self, stream: SendStream, replies: Arc<ReplyQueue>) -> Writer<ReplyQueue> {
+    /// Sends replies until the stream fails.
+    fn reply(
+        &self,
+        stream: SendStream,
+        replies: Arc<ReplyQueue>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let route = Route {
             link: self.shared.link.clone(),
             from: self.shared.config.node,
             to: self.node,
             held_bytes_max: self.shared.config.limits.request_bytes_max,
         };
-        Writer::new(vec![(stream, LaneKind::Reply)], replies, route, self.shared.metrics.clone())
+        let streams = vec![(stream, LaneKind::Reply)];
+        let writer = Writer::new(streams, replies, route, self.shared.metrics.clone());
+        let connection = self.connection.clone();
+        async move {
+            let error = writer.run().await;
+            Close::malformed(error.to_string()).apply(&connection);
+        }
     }
 
     /// Hands requests to the node.
@@ -261,6 +273,7 @@ impl Stream {
                 Err(error) => return error.into(),
             };
             received.count(bytes, items.len());
+            consume_budget().await;
             for item in items {
                 match item {
                     Item::Request { id, deadline_ms, body } => {
