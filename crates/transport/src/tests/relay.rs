@@ -1,7 +1,10 @@
 //! A network between two nodes that can be long, or fall silent.
 
+use std::io::IoSliceMut;
 use std::sync::atomic::AtomicBool;
 
+use quinn::udp::{RecvMeta, UdpSocketState};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,10 +21,9 @@ pub(super) struct Relay {
 impl Relay {
     /// A relay in front of `target`, `delay` long each way.
     pub(super) async fn open(target: SocketAddr, delay: Duration) -> Self {
-        let front = Arc::new(UdpSocket::bind(loopback()).await.unwrap());
-        let back = Arc::new(UdpSocket::bind(loopback()).await.unwrap());
+        let (front, back) = (Socket::open(), Socket::open());
         let silent = Arc::new(AtomicBool::new(false));
-        let address = front.local_addr().unwrap();
+        let address = front.socket.local_addr().unwrap();
         let dialer = Arc::new(Mutex::new(target));
         let (there, arrivals) = mpsc::unbounded_channel();
         let (and_back, returns) = mpsc::unbounded_channel();
@@ -55,8 +57,40 @@ impl Drop for Relay {
     }
 }
 
+/// A socket that loses nothing in bursts.
+struct Socket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Socket {
+    fn open() -> Arc<Self> {
+        let socket = std::net::UdpSocket::bind(loopback()).unwrap();
+        let state = UdpSocketState::new((&socket).into()).unwrap();
+        state.set_recv_buffer_size((&socket).into(), 4 << 20).unwrap();
+        state.set_send_buffer_size((&socket).into(), 4 << 20).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Arc::new(Self { socket: UdpSocket::from_std(socket).unwrap(), state })
+    }
+
+    /// What the kernel has put together: datagrams of one stride.
+    async fn receive(&self, buf: &mut [u8]) -> RecvMeta {
+        loop {
+            self.socket.readable().await.unwrap();
+            let mut meta = [RecvMeta::default()];
+            let received = self.socket.try_io(Interest::READABLE, || {
+                let mut bufs = [IoSliceMut::new(buf)];
+                self.state.recv((&self.socket).into(), &mut bufs, &mut meta)
+            });
+            if received.is_ok() {
+                return meta[0];
+            }
+        }
+    }
+}
+
 async fn take(
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket>,
     underway: mpsc::UnboundedSender<(Instant, Vec<u8>)>,
     delay: Duration,
     silent: Arc<AtomicBool>,
@@ -64,25 +98,28 @@ async fn take(
 ) {
     let mut buf = vec![0; 65_536];
     loop {
-        let (bytes, from) = socket.recv_from(&mut buf).await.unwrap();
+        let meta = socket.receive(&mut buf).await;
         if let Some(seen) = &seen {
-            *seen.lock().unwrap() = from;
+            *seen.lock().unwrap() = meta.addr;
         }
-        if !silent.load(Ordering::Relaxed) {
-            let _ = underway.send((Instant::now() + delay, buf[..bytes].to_vec()));
+        if silent.load(Ordering::Relaxed) {
+            continue;
+        }
+        for datagram in buf[..meta.len].chunks(meta.stride.max(1)) {
+            let _ = underway.send((Instant::now() + delay, datagram.to_vec()));
         }
     }
 }
 
 async fn give(
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket>,
     mut underway: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
     target: Arc<Mutex<SocketAddr>>,
 ) {
     while let Some((due, datagram)) = underway.recv().await {
         tokio::time::sleep_until(due).await;
         let to = *target.lock().unwrap();
-        let _ = socket.send_to(&datagram, to).await;
+        let _ = socket.socket.send_to(&datagram, to).await;
     }
 }
 
