@@ -8,10 +8,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
 use quorate_types::NodeId;
-use tokio::time::timeout;
+use tokio::task::coop::consume_budget;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use crate::close::{self, Close, Ending, ending};
@@ -29,6 +31,9 @@ use crate::writer::{Route, Writer};
 /// Streams that a peer may open over the life of a connection, per direction: ours live as long as
 /// their connection, so more of them are a flood.
 const STREAMS_MAX: usize = 2 * (1 + LANES_MAX);
+
+/// Refusals are written to the log this often at most.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A handshake that came to nothing before anybody was let in.
 enum GreetError {
@@ -68,6 +73,7 @@ async fn attend(shared: Arc<Shared>, incoming: Incoming, permit: Permit) {
     let address = incoming.remote_address();
     let limits = &shared.config.limits;
     let greeting = timeout(limits.handshake_timeout, greet(&shared, incoming)).await;
+    let handshakes = permit.handshakes.clone();
     drop(permit);
     let refused = &shared.metrics.refused;
     match greeting {
@@ -77,7 +83,9 @@ async fn attend(shared: Arc<Shared>, incoming: Incoming, permit: Permit) {
         }
         Ok(Err(GreetError::Refused(node, close))) => {
             let reason = format!("refused by us: {}", close.reason);
-            warn!(%address, claimed = ?node, reason, "peer refused");
+            if handshakes.may_warn() {
+                warn!(%address, claimed = ?node, reason, "peer refused");
+            }
             match close.code {
                 close::IDENTITY => refused.identity.increment(1),
                 close::CLUSTER => refused.cluster.increment(1),
@@ -90,12 +98,13 @@ async fn attend(shared: Arc<Shared>, incoming: Incoming, permit: Permit) {
             }
         }
         Ok(Err(GreetError::Failed(Ending::Refused(reason)))) => {
-            warn!(%address, reason, "handshake refused");
+            if handshakes.may_warn() {
+                warn!(%address, reason, "handshake refused");
+            }
             refused.tls.increment(1);
         }
         Ok(Err(GreetError::Failed(Ending::Lost(reason)))) => {
             debug!(%address, reason, "handshake failed");
-            refused.malformed.increment(1);
         }
         Err(_) => {
             debug!(%address, "handshake timed out");
@@ -225,8 +234,8 @@ impl Stream {
                 (Some(StreamKind::Append), None) => {
                     self.shared.deliver(self.node, LaneKind::Append, frames).await
                 }
-                (Some(StreamKind::Request), Some(send)) => {
-                    let writer = tokio::spawn(self.writer(send, replies.clone()).run());
+                (Some(StreamKind::Request), Some(send)) if replies.claim() => {
+                    let writer = tokio::spawn(self.reply(send, replies.clone()));
                     let error = self.requests(frames, &replies).await;
                     writer.abort();
                     error
@@ -237,14 +246,25 @@ impl Stream {
         error.close().apply(&self.connection);
     }
 
-    fn writer(&self, stream: SendStream, replies: Arc<ReplyQueue>) -> Writer<ReplyQueue> {
+    /// Sends replies until the stream fails.
+    fn reply(
+        &self,
+        stream: SendStream,
+        replies: Arc<ReplyQueue>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let route = Route {
             link: self.shared.link.clone(),
             from: self.shared.config.node,
             to: self.node,
             held_bytes_max: self.shared.config.limits.request_bytes_max,
         };
-        Writer::new(vec![(stream, LaneKind::Reply)], replies, route, self.shared.metrics.clone())
+        let streams = vec![(stream, LaneKind::Reply)];
+        let writer = Writer::new(streams, replies, route, self.shared.metrics.clone());
+        let connection = self.connection.clone();
+        async move {
+            let error = writer.run().await;
+            Close::malformed(error.to_string()).apply(&connection);
+        }
     }
 
     /// Hands requests to the node.
@@ -261,6 +281,7 @@ impl Stream {
                 Err(error) => return error.into(),
             };
             received.count(bytes, items.len());
+            consume_budget().await;
             for item in items {
                 match item {
                     Item::Request { id, deadline_ms, body } => {
@@ -292,6 +313,8 @@ impl Drop for CloseOnDrop {
 #[derive(Default)]
 struct Handshakes {
     running: Mutex<BTreeMap<IpAddr, usize>>,
+    /// When a refusal was last written to the log.
+    warned: Mutex<Option<Instant>>,
 }
 
 /// A place among the handshakes, given back when dropped.
@@ -310,6 +333,17 @@ impl Handshakes {
     fn enter(self: Arc<Self>, address: IpAddr) -> Permit {
         *self.running().entry(address).or_default() += 1;
         Permit { handshakes: self, address }
+    }
+
+    /// Whether a refusal may be written to the log now: strangers must not fill it. All of them are
+    /// counted.
+    fn may_warn(&self) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_some_and(|at| at.elapsed() < WARN_INTERVAL) {
+            return false;
+        }
+        *warned = Some(Instant::now());
+        true
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {

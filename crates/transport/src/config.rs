@@ -27,7 +27,8 @@ pub struct TransportConfig {
     /// Its certificate, key and trusted authorities.
     pub tls: TlsConfig,
     /// Append lanes per peer, 1 to [`LANES_MAX`]; default [`LANES`]. Groups are spread over them by
-    /// hash: a lost packet holds up only the groups of its lane. More lanes mean smaller frames.
+    /// hash: a lost packet holds up only the groups of its lane. More lanes mean smaller frames. Best
+    /// the same on all nodes, as it sizes the windows that peers have here.
     pub lanes: usize,
     /// Bounds and times.
     pub limits: Limits,

@@ -347,6 +347,8 @@ fn server_config(config: &TransportConfig) -> Result<quinn::ServerConfig, TlsErr
 fn client_config(config: &TransportConfig) -> Result<quinn::ClientConfig, TlsError> {
     let crypto = Arc::new(tls::client_config(&config.tls)?);
     let mut quic = quic_config(config);
+    // One side is enough to keep a connection alive.
+    quic.keep_alive_interval(Some(config.limits.keep_alive_interval));
     // The side that is dialed opens no streams.
     quic.max_concurrent_uni_streams(VarInt::from_u32(0));
     quic.max_concurrent_bidi_streams(VarInt::from_u32(0));
@@ -356,11 +358,10 @@ fn client_config(config: &TransportConfig) -> Result<quinn::ClientConfig, TlsErr
 }
 
 fn quic_config(config: &TransportConfig) -> QuicConfig {
-    let Limits { stream_window_bytes, idle_timeout, keep_alive_interval, mtu_max, .. } =
-        config.limits;
-    // Windows of a connection hold all its streams' windows and one more, so that votes and beats
-    // always find room, however full the lanes of appends and requests are.
-    let windows = u64::from(stream_window_bytes) * (LANES_MAX as u64 + 3);
+    let Limits { stream_window_bytes, idle_timeout, mtu_max, .. } = config.limits;
+    // A connection's windows hold those of its lanes (appends, requests, control) and one more, so
+    // that votes and beats always find room, however full the other lanes are.
+    let windows = u64::from(stream_window_bytes) * (config.lanes as u64 + 3);
     let mut quic = QuicConfig::default();
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW_BYTES);
@@ -377,7 +378,6 @@ fn quic_config(config: &TransportConfig) -> QuicConfig {
         .ack_frequency_config(Some(acks))
         .mtu_discovery_config(Some(mtu))
         .max_idle_timeout(IdleTimeout::try_from(idle_timeout).ok())
-        .keep_alive_interval(Some(keep_alive_interval))
         .datagram_receive_buffer_size(None);
     quic
 }

@@ -51,8 +51,8 @@ pub enum PeerEvent {
         reason: String,
     },
     /// One side refused the other. When the peer dialed us, the node is the one that it *claims* to
-    /// be: nothing but alarms may follow from it. Told once until the reason changes or the
-    /// connection comes up.
+    /// be, and this is told at every attempt: nothing but alarms may follow from it. When we dialed
+    /// the peer, it is told once until the reason changes or the connection comes up.
     Refused {
         /// For people.
         reason: String,

@@ -17,9 +17,7 @@ use tokio::time::Instant;
 use crate::config::Limits;
 use crate::frame::{Frame, HEADER_BYTES};
 use crate::metrics::{LaneKind, Metrics};
-use crate::request::{
-    ITEM_OVERHEAD_BYTES, Item, NotSent, RequestError, Unknown, put_header, put_item,
-};
+use crate::request::{ITEM_OVERHEAD_BYTES, Item, NotSent, RequestError, Unknown, frame_of};
 use crate::writer::Source;
 
 /// The control lane's place among the lanes of a connection; the first, as it is drained first.
@@ -223,67 +221,66 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn message_frame(&self, kind: LaneKind, queue: &mut Queue<Message>) -> Option<Frame> {
-        let mut bytes = 0;
-        let mut messages = 0;
-        for (_, cost) in &queue.items {
-            if messages > 0 && bytes + cost > self.limits.frame_bytes_target {
-                break;
-            }
-            bytes += cost;
-            messages += 1;
-        }
-        if messages == 0 {
-            return None;
-        }
-        let mut buf = Frame::begin(1 + bytes);
-        put_frame_header(&mut buf);
-        for (message, _) in queue.items.drain(..messages) {
-            put_message(&mut buf, &message);
-        }
-        queue.bytes -= bytes;
+    /// Takes what makes one frame from a queue of messages, and its cost.
+    fn take_messages(
+        &self,
+        kind: LaneKind,
+        pick: impl FnOnce(&mut State) -> &mut Queue<Message>,
+    ) -> Option<(Vec<Message>, usize)> {
+        let state = &mut *self.state();
+        let (messages, bytes) = pick(state).take(self.limits.frame_bytes_target)?;
         self.metrics.lane(kind).queue_shrank(bytes);
-        Some(Frame::finish(buf, messages))
+        Some((messages, bytes))
     }
 
-    fn request_frame(&self, state: &mut State) -> Option<Frame> {
-        let State { requests, pending, .. } = state;
+    fn message_frame(
+        &self,
+        kind: LaneKind,
+        pick: impl FnOnce(&mut State) -> &mut Queue<Message>,
+    ) -> Option<Frame> {
+        // Encoded without the lock, which senders on other threads wait for.
+        let (messages, bytes) = self.take_messages(kind, pick)?;
+        let mut buf = Frame::begin(1 + bytes);
+        put_frame_header(&mut buf);
+        messages.iter().for_each(|message| put_message(&mut buf, message));
+        Some(Frame::finish(buf, messages.len()))
+    }
+
+    /// Takes what makes one frame of requests, and its cost.
+    fn take_requests(&self) -> Option<(Vec<Item>, usize)> {
+        let state = &mut *self.state();
+        let (waiting, bytes) = state.requests.take(self.limits.frame_bytes_target)?;
+        self.metrics.lane(LaneKind::Request).queue_shrank(bytes);
         let now = Instant::now();
-        let mut buf = None;
-        let mut messages = 0;
-        while let Some((_, cost)) = requests.items.front() {
-            let length = buf.as_ref().map_or(0, bytes::BytesMut::len);
-            if messages > 0 && length + cost > self.limits.frame_bytes_target {
-                break;
-            }
-            let capacity = requests.bytes.min(self.limits.frame_bytes_target).max(*cost);
-            let Some((waiting, cost)) = requests.pop() else { break };
-            self.metrics.lane(LaneKind::Request).queue_shrank(cost);
+        let items = waiting.into_iter().filter_map(|Waiting { id, body, deadline }| {
             // Given up while it waited: never sent.
-            let Some(request) = pending.get_mut(&waiting.id) else { continue };
-            request.written = true;
-            let remaining = waiting.deadline.saturating_duration_since(now).as_millis();
+            state.pending.get_mut(&id)?.written = true;
+            let remaining = deadline.saturating_duration_since(now).as_millis();
             let deadline_ms = u32::try_from(remaining).unwrap_or(u32::MAX).max(1);
-            let item = Item::Request { id: waiting.id, deadline_ms, body: waiting.body };
-            let buf = buf.get_or_insert_with(|| {
-                let mut buf = Frame::begin(1 + capacity);
-                put_header(&mut buf);
-                buf
-            });
-            put_item(buf, &item);
-            messages += 1;
+            Some(Item::Request { id, deadline_ms, body })
+        });
+        Some((items.collect(), bytes))
+    }
+
+    fn request_frame(&self) -> Option<Frame> {
+        loop {
+            let (items, bytes) = self.take_requests()?;
+            if !items.is_empty() {
+                return Some(frame_of(&items, bytes));
+            }
         }
-        Some(Frame::finish(buf?, messages))
     }
 }
 
 impl Source for Outbox {
     fn next_frame(&self, lane: usize) -> Option<Frame> {
-        let state = &mut *self.state();
         match lane {
-            CONTROL_LANE => self.message_frame(LaneKind::Control, &mut state.control),
-            REQUEST_LANE => self.request_frame(state),
-            _ => self.message_frame(LaneKind::Append, &mut state.appends[lane - APPEND_LANES]),
+            CONTROL_LANE => self.message_frame(LaneKind::Control, |state| &mut state.control),
+            REQUEST_LANE => self.request_frame(),
+            _ => {
+                let lane = lane - APPEND_LANES;
+                self.message_frame(LaneKind::Append, |state| &mut state.appends[lane])
+            }
         }
     }
 
@@ -343,6 +340,24 @@ impl<T> Queue<T> {
         let (item, cost) = self.items.pop_front()?;
         self.bytes -= cost;
         Some((item, cost))
+    }
+
+    /// Takes items from the front until they cost `bytes_target`, but one at least; says what they
+    /// cost. `None` when there are none.
+    fn take(&mut self, bytes_target: usize) -> Option<(Vec<T>, usize)> {
+        let (mut count, mut bytes) = (0, 0);
+        for (_, cost) in &self.items {
+            if count > 0 && bytes + cost > bytes_target {
+                break;
+            }
+            count += 1;
+            bytes += cost;
+        }
+        if count == 0 {
+            return None;
+        }
+        self.bytes -= bytes;
+        Some((self.items.drain(..count).map(|(item, _)| item).collect(), bytes))
     }
 
     /// Empties the queue; says how many items and bytes it held.

@@ -15,7 +15,7 @@ use quorate_types::NodeId;
 use tokio::net::lookup_host;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
@@ -108,9 +108,10 @@ impl Peer {
     /// The peer has dialed us and was let in, with `session`: it lives. A connection of ours to an
     /// earlier process of it is dead, whether or not QUIC has noticed.
     pub(crate) fn on_incoming(&self, session: u64) {
-        if let Some((connection, known)) = &*self.session()
-            && *known != session
-        {
+        if let Some((connection, known)) = &*self.session() {
+            if *known == session {
+                return;
+            }
             let reason = "the peer has restarted".to_owned();
             Close { code: close::SUPERSEDED, reason }.apply(connection);
         }
@@ -138,9 +139,13 @@ impl Peer {
                     if std::mem::replace(&mut was_up, true) {
                         self.metrics.reconnects.increment(1);
                     }
-                    backoff.reset();
                     refusal = None;
+                    let began = Instant::now();
                     let reason = self.drive(&shared, session).await;
+                    // A peer that lets us in and throws us out again is not dialed ever faster.
+                    if began.elapsed() > limits.reconnect_delay_max {
+                        backoff.reset();
+                    }
                     info!(peer = %self.name, reason, "connection lost");
                     shared.handler.on_peer(self.node, PeerEvent::Down { reason });
                 }

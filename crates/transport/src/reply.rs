@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::config::Limits;
 use crate::frame::{Frame, HEADER_BYTES};
 use crate::metrics::{LaneKind, Metrics};
-use crate::request::{ITEM_OVERHEAD_BYTES, Item, put_header, put_item};
+use crate::request::{Item, frame_of};
 use crate::writer::Source;
 
 /// The answer to one request: given once, from any thread. Dropped without one, it tells the peer
@@ -58,6 +58,8 @@ struct State {
     bytes: usize,
     /// Requests that were accepted and not answered.
     running: usize,
+    /// A stream carries the replies.
+    is_claimed: bool,
     /// The connection is gone; nothing is kept for it.
     is_closed: bool,
     waker: Option<Waker>,
@@ -86,6 +88,31 @@ impl ReplyQueue {
         state.items.clear();
         state.waker = None;
         self.metrics.lane(LaneKind::Reply).queue_shrank(std::mem::take(&mut state.bytes));
+    }
+
+    /// True for the first caller: only one stream carries the replies of a connection.
+    pub(crate) fn claim(&self) -> bool {
+        !std::mem::replace(&mut self.state().is_claimed, true)
+    }
+
+    /// Takes what makes one frame, and its cost.
+    fn take(&self) -> Option<(Vec<Item>, usize)> {
+        let mut state = self.state();
+        let (mut count, mut bytes) = (0, 0);
+        for item in &state.items {
+            let cost = item.cost_bytes();
+            if count > 0 && bytes + cost > self.limits.frame_bytes_target {
+                break;
+            }
+            count += 1;
+            bytes += cost;
+        }
+        if count == 0 {
+            return None;
+        }
+        state.bytes -= bytes;
+        self.metrics.lane(LaneKind::Reply).queue_shrank(bytes);
+        Some((state.items.drain(..count).collect(), bytes))
     }
 
     fn finish(&self, item: Item) {
@@ -127,25 +154,8 @@ impl ReplyQueue {
 
 impl Source for ReplyQueue {
     fn next_frame(&self, _lane: usize) -> Option<Frame> {
-        let mut state = self.state();
-        let first = state.items.front()?.cost_bytes();
-        let capacity = state.bytes.min(self.limits.frame_bytes_target).max(first);
-        let mut buf = Frame::begin(1 + capacity + ITEM_OVERHEAD_BYTES);
-        put_header(&mut buf);
-        let (mut bytes, mut messages) = (0, 0);
-        while let Some(item) = state.items.front() {
-            let cost = item.cost_bytes();
-            if messages > 0 && bytes + cost > self.limits.frame_bytes_target {
-                break;
-            }
-            put_item(&mut buf, item);
-            state.items.pop_front();
-            bytes += cost;
-            messages += 1;
-        }
-        state.bytes -= bytes;
-        self.metrics.lane(LaneKind::Reply).queue_shrank(bytes);
-        Some(Frame::finish(buf, messages))
+        let (items, bytes) = self.take()?;
+        Some(frame_of(&items, bytes))
     }
 
     fn park(&self, open: u32, waker: &Waker) -> bool {

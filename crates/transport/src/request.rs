@@ -11,6 +11,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_types::codec::{DecodeError, put_bytes, put_varint, take_bytes, take_varint};
 
+use crate::frame::Frame;
+
 /// The version of request frames that this build writes, and the only one it reads.
 const VERSION: u8 = 1;
 
@@ -90,11 +92,19 @@ impl Item {
     }
 }
 
-pub(crate) fn put_header(buf: &mut BytesMut) {
-    buf.put_u8(VERSION);
+/// A frame of items that cost `bytes` together.
+pub(crate) fn frame_of(items: &[Item], bytes: usize) -> Frame {
+    let mut buf = Frame::begin(1 + bytes);
+    put_items(&mut buf, items);
+    Frame::finish(buf, items.len())
 }
 
-pub(crate) fn put_item(buf: &mut BytesMut, item: &Item) {
+fn put_items(buf: &mut BytesMut, items: &[Item]) {
+    buf.put_u8(VERSION);
+    items.iter().for_each(|item| put_item(buf, item));
+}
+
+fn put_item(buf: &mut BytesMut, item: &Item) {
     match item {
         Item::Request { id, deadline_ms, body } => {
             buf.put_u8(REQUEST);
@@ -169,8 +179,7 @@ mod tests {
 
     fn encode(items: &[Item]) -> BytesMut {
         let mut buf = BytesMut::new();
-        put_header(&mut buf);
-        items.iter().for_each(|item| put_item(&mut buf, item));
+        put_items(&mut buf, items);
         buf
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use quorate_types::NodeId;
 use quorate_types::codec::take_frame;
 use rustls::pki_types::CertificateDer;
+use tokio::task::coop::consume_budget;
 
 use crate::config::TransportConfig;
 use crate::frame::{FrameError, FrameReader};
@@ -89,6 +90,8 @@ impl Shared {
                 Err(error) => return error.into(),
             };
             received.count(bytes, messages.len());
+            // QUIC's streams do not yield by themselves while they have data.
+            consume_budget().await;
             if unknown > 0 {
                 self.metrics.dropped.unknown.increment(unknown as u64);
             }

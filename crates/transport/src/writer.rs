@@ -26,6 +26,10 @@ use crate::metrics::{LaneKind, Metrics};
 /// peer acknowledges it.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// What is encoded and written in one turn, before other tasks of the thread (QUIC, which has to send
+/// it, among them) have theirs.
+const TURN_BYTES: usize = 2 << 20;
+
 /// How long a request frame waits that the link did not deliver, before it is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -123,6 +127,7 @@ impl<S: Source> Writer<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<WriteError> {
+        let mut budget = TURN_BYTES;
         loop {
             let mut open = 0u32;
             let mut due: Option<Instant> = None;
@@ -138,8 +143,13 @@ impl<S: Source> Writer<S> {
                         Next::Write(frame) => {
                             let traffic = &self.metrics.lane(lane.kind).sent;
                             traffic.count(frame.bytes.len(), frame.messages);
+                            budget = budget.saturating_sub(frame.bytes.len());
                             lane.load(frame.bytes);
                             sent = true;
+                            if budget == 0 {
+                                cx.waker().wake_by_ref();
+                                return Poll::Pending;
+                            }
                         }
                         Next::Hold(at) => {
                             due = Some(due.map_or(at, |due| due.min(at)));

@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use super::relay::Relay;
 use super::*;
 
 /// Time that the threads of this process have run so far.
@@ -113,4 +114,30 @@ async fn append_frames() {
     appends(64, 128, 50_000, 8).await;
     appends(16, 4 << 10, 20_000, 8).await;
     appends(1, 1 << 20, 3_000, 8).await;
+}
+
+/// One append lane over a link of 140 ms.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn long_link() {
+    const SENDS: u64 = 600;
+    let ca = authority();
+    let (mut one, mut two) = (Node::open(&ca, 1).await, Node::open(&ca, 2).await);
+    one.transport.label_peer("n2", &one.figures);
+    let relay = Relay::open(two.transport.local_addr(), Duration::from_millis(70)).await;
+    one.dial_at(2, relay.address());
+    one.up(2).await;
+    let (began, cpu_began) = (Instant::now(), cpu());
+    let mut sent = 0;
+    let mut received = 0;
+    while received < SENDS {
+        while sent < SENDS && sent - received < 24 {
+            sent += 1;
+            one.transport.send(NodeId(2), vec![append(1, 2, 7, sent, 1 << 20)]);
+        }
+        received += two.messages().await.1.len() as u64;
+    }
+    report("appends of 1 MiB, one lane, 140 ms", SENDS, SENDS << 20, began, cpu_began);
+    let rtt = one.figures.gauge("quorate_transport_rtt_us{n2}");
+    println!("    round trip {:.0} ms", rtt / 1e3);
 }

@@ -4,7 +4,6 @@ use tokio::net::UdpSocket;
 
 use super::*;
 use crate::close;
-use crate::frame::HEADER_BYTES;
 
 /// Two nodes that are connected, and a third that will misbehave.
 async fn victims() -> (Node, Node, Bare) {
@@ -120,6 +119,20 @@ async fn streams_that_are_none_of_ours_close_the_connection() {
         send.write_all(&bytes).await.unwrap();
         assert_eq!(code_of(&closed(&connection).await).0, u64::from(close::MALFORMED));
     }
+    unharmed(&one, &mut two).await;
+}
+
+#[tokio::test]
+async fn a_second_request_lane_closes_the_connection() {
+    let (one, mut two, bare) = victims().await;
+    let connection = bare.greet(&one).await.unwrap();
+    let mut lanes = Vec::new();
+    for _ in 0..2 {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        send.write_all(&StreamKind::Request.preface(0)).await.unwrap();
+        lanes.push((send, recv));
+    }
+    assert_eq!(code_of(&closed(&connection).await).0, u64::from(close::MALFORMED));
     unharmed(&one, &mut two).await;
 }
 
@@ -289,5 +302,4 @@ async fn of_too_many_beats_the_oldest_are_dropped() {
     let dropped = one.figures.counter("quorate_transport_dropped_messages_total{full}");
     assert_eq!(kept + dropped, 100);
     assert!((1..100).contains(&kept));
-    assert_eq!(HEADER_BYTES, 4);
 }

@@ -5,6 +5,7 @@ mod exchange;
 mod figures;
 mod hostile;
 mod identity;
+mod relay;
 mod requests;
 mod shaped;
 
