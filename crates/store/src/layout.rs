@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! C | stored key                                -> create, mod, version, lease of a key that exists now
-//! E | revision | sub                            -> what was done to which stored key (catch-up, sweep)
+//! E | revision | sub                            -> what was done to which key (catch-up, sweep)
 //! K | escaped stored key | ~revision | ~sub     -> the value, or a tombstone
 //! M | group                                     -> the group's own row
 //! U | group | ...                               -> rows of a machine that has a space of its own

@@ -4,7 +4,7 @@
 //! C = 1, create v, mod v, sub v, version v, lease v
 //! K = 1, create v, version v, lease v, value          a put
 //!   | 2                                               a tombstone
-//! E = 1 put | 2 delete, stored key
+//! E = 1 put | 2 delete, replaced revision v, replaced sub v, stored key; both 0 if none was replaced
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -38,6 +38,16 @@ pub(crate) enum Change {
     Delete,
 }
 
+/// A write as its `E` row tells of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Event {
+    pub(crate) change: Change,
+    /// The put that it replaced: there is one unless it made the key.
+    pub(crate) replaced: Option<Stamp>,
+    /// The user's key.
+    pub(crate) key: Bytes,
+}
+
 impl Record {
     /// The value of the key's `C` row.
     pub(crate) fn encode_current(&self) -> BytesMut {
@@ -60,8 +70,7 @@ impl Record {
             }
             let create = buf.number()?;
             let revision = buf.number()?;
-            let sub = u32::try_from(buf.number()?).map_err(|_| DecodeError::Malformed("sub"))?;
-            let modified = Stamp { revision, sub };
+            let modified = Stamp { revision, sub: buf.sub()? };
             Ok(Self { create, modified, version: buf.number()?, lease: buf.number()? })
         };
         decode().map_err(|error| damaged(row, &error))
@@ -105,26 +114,37 @@ impl Record {
 pub(crate) const TOMBSTONE: [u8; 1] = [DELETE];
 
 /// The value of an `E` row.
-pub(crate) fn encode_event(change: Change, key: &[u8]) -> Vec<u8> {
-    let kind = match change {
+pub(crate) fn encode_event(change: Change, replaced: Option<Stamp>, key: &[u8]) -> BytesMut {
+    let mut buf = BytesMut::with_capacity(16 + key.len());
+    buf.put_u8(match change {
         Change::Put => PUT,
         Change::Delete => DELETE,
-    };
-    [&[kind, SPACE_USER], key].concat()
+    });
+    let replaced = replaced.unwrap_or_default();
+    put_varint(&mut buf, replaced.revision as u64);
+    put_varint(&mut buf, replaced.sub.into());
+    buf.put_u8(SPACE_USER);
+    buf.put_slice(key);
+    buf
 }
 
-/// Reads an `E` row: what was done, and to which user's key. `None` for a key of the system.
-pub(crate) fn decode_event(
-    row: &[u8],
-    bytes: &[u8],
-) -> Result<Option<(Change, Bytes)>, StateError> {
-    let (change, rest) = match bytes {
-        [PUT, rest @ ..] => (Change::Put, rest),
-        [DELETE, rest @ ..] => (Change::Delete, rest),
-        _ => return Err(damaged(row, &DecodeError::Malformed("form"))),
+/// Reads an `E` row.
+pub(crate) fn decode_event(row: &[u8], bytes: &[u8]) -> Result<Event, StateError> {
+    let decode = || {
+        let mut buf = Varints(bytes);
+        let change = match buf.byte()? {
+            PUT => Change::Put,
+            DELETE => Change::Delete,
+            _ => return Err(DecodeError::Malformed("form")),
+        };
+        let replaced = Stamp { revision: buf.number()?, sub: buf.sub()? };
+        let replaced = (replaced != Stamp::default()).then_some(replaced);
+        match buf.byte()? {
+            SPACE_USER => Ok(Event { change, replaced, key: Bytes::copy_from_slice(buf.0) }),
+            _ => Err(DecodeError::Malformed("space")),
+        }
     };
-    let key = rest.strip_prefix(&[SPACE_USER]);
-    Ok(key.map(|key| (change, Bytes::copy_from_slice(key))))
+    decode().map_err(|error| damaged(row, &error))
 }
 
 /// A row that no version of ours wrote: the engine's data is damaged.
@@ -138,6 +158,10 @@ struct Varints<'b>(&'b [u8]);
 impl Varints<'_> {
     fn byte(&mut self) -> Result<u8, DecodeError> {
         if self.0.has_remaining() { Ok(self.0.get_u8()) } else { Err(DecodeError::Truncated) }
+    }
+
+    fn sub(&mut self) -> Result<u32, DecodeError> {
+        u32::try_from(self.number()?).map_err(|_| DecodeError::Malformed("sub"))
     }
 
     fn number(&mut self) -> Result<i64, DecodeError> {

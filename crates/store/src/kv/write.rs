@@ -76,7 +76,10 @@ impl<'b> Writer<'b> {
         };
         self.batch.put(&layout::current(&put.key), &record.encode_current());
         self.batch.put(&layout::history(&put.key, modified), &record.encode_history(&value));
-        self.batch.put(&layout::event(modified), &encode_event(Change::Put, &put.key));
+        self.batch.put(
+            &layout::event(modified),
+            &encode_event(Change::Put, before.map(|record| record.modified), &put.key),
+        );
         Ok(PutOutcome { prev_kv })
     }
 
@@ -102,11 +105,14 @@ impl<'b> Writer<'b> {
         if delete.prev_kv {
             prev_kvs = found.iter().map(|found| view.pair(found)).collect::<Result<_, _>>()?;
         }
-        for Found { key, .. } in &found {
+        for Found { key, record } in &found {
             let stamp = self.stamp();
             self.batch.delete(&layout::current(key));
             self.batch.put(&layout::history(key, stamp), &TOMBSTONE);
-            self.batch.put(&layout::event(stamp), &encode_event(Change::Delete, key));
+            self.batch.put(
+                &layout::event(stamp),
+                &encode_event(Change::Delete, Some(record.modified), key),
+            );
         }
         Ok(DeleteRangeOutcome { deleted: found.len() as i64, prev_kvs })
     }

@@ -110,7 +110,7 @@ proptest! {
                     let before = keyspace_rows(&host);
                     let more = host.sweep(budget);
                     let removed = before - keyspace_rows(&host);
-                    prop_assert!(removed <= budget.max(2), "removed {removed} with budget {budget}");
+                    prop_assert!(removed <= budget.max(3), "removed {removed} with budget {budget}");
                     prop_assert!(!more || removed > 0, "a sweep that is not done removes something");
                 }
                 Step::Flush => host.engine.flush().unwrap(),
@@ -227,8 +227,8 @@ fn the_cost_of_a_sweep_follows_the_writes_and_not_the_keys() {
     while host.sweep(1) {
         rounds += 1;
     }
-    // The event at the old floor, two events above it, a value under each of those; and a last look.
-    assert_eq!(rounds, 6);
+    // The event at the old floor, and two above it with the values that they replaced; and a last look.
+    assert_eq!(rounds, 4);
     // What the write at the new floor has overwritten stays until the floor has passed that write.
     assert_eq!(rows(&host.engine).len(), rows_before + 1);
 }
