@@ -40,6 +40,11 @@ impl Disk {
         self.unsynced.clear();
     }
 
+    /// Where the log begins.
+    pub(crate) fn base(&self) -> LogIndex {
+        self.snapshot.last.index
+    }
+
     pub(crate) fn recover(&self, applied: LogIndex) -> LogState {
         let mut terms: Vec<EntryId> = Vec::new();
         for entry in &self.entries {

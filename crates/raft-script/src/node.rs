@@ -22,8 +22,9 @@ pub(crate) struct Node {
     disk: Disk,
     applying: VecDeque<Vec<Entry>>,
     applied: LogIndex,
-    /// The state machine: what the first snapshot contains, and every command applied since.
-    content: Vec<Bytes>,
+    /// The state machine: every command applied, with its index. What the first snapshot contains is at
+    /// its index.
+    content: Vec<(LogIndex, Bytes)>,
     starts: u64,
 }
 
@@ -42,7 +43,7 @@ impl Node {
             disk: Disk::new(snapshot),
             applying: VecDeque::new(),
             applied,
-            content: content.into_iter().collect(),
+            content: content.map(|content| (applied, content)).into_iter().collect(),
             starts: 0,
         };
         node.start();
@@ -64,6 +65,17 @@ impl Node {
         while self.disk.sync().is_some() {}
         self.applying.clear();
         self.replica = None;
+    }
+
+    /// The state machine forgets what it applied behind `applied`; an error when it was not that far, or
+    /// the first snapshot was farther.
+    pub(crate) fn lose_applied(&mut self, applied: LogIndex) -> Result<(), ()> {
+        if applied < self.disk.base() || applied > self.applied {
+            return Err(());
+        }
+        self.applied = applied;
+        self.content.retain(|&(index, _)| index <= applied);
+        Ok(())
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -99,7 +111,7 @@ impl Node {
         self.applied
     }
 
-    pub(crate) fn content(&self) -> &[Bytes] {
+    pub(crate) fn content(&self) -> &[(LogIndex, Bytes)] {
         &self.content
     }
 
@@ -179,7 +191,7 @@ impl Node {
         for entry in self.applying.pop_front().unwrap_or_default() {
             self.applied = entry.id.index;
             if let Payload::Command(command) = entry.payload {
-                self.content.push(command);
+                self.content.push((self.applied, command));
             }
         }
         let applied = self.applied;

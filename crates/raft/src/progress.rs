@@ -57,8 +57,10 @@ pub(crate) struct Progress {
     flow: Flow,
     /// The highest commit index that any append told the peer.
     told_commit: LogIndex,
-    /// An answered heartbeat showed that something may have been lost: ask with an empty append.
+    /// Something may have been lost: ask with an empty append.
     doubted: bool,
+    /// When such a question was last asked; once a tick is enough.
+    asked_tick: u64,
     /// When the peer was last heard, in ticks of the leadership.
     pub(crate) heard_tick: u64,
     /// The highest read round that the peer answered.
@@ -69,7 +71,11 @@ pub(crate) struct Progress {
 
 #[derive(Debug)]
 enum Flow {
-    Probe { paused: bool },
+    /// While `paused_tick` is set, nothing is sent until a heartbeat is answered in a later tick. Read
+    /// rounds may make many heartbeats in one tick, and a probe may carry a megabyte.
+    Probe {
+        paused_tick: Option<u64>,
+    },
     Replicate(Window),
 }
 
@@ -77,24 +83,34 @@ enum Flow {
 /// is sent until an answer makes room, so a slow peer costs the leader a bounded amount of memory.
 #[derive(Debug, Default)]
 struct Window {
-    /// Last index and bytes of each append, oldest first.
-    sent: VecDeque<(LogIndex, usize)>,
+    /// Oldest first.
+    sent: VecDeque<Sent>,
     bytes: usize,
 }
 
+/// An append under way.
+#[derive(Debug)]
+struct Sent {
+    last: LogIndex,
+    bytes: usize,
+    tick: u64,
+}
+
 impl Window {
-    fn push(&mut self, last: LogIndex, bytes: usize) {
-        self.sent.push_back((last, bytes));
-        self.bytes += bytes;
+    fn push(&mut self, sent: Sent) {
+        self.bytes += sent.bytes;
+        self.sent.push_back(sent);
     }
 
     fn free_to(&mut self, last: LogIndex) {
-        while let Some(&(oldest, bytes)) = self.sent.front()
-            && oldest <= last
-        {
-            self.sent.pop_front();
-            self.bytes -= bytes;
+        while let Some(answered) = self.sent.pop_front_if(|sent| sent.last <= last) {
+            self.bytes -= answered.bytes;
         }
+    }
+
+    /// True when something was sent in a tick before `now` and is not answered.
+    fn is_overdue(&self, now: u64) -> bool {
+        self.sent.front().is_some_and(|oldest| oldest.tick < now)
     }
 
     fn is_full(&self, config: &Config) -> bool {
@@ -108,9 +124,10 @@ impl Progress {
         Self {
             match_index: LogIndex::ZERO,
             next,
-            flow: Flow::Probe { paused: false },
+            flow: Flow::Probe { paused_tick: None },
             told_commit: LogIndex::ZERO,
             doubted: false,
+            asked_tick: 0,
             heard_tick: 0,
             confirmed_round: 0,
             fetch: None,
@@ -147,37 +164,52 @@ impl Progress {
 
     /// The logs do not meet at `refused`; `meeting` is the last entry where they may, never below the
     /// base of the leader's log. Returns to probing just after it.
-    pub(crate) fn on_rejected(&mut self, refused: LogIndex, meeting: LogIndex, base: LogIndex) {
+    pub(crate) fn on_rejected(
+        &mut self,
+        refused: LogIndex,
+        meeting: LogIndex,
+        base: LogIndex,
+        now: u64,
+    ) {
         let next = meeting.next().min(refused).max(self.match_index.max(base).next());
         // Without progress (the peer refuses even the base of this log, and needs a snapshot) the
         // heartbeat sets the pace.
-        let paused = next == self.next;
-        self.probe_from(next, paused);
+        let paused_tick = (next == self.next).then_some(now);
+        self.probe_from(next, paused_tick);
     }
 
     /// Something to this peer was lost: probes from the match index when it shows a sign of life.
-    pub(crate) fn on_unreachable(&mut self) {
+    pub(crate) fn on_unreachable(&mut self, now: u64) {
         if matches!(self.flow, Flow::Replicate(_)) {
-            self.probe_from(self.match_index.next(), true);
+            self.probe_from(self.match_index.next(), Some(now));
         }
     }
 
     /// Old entries could not be read back: tries again when the peer answers a heartbeat.
-    pub(crate) fn on_fetch_failed(&mut self) {
-        self.probe_from(self.next, true);
+    pub(crate) fn on_fetch_failed(&mut self, now: u64) {
+        self.probe_from(self.next, Some(now));
     }
 
-    /// The peer answered a heartbeat: whatever was sent before has arrived or is probably lost.
-    pub(crate) fn on_heartbeat_answered(&mut self) {
+    /// The peer answered a heartbeat: what was sent in an earlier tick has arrived, or is probably lost.
+    pub(crate) fn on_heartbeat_answered(&mut self, now: u64) {
         match &mut self.flow {
-            Flow::Probe { paused } => *paused = false,
-            Flow::Replicate(_) => self.doubted = self.match_index.next() < self.next,
+            Flow::Probe { paused_tick } => {
+                if paused_tick.is_some_and(|tick| tick < now) {
+                    *paused_tick = None;
+                }
+            }
+            Flow::Replicate(window) => {
+                if window.is_overdue(now) && self.asked_tick < now {
+                    self.doubted = true;
+                    self.asked_tick = now;
+                }
+            }
         }
     }
 
-    fn probe_from(&mut self, next: LogIndex, paused: bool) {
+    fn probe_from(&mut self, next: LogIndex, paused_tick: Option<u64>) {
         self.next = next;
-        self.flow = Flow::Probe { paused };
+        self.flow = Flow::Probe { paused_tick };
         self.doubted = false;
         self.fetch = None;
     }
@@ -186,7 +218,7 @@ impl Progress {
     pub(crate) fn has_room(&self, config: &Config) -> bool {
         self.fetch.is_none()
             && match &self.flow {
-                Flow::Probe { paused } => !paused,
+                Flow::Probe { paused_tick } => paused_tick.is_none(),
                 Flow::Replicate(window) => !window.is_full(config),
             }
     }
@@ -196,7 +228,7 @@ impl Progress {
     pub(crate) fn wants_empty(&self, commit: LogIndex) -> bool {
         self.fetch.is_none()
             && match self.flow {
-                Flow::Probe { paused } => !paused,
+                Flow::Probe { paused_tick } => paused_tick.is_none(),
                 Flow::Replicate(_) => self.doubted || self.untold_commit(commit),
             }
     }
@@ -207,14 +239,14 @@ impl Progress {
 
     /// An append of the entries up to `last`, `bytes` in size, leaves now and tells `commit`. For an
     /// append without entries, `last` is the one before [`next`](Self::next) and `bytes` is 0.
-    pub(crate) fn on_sent(&mut self, last: LogIndex, bytes: usize, commit: LogIndex) {
+    pub(crate) fn on_sent(&mut self, last: LogIndex, bytes: usize, commit: LogIndex, now: u64) {
         self.told_commit = self.told_commit.max(commit.min(last));
         self.doubted = false;
         match &mut self.flow {
-            Flow::Probe { paused } => *paused = true,
+            Flow::Probe { paused_tick } => *paused_tick = Some(now),
             Flow::Replicate(window) => {
                 if last >= self.next {
-                    window.push(last, bytes);
+                    window.push(Sent { last, bytes, tick: now });
                     self.next = last.next();
                 }
             }
@@ -231,8 +263,8 @@ impl Progress {
 
     pub(crate) fn report(&self) -> PeerProgress {
         let (state, inflight, inflight_bytes) = match &self.flow {
-            Flow::Probe { paused: false } => (ProgressState::Probe, 0, 0),
-            Flow::Probe { paused: true } => (ProgressState::ProbePaused, 0, 0),
+            Flow::Probe { paused_tick: None } => (ProgressState::Probe, 0, 0),
+            Flow::Probe { paused_tick: Some(_) } => (ProgressState::ProbePaused, 0, 0),
             Flow::Replicate(window) => (ProgressState::Replicate, window.sent.len(), window.bytes),
         };
         let (match_index, next) = (self.match_index, self.next);
@@ -277,12 +309,12 @@ mod tests {
                 ..Config::new(GroupId(1), NodeId(1))
             };
             let mut progress = Progress::new(LogIndex(10));
-            for event in events {
+            for (now, event) in (0..).zip(events) {
                 let before = progress.report();
                 match event {
                     Event::Send { count, bytes } if progress.has_room(&config) => {
                         let last = progress.next().plus(count - 1);
-                        progress.on_sent(last, bytes, LogIndex::ZERO);
+                        progress.on_sent(last, bytes, LogIndex::ZERO, now);
                     }
                     Event::Send { .. } => {}
                     Event::Accepted { last } => {
@@ -292,12 +324,12 @@ mod tests {
                     Event::Rejected { refused, hint } => {
                         let refused = LogIndex(refused);
                         if !progress.is_stale_rejection(refused) {
-                            progress.on_rejected(refused, LogIndex(hint), LogIndex::ZERO);
+                            progress.on_rejected(refused, LogIndex(hint), LogIndex::ZERO, now);
                             prop_assert!(progress.next() <= before.next);
                         }
                     }
-                    Event::Heartbeat => progress.on_heartbeat_answered(),
-                    Event::Unreachable => progress.on_unreachable(),
+                    Event::Heartbeat => progress.on_heartbeat_answered(now),
+                    Event::Unreachable => progress.on_unreachable(now),
                 }
                 let after = progress.report();
                 prop_assert!(after.match_index >= before.match_index);

@@ -129,7 +129,7 @@ impl Leader {
         // The peer's log may agree with ours at the hint, or at the last entry of ours that is not
         // newer than the hint: whole terms are skipped in one round trip, on both sides.
         let meeting = state.log.terms().last_not_after(hint);
-        peer.on_rejected(refused, meeting.index, state.log.terms().base().index);
+        peer.on_rejected(refused, meeting.index, state.log.terms().base().index, self.now);
     }
 
     pub(crate) fn on_heartbeat_reply(&mut self, state: &mut State, from: NodeId, round: u64) {
@@ -139,7 +139,7 @@ impl Leader {
             return;
         }
         peer.heard_tick = self.now;
-        peer.on_heartbeat_answered();
+        peer.on_heartbeat_answered(self.now);
         if round > peer.confirmed_round {
             peer.confirmed_round = round;
             self.maybe_confirm(state);
@@ -153,7 +153,7 @@ impl Leader {
 
     pub(crate) fn on_unreachable(&mut self, peer: NodeId) {
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.on_unreachable();
+            peer.on_unreachable(self.now);
         }
     }
 
@@ -166,10 +166,10 @@ impl Leader {
             return;
         }
         if !state.is_answer(fetch, &entries) {
-            peer.on_fetch_failed();
+            peer.on_fetch_failed(self.now);
         } else if peer.has_room(&state.config) {
             let bytes = entries.iter().map(Entry::cost_bytes).sum();
-            send_append(state, node, peer, entries, bytes);
+            send_append(state, node, peer, entries, bytes, self.now);
         }
     }
 
@@ -225,7 +225,7 @@ impl Leader {
                 let commit = state.log.commit().min(peer.match_index());
                 state.send(node, Body::Heartbeat { commit, round });
             }
-            replicate(state, node, peer);
+            replicate(state, node, peer, self.now);
         }
     }
 
@@ -261,7 +261,7 @@ fn wants(state: &State, peer: &Progress) -> bool {
 }
 
 /// Sends what the window of `peer` allows, or asks for what is no longer in memory.
-fn replicate(state: &mut State, node: NodeId, peer: &mut Progress) {
+fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, now: u64) {
     let last = state.log.last().index;
     while peer.next() <= last && peer.has_room(&state.config) {
         let cached_from = state.log.cached_from();
@@ -271,10 +271,10 @@ fn replicate(state: &mut State, node: NodeId, peer: &mut Progress) {
             return;
         }
         let (entries, bytes) = state.log.slice(peer.next(), last, state.config.append_bytes_max);
-        send_append(state, node, peer, entries, bytes);
+        send_append(state, node, peer, entries, bytes, now);
     }
     if peer.wants_empty(state.log.commit()) {
-        send_append(state, node, peer, Vec::new(), 0);
+        send_append(state, node, peer, Vec::new(), 0, now);
     }
 }
 
@@ -285,6 +285,7 @@ fn send_append(
     peer: &mut Progress,
     entries: Vec<Entry>,
     bytes: usize,
+    now: u64,
 ) {
     let prev_index = LogIndex(peer.next().value() - 1);
     let Some(prev_term) = state.log.term_at(prev_index) else {
@@ -301,6 +302,6 @@ fn send_append(
     let prev = EntryId::new(prev_term, prev_index);
     let commit = state.log.commit();
     let last = prev_index.plus(entries.len() as u64);
-    peer.on_sent(last, bytes, commit);
+    peer.on_sent(last, bytes, commit, now);
     state.send(node, Body::Append { prev, entries, commit });
 }
