@@ -107,9 +107,8 @@ pub async fn run(
     on_ready: impl FnOnce(),
 ) -> Result<(), (String, NodeError)> {
     let (halt, halted) = Stop::channel();
-    let mut nodes = match start_all(configs, &stop, &halt, halted).await? {
-        Some(nodes) => nodes,
-        None => return Ok(()),
+    let Some(mut nodes) = start_all(configs, &stop, &halt, halted).await? else {
+        return Ok(());
     };
     let ended = tokio::select! {
         () = stop.requested() => Ok(()),
@@ -190,9 +189,10 @@ async fn stop_all(nodes: Vec<RunningNode>) -> Result<(), (String, NodeError)> {
     }
     let mut result = Ok(());
     while let Some(stopped) = stopping.join_next().await {
-        result = result.and(
-            stopped.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())),
-        );
+        match stopped {
+            Ok(stopped) => result = result.and(stopped),
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
     }
     result
 }

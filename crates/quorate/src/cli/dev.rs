@@ -86,6 +86,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     check_ports(args)?;
     let env = from_env(std::env::vars_os()).map_err(|error| Failure::new(Exit::Usage, error))?;
     let store = Store::open(args.data_dir.as_deref()).map_err(|error| failed(&error))?;
+    check_kept(args, store.path())?;
     let layers = layers(args, store.path(), env.settings).map_err(|error| failed(&error))?;
     let configs: Result<Vec<_>, _> = layers.iter().map(ServeConfig::check).collect();
     let configs = configs.map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -124,6 +125,18 @@ fn check_ports(args: &Args) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, message));
     }
     Ok(())
+}
+
+/// A directory keeps the cluster that it was made with: with fewer nodes it would have no quorum, and
+/// further ones it does not know.
+fn check_kept(args: &Args, dir: &Path) -> Result<(), Failure> {
+    let kept = (1..=NODES_MAX).filter(|node| dir.join(format!("n{node}")).exists()).count();
+    if kept == 0 || kept == usize::from(args.nodes) {
+        return Ok(());
+    }
+    let dir = dir.display();
+    let message = format!("--nodes {}: {dir} holds a cluster of {kept}", args.nodes);
+    Err(Failure::new(Exit::Usage, message))
 }
 
 /// The layers of each node: what differs between nodes as flags, the rest from the environment.
@@ -270,6 +283,18 @@ mod tests {
             "--port 65514: 3 nodes need the ports up to 65536, between 1 and 65535"
         );
         assert!(check_ports(&args(1, 0)).is_err());
+    }
+
+    #[test]
+    fn a_kept_cluster_is_opened_with_as_many_nodes_as_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(check_kept(&args(3, 2379), dir.path()).is_ok());
+        for node in ["n1", "n2", "n3"] {
+            fs::create_dir(dir.path().join(node)).unwrap();
+        }
+        assert!(check_kept(&args(3, 2379), dir.path()).is_ok());
+        let error = check_kept(&args(1, 2379), dir.path()).unwrap_err().to_string();
+        assert_eq!(error, format!("--nodes 1: {} holds a cluster of 3", dir.path().display()));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run one node of a cluster
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Run a whole cluster in this process, to try things out
     Dev(dev::Args),
     /// Show nodes, groups, leaders, terms and indexes
@@ -59,7 +59,7 @@ impl Failure {
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Dev(args) => dev::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Cert(command) => cert::run(&command),

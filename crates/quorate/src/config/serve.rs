@@ -294,7 +294,7 @@ impl Check<'_> {
 
     fn keepalive(&self) -> Result<Keepalive, ConfigError> {
         let or = |given: Option<Span>, default_s: u64| {
-            given.map_or(Duration::from_secs(default_s), |span| span.0)
+            given.map_or_else(|| Duration::from_secs(default_s), |span| span.0)
         };
         let interval = or(self.settings.grpc_keepalive_interval, 2 * 60 * 60);
         let timeout = or(self.settings.grpc_keepalive_timeout, 20);

@@ -47,11 +47,11 @@ fn a_wrong_file_is_refused_with_the_key_the_line_and_what_was_expected() {
         ("[server]\nname = \"a\"", "quorate.toml:1: unknown key \"server\""),
         (
             "name = \"a\"\ndata-dir = \"d\"\nheartbeat-interval = \"100\"",
-            "quorate.toml:3: \"heartbeat-interval\" must be a whole number of milliseconds, found a string",
+            "quorate.toml:3: \"heartbeat-interval\" must be a whole number of milliseconds, found a string (\"100\")",
         ),
         (
             "heartbeat-interval = 1.5",
-            "quorate.toml:1: \"heartbeat-interval\" must be a whole number of milliseconds, found a fraction",
+            "quorate.toml:1: \"heartbeat-interval\" must be a whole number of milliseconds, found a fraction (1.5)",
         ),
         (
             "heartbeat-interval = -1",
@@ -59,7 +59,7 @@ fn a_wrong_file_is_refused_with_the_key_the_line_and_what_was_expected() {
         ),
         (
             "max-request-bytes = true",
-            "quorate.toml:1: \"max-request-bytes\" must be a whole number of bytes, found true or false",
+            "quorate.toml:1: \"max-request-bytes\" must be a whole number of bytes, found true",
         ),
         (
             "max-txn-ops = [1]",
@@ -67,7 +67,7 @@ fn a_wrong_file_is_refused_with_the_key_the_line_and_what_was_expected() {
         ),
         (
             "name = 7",
-            "quorate.toml:1: \"name\" must be 1 to 64 letters, digits, dots, hyphens and underscores that begin with a letter or digit, found a whole number",
+            "quorate.toml:1: \"name\" must be 1 to 64 letters, digits, dots, hyphens and underscores that begin with a letter or digit, found a whole number (7)",
         ),
         (
             "name = \"-node\"",
@@ -111,7 +111,7 @@ fn a_wrong_file_is_refused_with_the_key_the_line_and_what_was_expected() {
         ),
         (
             "name = \"a\"\n[initial-cluster]\na = 1",
-            "quorate.toml:2: \"initial-cluster\" must be a list name=host:port,..., found a whole number at \"a\"",
+            "quorate.toml:2: \"initial-cluster\" must be a list name=host:port,..., found a whole number (1) at \"a\"",
         ),
         (
             "initial-cluster-state = \"old\"",
@@ -139,7 +139,7 @@ fn a_wrong_file_is_refused_with_the_key_the_line_and_what_was_expected() {
         ),
         (
             "grpc-keepalive-timeout = 20",
-            "quorate.toml:1: \"grpc-keepalive-timeout\" must be a length of time such as \"20s\" or \"1m30s\", found a whole number",
+            "quorate.toml:1: \"grpc-keepalive-timeout\" must be a length of time such as \"20s\" or \"1m30s\", found a whole number (20)",
         ),
         ("cert = 1979-05-27", "quorate.toml:1: \"cert\" must be a path, found a date"),
         ("cert = \"\"", "quorate.toml:1: \"cert\" must be a path, found \"\""),

@@ -61,15 +61,15 @@ pub fn parser<T: Value>(text: &str) -> Result<T, String> {
 }
 
 /// What a TOML value is, with its article.
-const fn kind(value: &DeValue<'_>) -> &'static str {
+fn kind(value: &DeValue<'_>) -> String {
     match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
+        DeValue::String(text) => format!("a string ({text:?})"),
+        DeValue::Integer(number) => format!("a whole number ({number})"),
+        DeValue::Float(number) => format!("a fraction ({number})"),
+        DeValue::Boolean(flag) => flag.to_string(),
+        DeValue::Datetime(_) => "a date".to_owned(),
+        DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
     }
 }
 
