@@ -248,7 +248,10 @@ impl Ctl {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
         for line in &mut lines {
             for node in &self.cluster.nodes {
-                *line = line.replace(&node.client, "CLIENT").replace(&node.peer, "PEER");
+                // Nodes speak another protocol with each other than the peer's.
+                let peers = ["http://", "quic://"].map(|scheme| format!("{scheme}{}", node.peer));
+                *line = line.replace(&node.client, "CLIENT");
+                peers.iter().for_each(|peer| *line = line.replace(peer, "PEER"));
             }
             if let Some((_, rest)) = line.split_once(", ") {
                 *line = format!("ID, {rest}");

@@ -44,9 +44,12 @@ fn a_killed_leader_loses_nothing() {
     let marks = workload["marks"].as_array().expect("the kills");
     assert_eq!(marks.len(), kills);
     assert!(marks.iter().all(|mark| mark["resumed"] == Value::Bool(true)), "{report:#}");
+    let ms = |field: &str| workload[field].as_f64().unwrap_or(f64::NAN);
     say(&format!(
-        "{kills} kills of the leader: {} writes acknowledged, pause median {} ms, max {} ms",
-        workload["acknowledged"], workload["pause_median_ms"], workload["pause_max_ms"]
+        "{kills} kills of the leader: {} writes acknowledged, pause median {:.0} ms, max {:.0} ms",
+        workload["acknowledged"],
+        ms("pause_median_ms"),
+        ms("pause_max_ms")
     ));
 }
 

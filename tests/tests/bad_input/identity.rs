@@ -16,8 +16,8 @@ const REFUSAL_BOUND: Duration = Duration::from_secs(60);
 /// The node that comes back wrong; the others must go on without it.
 const STRANGER: usize = 2;
 
-/// Bytes of a disk that has no room for a node.
-const SMALL_DISK: &str = "size=2m";
+/// What a disk keeps free beside a copy of a node's data, before it is filled up.
+const SMALL_DISK_SLACK_KIB: u64 = 256;
 
 /// A fresh cluster, if it is ours: the peer checks other things.
 fn fresh(test: &str) -> Option<Cluster> {
@@ -141,31 +141,62 @@ fn a_data_directory_of_somebody_else_is_refused() {
 fn a_full_disk_at_the_start_is_named() {
     let test = "a full disk at the start";
     let Some(mut cluster) = fresh(test) else { return };
-    let mount = cluster.dir().join("small");
-    std::fs::create_dir(&mount).expect("a directory can be made");
-    let small = mount.to_str().expect("temporary paths are text").to_owned();
-    let script = format!("mount -t tmpfs -o {SMALL_DISK} tmpfs '{small}' && exec \"$@\"");
-    let namespace = |command: &Command| {
-        // A file system of its own, which goes with the process.
-        let mut inside = Command::new("unshare");
-        inside.args(["--mount", "--map-root-user", "sh", "-c", &script, "sh"]);
-        inside.arg(command.get_program()).args(command.get_args());
-        inside
-    };
-    let tried = namespace(&Command::new("true")).output();
-    if !tried.is_ok_and(|tried| tried.status.success()) {
+    if !on_full_disk(&cluster, 0, "", &Command::new("true"))
+        .output()
+        .is_ok_and(|o| o.status.success())
+    {
         programs::skip(test, "no mount namespaces for this user");
         return;
     }
-    // A node of this cluster whose directory was lost with its disk; it must not get far enough to care.
     cluster.kill(STRANGER);
-    let flags = [("--data-dir", format!("{small}/n3"))];
+    let mount = small_disk(&cluster);
+    let flags = [("--data-dir", format!("{mount}/n3"))];
     let command = with_flags(&cluster, STRANGER, &flags);
-    let said = assert_refuses_to_start(&cluster, &mut namespace(&command)).to_lowercase();
-    assert!(said.contains("space"), "{said}");
+
+    // A new node, which cannot even write down who it is.
+    let said = assert_refuses_to_start(&cluster, &mut on_full_disk(&cluster, 0, "", &command));
+    assert!(said.to_lowercase().contains("space"), "{said}");
+
+    // A node with data, on a copy of it.
+    let data = cluster.nodes[STRANGER].data.clone();
+    let copy = format!("cp -a '{}' '{mount}'", data.display());
+    let mut command = on_full_disk(&cluster, size_kib(&data), &copy, &command);
+    let said = assert_refuses_to_start(&cluster, &mut command);
+    assert!(said.to_lowercase().contains("space"), "{said}");
+
     cluster.start(STRANGER);
     cluster.wait_ready(STRANGER);
     assert_serves(&cluster);
+}
+
+fn small_disk(cluster: &Cluster) -> String {
+    let mount = cluster.dir().join("small");
+    std::fs::create_dir_all(&mount).expect("a directory can be made");
+    mount.to_str().expect("temporary paths are text").to_owned()
+}
+
+/// `command` in a mount namespace of its own, which goes with the process, where a small disk has room for
+/// `kib` more than little, `prepare` has been run, and whatever was left is filled up.
+fn on_full_disk(cluster: &Cluster, kib: u64, prepare: &str, command: &Command) -> Command {
+    let mount = small_disk(cluster);
+    let size = kib + SMALL_DISK_SLACK_KIB;
+    let script = format!(
+        "mount -t tmpfs -o size={size}k tmpfs '{mount}' && {{ {prepare}\n}} && \
+         mkdir -p -m 700 '{mount}/n3' && {{ cat /dev/zero >'{mount}/fill' 2>/dev/null; exec \"$@\"; }}",
+        prepare = if prepare.is_empty() { "true" } else { prepare },
+    );
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--map-root-user", "sh", "-c", &script, "sh"]);
+    inside.arg(command.get_program()).args(command.get_args());
+    inside
+}
+
+/// What `du` says of a directory.
+fn size_kib(directory: &Path) -> u64 {
+    let output = Command::new("du").arg("-sk").arg(directory).output().expect("du starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let size = text.split_ascii_whitespace().next().and_then(|size| size.parse().ok());
+    size.unwrap_or_else(|| panic!("du says {output:?}"))
 }
 
 /// The command of node `number` with some flags given other values.

@@ -7,6 +7,7 @@
 mod compare;
 mod generate;
 
+use std::collections::VecDeque;
 use std::env;
 
 use quorate_tests::client::{Client, runtime};
@@ -20,7 +21,10 @@ use generate::{Generator, Request};
 const STEPS: usize = 400;
 
 /// Differences that are shown before the test gives up.
-const DIFFERENCES_MAX: usize = 5;
+const DIFFERENCES_MAX: usize = 3;
+
+/// Requests before the first difference that are shown: the one that set the stores apart is among them.
+const HISTORY: usize = 3;
 
 #[test]
 fn etcd_and_quorate_give_the_same_answers() {
@@ -60,6 +64,7 @@ struct Run {
 
 impl Run {
     async fn run(&mut self, seed: u64, steps: usize) {
+        let (mut history, mut differences) = (VecDeque::new(), 0);
         let connect = |side: &Vec<String>| side.iter().map(|e| Client::new(e)).collect::<Vec<_>>();
         let [mut etcd, mut quorate] = [connect(&self.sides[0]), connect(&self.sides[1])];
         for step in 0..steps {
@@ -67,14 +72,22 @@ impl Run {
             let expected = send(&mut etcd[node], &request).await;
             let found = send(&mut quorate[node], &request).await;
             self.generator.learn(&request, &expected);
+            let shown =
+                format!("step {step}, node {node}: {request:#?}\netcd answers {expected:#?}");
             if let Some(how) = compare::difference(&request, &expected, &found) {
-                self.differences.push(format!(
-                    "seed {seed}, step {step}, node {node}: {how}\nrequest {request:#?}\n\
-                     etcd answers {expected:#?}\nQuorate answers {found:#?}"
-                ));
-                if self.differences.len() >= DIFFERENCES_MAX {
+                for before in history.drain(..) {
+                    self.differences.push(format!("the same answers at {before}"));
+                }
+                differences += 1;
+                self.differences
+                    .push(format!("{how}: seed {seed}, {shown}\nQuorate answers {found:#?}"));
+                if differences >= DIFFERENCES_MAX {
                     return;
                 }
+            } else if !matches!(request, Request::Range(_)) && differences == 0 {
+                // What only reads sets nothing apart.
+                history.push_back(shown);
+                history.drain(..history.len().saturating_sub(HISTORY));
             }
         }
     }
