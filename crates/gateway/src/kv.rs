@@ -36,12 +36,12 @@ impl<B: Backend> KvService<B> {
         if command.encoded_len() > self.desk.config.max_request_bytes {
             return Err(ApiError::RequestTooLarge.into());
         }
-        self.open(self.desk.backend.propose(command).await?)
+        self.open(self.desk.propose(command).await?)
     }
 
     async fn read(&self, body: query::Body, consistency: Consistency) -> Result<Outcome, Status> {
         let query = kv::Query { body: Some(body) };
-        self.open(self.desk.backend.read(query, consistency).await?)
+        self.open(self.desk.read(query, consistency).await?)
     }
 
     /// Takes an answer apart; a refusal of the state machine becomes an error.

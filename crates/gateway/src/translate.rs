@@ -12,19 +12,14 @@ use quorate_types::kv::{self, compare::Target, outcome};
 
 use crate::error::ApiError;
 
-/// A range. etcd sorts in ascending order by anything but the key, where no order is named.
+/// A range.
 pub(crate) fn range(request: pb::RangeRequest) -> kv::Range {
-    let by_key = request.sort_target == kv::SortTarget::Key as i32;
-    let unordered = request.sort_order == kv::SortOrder::None as i32;
     kv::Range {
         key: request.key,
         range_end: request.range_end,
         limit: request.limit.max(0),
         revision: request.revision.max(0),
-        sort_order: match unordered && !by_key {
-            true => kv::SortOrder::Ascend as i32,
-            false => request.sort_order,
-        },
+        sort_order: request.sort_order,
         sort_target: request.sort_target,
         keys_only: request.keys_only,
         count_only: request.count_only,

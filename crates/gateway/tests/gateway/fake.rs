@@ -30,6 +30,8 @@ struct State {
     /// How each read was asked for.
     reads: Vec<Consistency>,
     proposals: Vec<Command>,
+    /// What serializable reads see, if the local replica lags behind.
+    stale: Option<Keyspace>,
 }
 
 impl FakeBackend {
@@ -43,6 +45,7 @@ impl FakeBackend {
                 failure: None,
                 reads: Vec::new(),
                 proposals: Vec::new(),
+                stale: None,
             }),
         }
     }
@@ -61,6 +64,12 @@ impl FakeBackend {
 
     pub(crate) fn set_ready(&self, is_ready: bool) {
         self.state().is_ready = is_ready;
+    }
+
+    /// From now on serializable reads see the keyspace as it is now.
+    pub(crate) fn lag_behind(&self) {
+        let mut state = self.state();
+        state.stale = Some(state.keyspace.clone());
     }
 
     /// How the reads since the last call were asked for.
@@ -95,7 +104,12 @@ impl Backend for FakeBackend {
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
-        Ok(Answer { outcome: state.keyspace.read(&query), raft_term: TERM })
+        let State { keyspace, stale, .. } = &mut *state;
+        let seen = match consistency {
+            Consistency::Serializable => stale.as_mut().unwrap_or(keyspace),
+            Consistency::Linearizable => keyspace,
+        };
+        Ok(Answer { outcome: seen.read(&query), raft_term: TERM })
     }
 
     fn node_status(&self) -> NodeStatus {

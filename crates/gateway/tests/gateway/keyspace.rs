@@ -15,6 +15,7 @@ use quorate_types::kv::{
 type Versions = BTreeMap<i64, Option<KeyValue>>;
 
 /// The keyspace.
+#[derive(Clone)]
 pub(crate) struct Keyspace {
     keys: BTreeMap<Bytes, Versions>,
     revision: i64,
@@ -177,7 +178,8 @@ impl Writer<'_> {
             within(kv.mod_revision, range.min_mod_revision, range.max_mod_revision)
                 && within(kv.create_revision, range.min_create_revision, range.max_create_revision)
         });
-        if range.sort_order != SortOrder::None as i32 {
+        let by_key = range.sort_target == SortTarget::Key as i32;
+        if range.sort_order != SortOrder::None as i32 || !by_key {
             kvs.sort_by(|a, b| match SortTarget::try_from(range.sort_target).expect("checked") {
                 SortTarget::Key => a.key.cmp(&b.key),
                 SortTarget::Version => a.version.cmp(&b.version),

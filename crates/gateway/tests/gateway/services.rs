@@ -3,8 +3,9 @@
 use http::uri::PathAndQuery;
 use quorate_api::etcdserverpb::{
     AlarmRequest, CompactionRequest, Compare, MemberListRequest, MemberRemoveRequest,
-    MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RequestOp, SnapshotRequest,
-    StatusRequest, TxnRequest, alarm_request::AlarmAction, request_op::Request as OpRequest,
+    MoveLeaderRequest, PutRequest, PutResponse, RangeRequest, RequestOp, ResponseHeader,
+    SnapshotRequest, StatusRequest, TxnRequest, alarm_request::AlarmAction,
+    request_op::Request as OpRequest,
 };
 use quorate_api::quorate::v1::{self, admin_client::AdminClient};
 use quorate_gateway::{BackendError, Consistency, ETCD_VERSION};
@@ -41,6 +42,24 @@ async fn headers_name_who_answered_and_when() {
     let header = response.header.expect("a header");
     assert_eq!((header.cluster_id, header.member_id), (CLUSTER.value(), MEMBER.value()));
     assert_eq!((header.revision, header.raft_term), (2, TERM.value()));
+}
+
+#[tokio::test]
+async fn no_answer_is_older_than_one_before_it() {
+    let door = Door::open().await;
+    let mut kv = door.kv().await;
+    kv.put(put()).await.expect("a put");
+    door.backend.lag_behind();
+    let revision = |header: Option<ResponseHeader>| header.expect("a header").revision;
+    let second = kv.put(put()).await.expect("a put").into_inner();
+    let read = kv.range(get(true)).await.expect("a read").into_inner();
+    assert_eq!(revision(read.header), revision(second.header));
+    assert_eq!(read.kvs[0].version, 2);
+    // Nor is a revision that was answered ever one of the future.
+    let at = RangeRequest { revision: 3, ..get(true) };
+    assert_eq!(kv.range(at).await.expect("a read").into_inner().kvs[0].mod_revision, 3);
+    let status = door.maintenance().await.status(StatusRequest {}).await.expect("a status");
+    assert_eq!(revision(status.into_inner().header), 3);
 }
 
 #[tokio::test]
