@@ -1,6 +1,8 @@
 //! `bench-engine`: three nodes in one process over loopback QUIC, everything synced, clients in the
 //! process. Prints writes per second, latencies, and CPU per write: all three replicas and the clients.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its product")]
+
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -130,7 +132,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             if args.json {
                 println!("{}", serde_json::to_string(&figure)?);
             } else {
-                let Figure { in_flight, writes_per_s, p50_ms, p99_ms, cpu_us_per_write, .. } = figure;
+                let Figure { in_flight, writes_per_s, p50_ms, p99_ms, cpu_us_per_write, .. } =
+                    figure;
                 println!(
                     "| {groups} | {bytes} | {in_flight} | {writes_per_s:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us_per_write:.1} |"
                 );
@@ -260,13 +263,25 @@ async fn serve(
 }
 
 /// Every node has clients for every group; those of the groups that it does not lead stand by.
-async fn load(engine: Arc<Engine>, clients: usize, groups: u64, bytes: usize, run: Arc<Run>) -> Tally {
+async fn load(
+    engine: Arc<Engine>,
+    clients: usize,
+    groups: u64,
+    bytes: usize,
+    run: Arc<Run>,
+) -> Tally {
     let latencies_us = Histogram::new(3).expect("three digits are a valid precision");
     let tally = Arc::new(Mutex::new(Tally { latencies_us, errors: 0 }));
     let tasks: Vec<_> = (0..clients)
         .map(|client| {
             let group = group_id(client as u64 % groups);
-            let client = client_loop(Arc::clone(&engine), group, bytes, Arc::clone(&run), Arc::clone(&tally));
+            let client = client_loop(
+                Arc::clone(&engine),
+                group,
+                bytes,
+                Arc::clone(&run),
+                Arc::clone(&tally),
+            );
             tokio::spawn(client)
         })
         .collect();

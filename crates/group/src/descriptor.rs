@@ -52,7 +52,8 @@ impl Descriptor {
     /// # Errors
     /// When the bytes are damaged or of a newer version.
     pub fn decode(stored: &Bytes) -> Result<Self, DescriptorError> {
-        let stored = Stored::decode(stored.clone()).map_err(|error| DescriptorError(error.to_string()))?;
+        let stored =
+            Stored::decode(stored.clone()).map_err(|error| DescriptorError(error.to_string()))?;
         if stored.version != VERSION {
             return Err(DescriptorError(format!("version {} is not supported", stored.version)));
         }
@@ -67,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_descriptor_reads_back_as_it_was_stored() {
-        let bounded = KeyRange { start: Bytes::from_static(b"a"), end: Some(Bytes::from_static(b"b")) };
+        let bounded =
+            KeyRange { start: Bytes::from_static(b"a"), end: Some(Bytes::from_static(b"b")) };
         for range in [None, Some(KeyRange::all()), Some(bounded)] {
             let descriptor = Descriptor { kind: "kv".into(), range };
             assert_eq!(Descriptor::decode(&descriptor.encode()), Ok(descriptor));

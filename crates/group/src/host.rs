@@ -60,7 +60,11 @@ impl Host {
     ///
     /// # Errors
     /// When it lives here already, or its range overlaps that of another group.
-    pub fn admit(&mut self, group: GroupId, descriptor: Descriptor) -> Result<Generation, HostError> {
+    pub fn admit(
+        &mut self,
+        group: GroupId,
+        descriptor: Descriptor,
+    ) -> Result<Generation, HostError> {
         if self.groups.contains_key(&group) {
             return Err(HostError::Exists(group));
         }

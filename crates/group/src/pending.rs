@@ -171,7 +171,11 @@ mod tests {
     }
 
     /// Applies `outcomes` and names what ended.
-    fn apply(proposals: &mut Proposals<char>, outcomes: Vec<(EntryId, Bytes)>, through: u64) -> String {
+    fn apply(
+        proposals: &mut Proposals<char>,
+        outcomes: Vec<(EntryId, Bytes)>,
+        through: u64,
+    ) -> String {
         let mut ended = String::new();
         proposals.apply(outcomes, LogIndex(through), &mut |end| match end {
             Ended::Applied(slot, ..) => ended.push(slot.to_ascii_uppercase()),

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use quorate_group::{Effect, Group, GroupConfig, Proposed, Refusal};
 use quorate_raft::{Config, LogState, Role, Ticket};
 use quorate_types::{
-    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, NodeId, Payload, SnapshotMeta, Term,
+    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, NodeId, Payload, SnapshotMeta,
+    Term,
 };
 
 const GROUP: GroupId = GroupId(7);
@@ -43,8 +44,10 @@ impl Cluster {
         let membership = Membership::of_voters(nodes.iter().copied());
         let log = LogState::of_snapshot(SnapshotMeta { last, membership });
         let group = |&node: &NodeId| {
-            let config =
-                GroupConfig { raft: Config::new(GROUP, node), proposal_ticks_max: PROPOSAL_TICKS_MAX };
+            let config = GroupConfig {
+                raft: Config::new(GROUP, node),
+                proposal_ticks_max: PROPOSAL_TICKS_MAX,
+            };
             (node, Group::new(config, log.clone()))
         };
         Self {
@@ -87,7 +90,9 @@ impl Cluster {
                 Effect::Append { ticket, .. } => undone.appends.push(ticket),
                 Effect::Send(messages) => undone.sends.extend(messages),
                 Effect::Apply(entries) => undone.applies.push(entries),
-                Effect::Fetch(fetch) => panic!("everything is in memory, but {fetch:?} was asked for"),
+                Effect::Fetch(fetch) => {
+                    panic!("everything is in memory, but {fetch:?} was asked for")
+                }
                 Effect::Answer { slot, result } => {
                     heard.answers.push((slot, result.map(|Proposed { outcome, .. }| outcome)));
                 }
@@ -99,13 +104,15 @@ impl Cluster {
     }
 
     fn persist(&mut self, node: u64) -> bool {
-        let tickets = std::mem::take(&mut self.undone.get_mut(&NodeId(node)).expect("known").appends);
+        let tickets =
+            std::mem::take(&mut self.undone.get_mut(&NodeId(node)).expect("known").appends);
         tickets.last().map(|&last| self.group(node).persisted(last)).is_some()
     }
 
     /// A machine whose outcome is the command in capitals.
     fn apply(&mut self, node: u64) -> bool {
-        let applies = std::mem::take(&mut self.undone.get_mut(&NodeId(node)).expect("known").applies);
+        let applies =
+            std::mem::take(&mut self.undone.get_mut(&NodeId(node)).expect("known").applies);
         assert!(applies.len() <= 1, "one apply at a time");
         for entries in &applies {
             let through = entries.last().expect("an apply has entries").id.index;

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release --example locks`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::error::Error;
 use std::sync::Arc;
 
@@ -86,7 +88,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for node in &nodes {
         node.create_group(group, "locks", None, voters.clone()).await?;
     }
-    for command in ["acquire door ann", "acquire door bob", "release door ann", "acquire door bob"] {
+    for command in ["acquire door ann", "acquire door bob", "release door ann", "acquire door bob"]
+    {
         let proposed = nodes[1].propose(group, Bytes::from(command)).await?;
         println!("{command}: {}", String::from_utf8_lossy(&proposed.outcome));
     }

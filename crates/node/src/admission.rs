@@ -52,7 +52,10 @@ impl Admission {
             return Err(format!("node {} ({}) is not a member", hello.node_name, hello.node));
         };
         if *name != hello.node_name {
-            return Err(format!("node {} is called {name} here, not {}", hello.node, hello.node_name));
+            return Err(format!(
+                "node {} is called {name} here, not {}",
+                hello.node, hello.node_name
+            ));
         }
         if hello.node == self.own {
             return Err(format!("node {name} exists twice"));
@@ -74,7 +77,10 @@ impl Admission {
             return None;
         }
         self.incarnations.insert(hello.node, hello.incarnation);
-        self.names.keys().all(|node| self.incarnations.contains_key(node)).then(|| self.incarnations.clone())
+        self.names
+            .keys()
+            .all(|node| self.incarnations.contains_key(node))
+            .then(|| self.incarnations.clone())
     }
 
     /// Takes over the table of a peer that has started: this node was heard when that peer began.

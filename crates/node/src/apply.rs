@@ -77,8 +77,14 @@ impl Applier {
         let (work, queue) = crossbeam_channel::unbounded();
         let thread = std::thread::Builder::new().name("quorate-apply".into()).spawn(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                Rounds { engine, machines: BTreeMap::new(), sweeping: BTreeSet::new(), on_applied, metrics }
-                    .run(&queue)
+                Rounds {
+                    engine,
+                    machines: BTreeMap::new(),
+                    sweeping: BTreeSet::new(),
+                    on_applied,
+                    metrics,
+                }
+                .run(&queue)
             }));
             match outcome {
                 Ok(Ok(())) => {}
@@ -177,7 +183,9 @@ impl Rounds {
             match queue.try_recv() {
                 Ok(work) => return Ok(Some(work)),
                 Err(TryRecvError::Disconnected) => return Ok(None),
-                Err(TryRecvError::Empty) if self.sweeping.is_empty() => return Ok(queue.recv().ok()),
+                Err(TryRecvError::Empty) if self.sweeping.is_empty() => {
+                    return Ok(queue.recv().ok());
+                }
                 Err(TryRecvError::Empty) => self.sweep()?,
             }
         }
@@ -259,7 +267,6 @@ impl Rounds {
             if let Some(owned) = self.machines.get_mut(&group) {
                 let mut batch = overlay.scoped(owned.scope, group);
                 more = owned.machine.sweep(SWEEP_ROWS_MAX, &mut batch)?;
-                drop(batch);
                 write_group_row(owned, group, &mut overlay);
             }
             overlay.into_rows()
@@ -272,7 +279,11 @@ impl Rounds {
     }
 }
 
-fn apply_task(owned: &mut Owned, task: ApplyTask, overlay: &mut Overlay<'_>) -> Result<Done, StateError> {
+fn apply_task(
+    owned: &mut Owned,
+    task: ApplyTask,
+    overlay: &mut Overlay<'_>,
+) -> Result<Done, StateError> {
     let ApplyTask { group, generation, entries } = task;
     let last = entries.last().map_or(owned.applied, |entry| entry.id);
     if let Some(first) = entries.first() {

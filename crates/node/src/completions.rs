@@ -28,7 +28,11 @@ impl LogCompletions {
     }
 
     /// Fires when the first write of this life of the group is durable.
-    pub(crate) fn on_created(&self, group: GroupId, generation: Generation) -> oneshot::Receiver<()> {
+    pub(crate) fn on_created(
+        &self,
+        group: GroupId,
+        generation: Generation,
+    ) -> oneshot::Receiver<()> {
         let (sender, created) = oneshot::channel();
         let mut creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         creating.insert((group, generation.0), sender);

@@ -76,7 +76,12 @@ pub struct InitialGroup {
 impl EngineConfig {
     /// Settings with their defaults; the arguments are those that have none.
     #[must_use]
-    pub fn new(data_dir: PathBuf, node_name: &str, listen_peer: SocketAddr, tls: TlsConfig) -> Self {
+    pub fn new(
+        data_dir: PathBuf,
+        node_name: &str,
+        listen_peer: SocketAddr,
+        tls: TlsConfig,
+    ) -> Self {
         let own_address = (node_name.to_owned(), listen_peer.to_string());
         Self {
             data_dir,

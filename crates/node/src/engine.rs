@@ -17,8 +17,8 @@ use quorate_store::{GroupRow, StateEngine};
 use quorate_transport::Transport;
 use quorate_types::machine::RowScope;
 use quorate_types::{
-    ClusterId, EntryId, GroupId, HardState, LogIndex, MachineKind, Membership, NodeId, SnapshotMeta,
-    Term,
+    ClusterId, EntryId, GroupId, HardState, LogIndex, MachineKind, Membership, NodeId,
+    SnapshotMeta, Term,
 };
 use quorate_wal::{RecoveredLog, Task, Wal, Write};
 use tokio::sync::{Notify, watch};
@@ -142,8 +142,7 @@ impl Engine {
         let descriptor = Descriptor { kind: kind.name().to_owned(), range };
         let generation = parts.with_host(|host| host.admit(group, descriptor.clone()))?;
         let snapshot = SnapshotMeta { last: FIRST, membership: Membership::of_voters(voters) };
-        let write =
-            Write::Create { group, label: descriptor.encode(), snapshot: snapshot.clone() };
+        let write = Write::Create { group, label: descriptor.encode(), snapshot: snapshot.clone() };
         let created = parts.completions.on_created(group, generation);
         let task = Task { write, generation: generation.0, ticket: 0 };
         if parts.wal.submit(task).is_err() || created.await.is_err() {
@@ -273,7 +272,9 @@ impl Engine {
             applied && state.flush().is_ok()
         });
         if !matches!(stopped.await, Ok(true)) {
-            tracing::warn!("the state was not flushed; it is rebuilt from the log at the next start");
+            tracing::warn!(
+                "the state was not flushed; it is rebuilt from the log at the next start"
+            );
         }
         parts.transport.clone().close().await;
         // The transport's handler holds the router: let go of each other.
@@ -321,13 +322,7 @@ impl Parts {
             applied: applied.index,
         };
         let value = Group::new(self.group_config(group), state);
-        self.applier.open(OpenMachine {
-            group,
-            kind: Arc::clone(kind),
-            membership,
-            applied,
-            meta,
-        });
+        self.applier.open(OpenMachine { group, kind: Arc::clone(kind), membership, applied, meta });
         let (published, leadership) = watch::channel(value.leadership());
         let group_state = GroupState::new(group, Arc::clone(kind), Arc::clone(&self.state));
         let drive = Drive::new(
@@ -341,14 +336,12 @@ impl Parts {
             published,
         );
         let caught_up = Arc::new(AtomicBool::new(false));
-        let actor =
-            GroupActor::new(value, generation, drive, Arc::clone(&caught_up), caught_up_at);
+        let actor = GroupActor::new(value, generation, drive, Arc::clone(&caught_up), caught_up_at);
         // Unbounded, so that no completion ever waits for room. What may enter is bounded elsewhere:
         // proposals by the node's bytes, messages by the peers' windows, completions by what was
         // submitted, ticks by the ticker.
         let actor = GroupActor::spawn_with_mailbox(actor, mailbox::unbounded());
-        let resident =
-            Arc::new(Resident { actor, leadership, state: group_state, caught_up });
+        let resident = Arc::new(Resident { actor, leadership, state: group_state, caught_up });
         self.router.residents.rcu(|residents| {
             let mut residents = residents.as_ref().clone();
             residents.insert(group, Arc::clone(&resident));

@@ -154,10 +154,7 @@ impl Reply {
 
 impl Answer {
     pub(crate) fn into_proposed(self) -> Proposed {
-        Proposed {
-            id: EntryId::new(Term(self.term), LogIndex(self.index)),
-            outcome: self.outcome,
-        }
+        Proposed { id: EntryId::new(Term(self.term), LogIndex(self.index)), outcome: self.outcome }
     }
 }
 

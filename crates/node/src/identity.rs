@@ -37,7 +37,9 @@ pub enum DataDirError {
         wanted: String,
     },
     /// It holds a log or a state but says not whose.
-    #[error("data directory {0} holds data but no identity; it is not used, and nothing in it was changed")]
+    #[error(
+        "data directory {0} holds data but no identity; it is not used, and nothing in it was changed"
+    )]
     Unidentified(PathBuf),
     /// The identity file is damaged or from a newer version.
     #[error("identity in {path} cannot be read: {reason}")]
@@ -99,7 +101,8 @@ impl Identity {
 /// The id of an initial node: the first eight bytes of a hash over cluster name, token and node name.
 #[must_use]
 pub fn node_id(cluster_name: &str, cluster_token: &str, node_name: &str) -> NodeId {
-    let digest = digest_of(&[cluster_name.as_bytes(), cluster_token.as_bytes(), node_name.as_bytes()]);
+    let digest =
+        digest_of(&[cluster_name.as_bytes(), cluster_token.as_bytes(), node_name.as_bytes()]);
     NodeId(first_u64(&digest))
 }
 
@@ -122,7 +125,8 @@ pub fn cluster_digest(
         parts.push(group.kind.as_bytes().into());
         if let Some(range) = &group.range {
             parts.push(range.start.to_vec());
-            parts.push(range.end.as_ref().map_or_else(|| b"unbounded".to_vec(), |end| end.to_vec()));
+            parts
+                .push(range.end.as_ref().map_or_else(|| b"unbounded".to_vec(), |end| end.to_vec()));
         }
     }
     digest_of(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
@@ -193,11 +197,8 @@ impl DataDir {
             self.store(&identity)?;
             return Ok(identity);
         };
-        let names = (
-            found.cluster_name.as_str(),
-            found.cluster_token.as_str(),
-            found.node_name.as_str(),
-        );
+        let names =
+            (found.cluster_name.as_str(), found.cluster_token.as_str(), found.node_name.as_str());
         if names == wanted {
             return Ok(found);
         }
@@ -222,7 +223,11 @@ impl DataDir {
             node: identity.node.value(),
             incarnation: identity.incarnation.value(),
             cluster_digest: identity.cluster_digest.to_vec(),
-            founders: identity.founders.iter().map(|(node, inc)| (node.value(), inc.value())).collect(),
+            founders: identity
+                .founders
+                .iter()
+                .map(|(node, inc)| (node.value(), inc.value()))
+                .collect(),
         };
         let bytes = record.encode_to_vec();
         let mut file = digest_of(&[&bytes])[..8].to_vec();
@@ -269,8 +274,12 @@ impl DataDir {
 
     fn replace_file(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let temporary = self.path.join(format!("{name}.new"));
-        let mut file =
-            OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, self.path.join(name))?;

@@ -1,6 +1,8 @@
 //! What a node counts: handles made once, so that the hot path looks nothing up.
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
+};
 use quorate_raft::Cause;
 use quorate_types::NodeId;
 
@@ -47,35 +49,77 @@ impl NodeMetrics {
         let registry = Registry { recorder };
         let change = |cause: Cause| {
             let labels = vec![Label::new("cause", cause.name())];
-            (cause.name(), registry.counter_with("quorate_raft_leader_changes_total", labels, "Leaderships won or lost by replicas of this node, by cause."))
+            (
+                cause.name(),
+                registry.counter_with(
+                    "quorate_raft_leader_changes_total",
+                    labels,
+                    "Leaderships won or lost by replicas of this node, by cause.",
+                ),
+            )
         };
         let lag = |(node, name): &(NodeId, String)| {
             let labels = vec![Label::new("peer", name.clone())];
             (*node, registry.gauge_with("quorate_raft_replication_lag_entries", labels, "The most entries that a group led here has not yet seen acknowledged by the peer."))
         };
         Self {
-            commit_seconds: registry.seconds("quorate_raft_commit_seconds", "From a proposal's arrival at its group to its commit."),
-            reply_seconds: registry.seconds("quorate_raft_reply_seconds", "From a proposal's arrival at its group to its answer."),
-            election_seconds: registry.seconds("quorate_raft_election_seconds", "From the loss of a leader to the next one, as a replica saw it."),
-            elections: registry.counter("quorate_raft_elections_total", "Elections that replicas of this node stood for."),
+            commit_seconds: registry.seconds(
+                "quorate_raft_commit_seconds",
+                "From a proposal's arrival at its group to its commit.",
+            ),
+            reply_seconds: registry.seconds(
+                "quorate_raft_reply_seconds",
+                "From a proposal's arrival at its group to its answer.",
+            ),
+            election_seconds: registry.seconds(
+                "quorate_raft_election_seconds",
+                "From the loss of a leader to the next one, as a replica saw it.",
+            ),
+            elections: registry.counter(
+                "quorate_raft_elections_total",
+                "Elections that replicas of this node stood for.",
+            ),
             leader_changes: CAUSES.into_iter().map(change).collect(),
             leaders: registry.gauge("quorate_raft_leaders", "Groups that this node leads."),
             groups: registry.gauge("quorate_raft_groups", "Groups that this node hosts."),
-            group_panics: registry.counter("quorate_group_panics_total", "Groups that stopped on a broken invariant."),
-            appends_refused: registry.counter("quorate_group_appends_refused_total", "Appends that the log's full queue refused; they are offered again."),
-            fetches_refused: registry.counter("quorate_group_fetches_refused_total", "Reads of old entries that the log's full queue refused; they are asked again."),
-            messages_unrouted: registry.counter("quorate_node_messages_unrouted_total", "Messages for groups that do not live here."),
-            proposals_refused: registry.counter("quorate_node_proposals_refused_total", "Proposals refused because too many bytes wait."),
-            proposal_bytes_available: registry.gauge("quorate_node_proposal_bytes_available", "Bytes of proposals that may still enter."),
-            apply_seconds: registry.seconds("quorate_apply_seconds", "One round of the applier, its write included."),
-            apply_entries: registry.histogram("quorate_apply_entries", "Entries that one round applied."),
-            apply_queue_depth: registry.gauge("quorate_apply_queue_depth", "Groups that wait for the applier."),
+            group_panics: registry.counter(
+                "quorate_group_panics_total",
+                "Groups that stopped on a broken invariant.",
+            ),
+            appends_refused: registry.counter(
+                "quorate_group_appends_refused_total",
+                "Appends that the log's full queue refused; they are offered again.",
+            ),
+            fetches_refused: registry.counter(
+                "quorate_group_fetches_refused_total",
+                "Reads of old entries that the log's full queue refused; they are asked again.",
+            ),
+            messages_unrouted: registry.counter(
+                "quorate_node_messages_unrouted_total",
+                "Messages for groups that do not live here.",
+            ),
+            proposals_refused: registry.counter(
+                "quorate_node_proposals_refused_total",
+                "Proposals refused because too many bytes wait.",
+            ),
+            proposal_bytes_available: registry.gauge(
+                "quorate_node_proposal_bytes_available",
+                "Bytes of proposals that may still enter.",
+            ),
+            apply_seconds: registry
+                .seconds("quorate_apply_seconds", "One round of the applier, its write included."),
+            apply_entries: registry
+                .histogram("quorate_apply_entries", "Entries that one round applied."),
+            apply_queue_depth: registry
+                .gauge("quorate_apply_queue_depth", "Groups that wait for the applier."),
             replication_lag_entries: peers.iter().map(lag).collect(),
         }
     }
 
     pub(crate) fn leader_change(&self, cause: Cause) {
-        if let Some((_, counter)) = self.leader_changes.iter().find(|(known, _)| *known == cause.name()) {
+        if let Some((_, counter)) =
+            self.leader_changes.iter().find(|(known, _)| *known == cause.name())
+        {
             counter.increment(1);
         }
     }

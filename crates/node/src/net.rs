@@ -63,13 +63,11 @@ impl Network {
     }
 
     fn propose(&self, group: GroupId, command: Bytes, replier: Replier) {
-        let resident = match self.router.resident(group) {
-            Ok(resident) => resident,
-            Err(_) => return replier.send(Reply::encoded(reply::Body::UnknownGroup(Empty {}))),
+        let Ok(resident) = self.router.resident(group) else {
+            return replier.send(Reply::encoded(reply::Body::UnknownGroup(Empty {})));
         };
-        let permit = match self.router.permit(command.len()) {
-            Ok(permit) => permit,
-            Err(_) => return replier.send(Reply::encoded(reply::Body::Overloaded(Empty {}))),
+        let Ok(permit) = self.router.permit(command.len()) else {
+            return replier.send(Reply::encoded(reply::Body::Overloaded(Empty {})));
         };
         let slot = ProposalSlot {
             since: std::time::Instant::now(),

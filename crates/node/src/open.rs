@@ -84,7 +84,9 @@ pub enum OpenError {
     #[error("the log has no group {0}, which this node has started with: data is missing")]
     MissingGroup(GroupId),
     /// The state holds what the log does not: they do not belong together.
-    #[error("group {group}: the state is at {applied}, beyond the log's end {last}: data is missing")]
+    #[error(
+        "group {group}: the state is at {applied}, beyond the log's end {last}: data is missing"
+    )]
     StateAheadOfLog {
         /// The group.
         group: GroupId,
@@ -116,7 +118,9 @@ pub(crate) async fn open(
         residents: ArcSwap::default(),
         map: ArcSwap::from_pointee(first_map),
         transport: ArcSwapOption::empty(),
-        proposal_bytes: Arc::new(Semaphore::new(config.proposal_bytes_max.min(Semaphore::MAX_PERMITS))),
+        proposal_bytes: Arc::new(Semaphore::new(
+            config.proposal_bytes_max.min(Semaphore::MAX_PERMITS),
+        )),
         request_timeout: config.request_timeout,
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),

@@ -5,8 +5,8 @@
 //! again only when it is certain that nothing was proposed, or when it changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,7 +21,9 @@ use quorate_types::{Epoch, GroupId, NodeId, ReadError, Term};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout_at;
 
-use crate::actor::{GroupActor, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot};
+use crate::actor::{
+    GroupActor, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot,
+};
 use crate::forward::{Answer, Empty, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
 use crate::state::GroupState;
@@ -118,7 +120,11 @@ pub(crate) struct Router {
 
 impl Router {
     /// Proposes `command` to `group`, wherever its leader is.
-    pub(crate) async fn propose(&self, group: GroupId, command: Bytes) -> Result<Proposed, EngineError> {
+    pub(crate) async fn propose(
+        &self,
+        group: GroupId,
+        command: Bytes,
+    ) -> Result<Proposed, EngineError> {
         let deadline = Instant::now() + self.request_timeout;
         let resident = self.resident(group)?;
         loop {
@@ -133,7 +139,9 @@ impl Router {
                 match self.ask(leader, request, deadline).await {
                     Ok(reply::Body::Answer(answer)) => return Ok(answer.into_proposed()),
                     Ok(other) => refusal_of(other)?,
-                    Err(RequestError::NotSent(_)) => Refusal::NotLeader { leader: None, term: Term::ZERO },
+                    Err(RequestError::NotSent(_)) => {
+                        Refusal::NotLeader { leader: None, term: Term::ZERO }
+                    }
                     Err(RequestError::Unknown(_)) => return Err(EngineError::TimedOut),
                 }
             };
@@ -254,7 +262,11 @@ impl Router {
         }
     }
 
-    async fn await_leader(&self, resident: &Resident, deadline: Instant) -> Result<NodeId, EngineError> {
+    async fn await_leader(
+        &self,
+        resident: &Resident,
+        deadline: Instant,
+    ) -> Result<NodeId, EngineError> {
         if let Some(leader) = resident.leadership.borrow().leader {
             return Ok(leader);
         }

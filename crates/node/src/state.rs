@@ -20,7 +20,11 @@ pub(crate) struct GroupState {
 }
 
 impl GroupState {
-    pub(crate) fn new(group: GroupId, kind: Arc<dyn MachineKind>, engine: Arc<dyn StateEngine>) -> Self {
+    pub(crate) fn new(
+        group: GroupId,
+        kind: Arc<dyn MachineKind>,
+        engine: Arc<dyn StateEngine>,
+    ) -> Self {
         Self { group, kind, engine }
     }
 
@@ -48,7 +52,9 @@ impl GroupState {
         }
         let state = self.clone();
         // Detached: the other node's deadline bounds how long anybody waits for it.
-        drop(tokio::task::spawn_blocking(move || replier.send(reply_to(grant, state.read(&query)))));
+        drop(tokio::task::spawn_blocking(move || {
+            replier.send(reply_to(grant, state.read(&query)))
+        }));
     }
 }
 

@@ -131,7 +131,8 @@ async fn groups_share_a_node_but_nothing_else() {
     });
     try_join_all(writes).await.expect("proposed");
     for &group in &groups {
-        let mut commands: Vec<_> = journal(&nodes[1], group).await.split(' ').map(String::from).collect();
+        let mut commands: Vec<_> =
+            journal(&nodes[1], group).await.split(' ').map(String::from).collect();
         commands.sort_unstable();
         assert_eq!(commands, ["x", "y", "z"], "in group {group}");
     }
@@ -196,7 +197,8 @@ async fn requests_for_what_does_not_exist_are_refused() {
 async fn a_directory_in_use_or_of_another_node_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let config = local::configs(1, dir.path()).expect("settings").remove(0);
-    let open = |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
+    let open =
+        |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
     let node = open(config.clone()).await.expect("opens");
     let in_use = open(config.clone()).await;
     assert!(matches!(in_use, Err(OpenError::DataDir(_))), "{in_use:?}");
@@ -215,7 +217,8 @@ async fn a_directory_in_use_or_of_another_node_is_refused_and_left_alone() {
 async fn a_started_directory_whose_log_is_gone_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let config = local::configs(1, dir.path()).expect("settings").remove(0);
-    let open = |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
+    let open =
+        |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
     open(config.clone()).await.expect("opens").shutdown().await;
     std::fs::remove_dir_all(config.data_dir.join("log")).expect("removed");
     let refused = open(config).await;
@@ -227,7 +230,8 @@ async fn a_machine_that_panics_takes_down_its_group_alone() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let mut config = local::configs(1, dir.path()).expect("settings").remove(0);
     config.request_timeout = std::time::Duration::from_millis(1500);
-    let node = Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder).await.expect("opens");
+    let node =
+        Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder).await.expect("opens");
     let healthy = GroupId(101);
     create(std::slice::from_ref(&node), GROUP).await;
     create(std::slice::from_ref(&node), healthy).await;

@@ -39,7 +39,10 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    #[expect(clippy::too_many_arguments, reason = "one place of use; each is a different part of the node")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place of use; each is a different part of the node"
+    )]
     pub(crate) fn new(
         group: GroupId,
         generation: Generation,
