@@ -36,7 +36,7 @@ impl<T: Send + 'static> RuntimeThread<T> {
         let runtime = runtime(&name, threads)?;
         let (end, ended) = oneshot::channel();
         // An error's span is there whatever level is logged.
-        let span = tracing::error_span!("node", name = node);
+        let span = tracing::error_span!("on", node);
         std::thread::Builder::new().name(name).spawn(move || {
             let _named = span.entered();
             let result = runtime.block_on(async { main().await });

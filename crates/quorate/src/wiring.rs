@@ -23,7 +23,7 @@ use crate::config::values::ClusterState;
 
 /// How often the view of the node is renewed, unless that takes so long that it would cost more than
 /// [`VIEW_SHARE`] of the engine's time.
-const VIEW_INTERVAL: Duration = Duration::from_millis(200);
+const VIEW_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The longer a renewal takes, the longer the next one waits: this many times as long.
 const VIEW_SHARE: u32 = 20;
