@@ -1,5 +1,4 @@
-//! A replicated table of locks on three nodes in one process, with a fencing token for each holder.
-//!
+//! A replicated table of locks on three nodes in one process, with a fencing token for each holder:
 //! `cargo run --release --example locks`
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
