@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use crate::config::ServeConfig;
 use crate::exporter::Exporter;
 use crate::shutdown::{ENGINE_STOP_MAX, Stop};
-use crate::threads::RuntimeThread;
+use crate::threads::{Part, RuntimeThread};
 use crate::wiring::{self, EngineBackend};
 
 /// How often a node that starts is asked whether it is ready.
@@ -89,7 +89,7 @@ pub enum NodeError {
 struct RunningNode {
     name: String,
     backend: Arc<EngineBackend>,
-    gateway: RuntimeThread<io::Result<()>>,
+    gateway: Part<io::Result<()>>,
     gateway_stop: watch::Sender<bool>,
     engine: RuntimeThread<()>,
     engine_stop: watch::Sender<bool>,
@@ -249,7 +249,7 @@ impl RunningNode {
         let page = exporter.page();
         let for_gateway = Arc::clone(&backend);
         let gateway_config = gateway_config(&config);
-        let gateway = thread(node, "gateway", config.gateway_threads, move || async move {
+        let serve = async move {
             let gateway = Gateway::new(for_gateway, gateway_config, page, &*recorder);
             let (clients, scrapers) = (from_std(clients)?, from_std(scrapers)?);
             tokio::join!(
@@ -257,7 +257,11 @@ impl RunningNode {
                 gateway.serve_metrics(scrapers, stop.requested()),
             );
             Ok(())
-        })?;
+        };
+        let gateway = match config.gateway_threads {
+            0 => engine.take_in(serve),
+            threads => Part::Own(thread(node, "gateway", threads, move || serve)?),
+        };
         tracing::info!(node, advertised = %config.advertise_client, "the gateway serves clients");
         let upkeep = tokio::spawn(async move { exporter.upkeep().await });
         Ok(Self { name, backend, gateway, gateway_stop, engine, engine_stop, upkeep })

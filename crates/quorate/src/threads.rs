@@ -1,15 +1,16 @@
 //! OS threads with a tokio runtime of their own.
 //!
-//! A node's engine and its gateway do not share one: a burst of clients then cannot hold up heartbeats,
-//! and on many cores each runs beside the other. One current-thread runtime costs less per request than
-//! a pool, so that is the default; more threads are a setting.
+//! By default a node has one current-thread runtime for its engine and its gateway: a request then goes
+//! from the one to the other without waking a thread, which costs more than all else that is done for a
+//! small request. On many cores threads of its own for the gateway, or more for either, are a setting.
 
 use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// How long tasks that block may hold up the end of a runtime.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
@@ -18,6 +19,34 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct RuntimeThread<T> {
     ended: oneshot::Receiver<T>,
+    handle: Handle,
+}
+
+/// A part of a node: on a thread of its own, or on that of another part.
+#[derive(Debug)]
+pub enum Part<T> {
+    /// On its own.
+    Own(RuntimeThread<T>),
+    /// On another's.
+    Guest(JoinHandle<T>),
+}
+
+impl<T: Send + 'static> Part<T> {
+    /// True once the future has returned or panicked. Its result is then lost.
+    pub fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Own(thread) => thread.has_ended(),
+            Self::Guest(task) => task.is_finished(),
+        }
+    }
+
+    /// What the future returned; `None` if it panicked.
+    pub async fn ended(&mut self) -> Option<T> {
+        match self {
+            Self::Own(thread) => thread.ended().await,
+            Self::Guest(task) => task.await.ok(),
+        }
+    }
 }
 
 impl<T: Send + 'static> RuntimeThread<T> {
@@ -34,6 +63,7 @@ impl<T: Send + 'static> RuntimeThread<T> {
     {
         let name = format!("{node}-{part}");
         let runtime = runtime(&name, threads)?;
+        let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
         // An error's span is there whatever level is logged.
         let span = tracing::error_span!("on", node);
@@ -44,7 +74,16 @@ impl<T: Send + 'static> RuntimeThread<T> {
             // Nobody waits any more: then nobody wants the result.
             drop(end.send(result));
         })?;
-        Ok(Self { ended })
+        Ok(Self { ended, handle })
+    }
+
+    /// Runs another part's `main` beside this one's, on the same threads.
+    pub fn take_in<U, F>(&self, main: F) -> Part<U>
+    where
+        U: Send + 'static,
+        F: Future<Output = U> + Send + 'static,
+    {
+        Part::Guest(self.handle.spawn(main))
     }
 
     /// True once the future has returned or panicked and its runtime is gone. Its result is then lost.

@@ -60,7 +60,7 @@ pub struct ServeConfig {
     pub keepalive: Keepalive,
     /// Threads for groups and peers.
     pub engine_threads: usize,
-    /// Threads for clients.
+    /// Threads for clients; 0: the engine's serve them too.
     pub gateway_threads: usize,
     /// Parallel streams of entries to each peer.
     pub append_lanes: usize,
@@ -153,7 +153,7 @@ impl Check<'_> {
         let snapshot_count = count(settings.snapshot_count, 100_000);
         let txn_ops = count(settings.max_txn_ops, 128);
         let engine_threads = count(settings.engine_threads, 1);
-        let gateway_threads = count(settings.gateway_threads, 1);
+        let gateway_threads = count(settings.gateway_threads, 0);
         let lanes = count(settings.append_lanes, 4);
         Ok(ServeConfig {
             cluster_name: words(settings.cluster_name.as_ref().map(|name| &name.0), "quorate"),
@@ -187,11 +187,11 @@ impl Check<'_> {
                 engine_threads,
                 ServeConfig::THREADS_MAX,
             )?,
-            gateway_threads: self.within(
-                "gateway-threads",
-                gateway_threads,
-                ServeConfig::THREADS_MAX,
-            )?,
+            // None of its own is a choice, not a mistake.
+            gateway_threads: match gateway_threads {
+                0 => 0,
+                some => self.within("gateway-threads", some, ServeConfig::THREADS_MAX)?,
+            },
             append_lanes: self.within("append-lanes", lanes, ServeConfig::LANES_MAX)?,
             log_format: settings.log_format.unwrap_or(LogFormat::Human),
             log_filter: words(settings.log_level.as_ref().map(|filter| &filter.0), "info"),

@@ -130,7 +130,7 @@ settings! {
     grpc_keepalive_timeout: Span = "grpc-keepalive-timeout", "TIME";
     /// Threads for groups and peers [default: 1]
     engine_threads: Count = "engine-threads", "N";
-    /// Threads for clients [default: 1]
+    /// Threads for clients; 0: those of the groups serve them too [default: 0]
     gateway_threads: Count = "gateway-threads", "N";
     /// Parallel streams of log entries to each peer [default: 4]
     append_lanes: Count = "append-lanes", "N";

@@ -241,7 +241,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!(config.keepalive.min_time, Duration::from_secs(5));
     assert_eq!(config.keepalive.interval, Some(Duration::from_secs(7200)));
     assert_eq!(config.keepalive.timeout, Duration::from_secs(20));
-    assert_eq!((config.engine_threads, config.gateway_threads, config.append_lanes), (1, 1, 4));
+    assert_eq!((config.engine_threads, config.gateway_threads, config.append_lanes), (1, 0, 4));
 }
 
 #[test]

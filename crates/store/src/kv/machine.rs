@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use prost::Message;
 use quorate_types::kv::{
-    Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Outcome, Put, PutOutcome,
-    Query, StatusOutcome, Txn, TxnOutcome, command, outcome, query,
+    Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Op, Outcome, Put,
+    PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, command, op, outcome, query,
 };
 use quorate_types::machine::{ReadError, RowScope, StateError};
 use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader};
@@ -69,6 +69,29 @@ impl MachineKind for KvKind {
         };
         Ok(answer(meta.revision, body)?.encode_to_vec().into())
     }
+
+    fn is_point_read(&self, query: &Bytes) -> bool {
+        match Query::decode(query.clone()).ok().and_then(|query| query.body) {
+            Some(query::Body::Range(range)) => range.range_end.is_empty(),
+            Some(query::Body::Txn(txn)) => names_single_keys(&txn),
+            // Both are answered without looking at a key.
+            Some(query::Body::Status(_)) | None => true,
+        }
+    }
+}
+
+/// True for a transaction of a few single keys; one that nests others is not looked into.
+fn names_single_keys(txn: &Txn) -> bool {
+    const KEYS_MAX: usize = 16;
+    let ops = || txn.success.iter().chain(&txn.failure);
+    let is_single = |op: &Op| match &op.body {
+        Some(op::Body::Range(range)) => range.range_end.is_empty(),
+        Some(op::Body::Put(_)) | None => true,
+        Some(op::Body::DeleteRange(_) | op::Body::Txn(_)) => false,
+    };
+    txn.compares.len() + ops().count() <= KEYS_MAX
+        && txn.compares.iter().all(|compare| compare.range_end.is_empty())
+        && ops().all(is_single)
 }
 
 impl StateMachine for KvMachine {
@@ -206,4 +229,31 @@ fn answer(revision: i64, body: Result<outcome::Body, Refusal>) -> Result<Outcome
         Err(Refusal::State(error)) => return Err(error),
     };
     Ok(Outcome { revision, body: Some(body) })
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_types::kv::{Compare, Range, Status};
+
+    use super::*;
+
+    fn is_point(body: query::Body) -> bool {
+        KvKind.is_point_read(&Query { body: Some(body) }.encode_to_vec().into())
+    }
+
+    #[test]
+    fn only_queries_that_look_at_a_few_keys_stay_on_the_thread_that_serves_everybody() {
+        let single = Range { key: "a".into(), ..Range::default() };
+        let range = Range { range_end: "b".into(), ..single.clone() };
+        let op = |range: &Range| Op { body: Some(op::Body::Range(range.clone())) };
+        let txn = |ops: Vec<Op>| Txn { success: ops, ..Txn::default() };
+        assert!(is_point(query::Body::Range(single.clone())));
+        assert!(!is_point(query::Body::Range(range.clone())));
+        assert!(is_point(query::Body::Txn(txn(vec![op(&single)]))));
+        assert!(!is_point(query::Body::Txn(txn(vec![op(&single), op(&range)]))));
+        assert!(!is_point(query::Body::Txn(txn(vec![op(&single); 100]))));
+        let compare = Compare { range_end: "b".into(), ..Compare::default() };
+        assert!(!is_point(query::Body::Txn(Txn { compares: vec![compare], ..Txn::default() })));
+        assert!(is_point(query::Body::Status(Status {})));
+    }
 }
