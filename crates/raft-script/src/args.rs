@@ -7,8 +7,8 @@ use quorate_types::NodeId;
 use crate::error::ScriptError;
 use crate::parse::{Arg, Line};
 
-/// The arguments of one command line. Each accessor takes what it returns; [`Args::end`] then complains
-/// about what no accessor wanted, so that a misspelt option is not silently ignored.
+/// The arguments of one command line. Each accessor takes what it returns; [`Args::end`] then
+/// complains about what no accessor wanted, so that a misspelt option is not silently ignored.
 pub(crate) struct Args<'a> {
     line: &'a Line,
     rest: Vec<&'a Arg>,

@@ -131,7 +131,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Readies, messages, appends and applies of `ids`, round after round, until nothing is left to do.
+    /// Readies, messages, appends and applies of `ids`, round after round, until nothing is left to
+    /// do.
     pub(crate) fn stabilize(&mut self, ids: &[NodeId]) -> Result<(), ScriptError> {
         for _ in 0..STABILIZE_ROUNDS_MAX {
             let mut is_done = true;

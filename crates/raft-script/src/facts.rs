@@ -9,8 +9,8 @@ use crate::node::Node;
 
 /// One JSON object: what `node` is and holds after the stanza that begins at `line`.
 ///
-/// Numbers and fixed words only, so that nothing needs escaping. A node that is down has `"up":false`
-/// and nothing else.
+/// Numbers and fixed words only, so that nothing needs escaping. A node that is down has
+/// `"up":false` and nothing else.
 pub(crate) fn of_node(line: usize, node: &Node) -> String {
     let mut text = format!("{{\"line\":{line},\"node\":{}", node.id());
     let Some(replica) = node.view() else {

@@ -1,17 +1,17 @@
 //! Golden scripts of the Raft core: a cluster in text, whose every step is decided by the script.
 //!
-//! A script is a list of stanzas: a command, `----`, and what it prints. The vocabulary is the one that
-//! etcd's Raft tests made standard, plus crashes, partitions, reads and forged messages; each command is
-//! a file in `command/`, with its usage. Nothing happens by itself: messages lie in the network until
-//! they are delivered, appends wait for `process-append-thread` (with `async-storage-writes=true`), and
-//! time is a command.
+//! A script is a list of stanzas: a command, `----`, and what it prints. The vocabulary is the one
+//! that etcd's Raft tests made standard, plus crashes, partitions, reads and forged messages; each
+//! command is a file in `command/`, with its usage. Nothing happens by itself: messages lie in the
+//! network until they are delivered, appends wait for `process-append-thread` (with
+//! `async-storage-writes=true`), and time is a command.
 //!
-//! The scripts are in `scripts/`, one scenario a file; the file name is the claim and the comment at the
-//! top is the reason. A test runs them all; `REWRITE=1` writes what they print instead, to be reviewed as
-//! a diff.
+//! The scripts are in `scripts/`, one scenario a file; the file name is the claim and the comment
+//! at the top is the reason. A test runs them all; `REWRITE=1` writes what they print instead, to
+//! be reviewed as a diff.
 //!
-//! The binary `raft-script FILE` runs one and prints, after each stanza, what is true of each node as
-//! one JSON object per line:
+//! The binary `raft-script FILE` runs one and prints, after each stanza, what is true of each node
+//! as one JSON object per line:
 //!
 //! ```text
 //! {"line":7,"node":1,"up":true,"role":"leader","term":1,"vote":1,"leader":1,"commit":3,"applied":3,

@@ -14,16 +14,16 @@ use crate::output::Output;
 #[derive(Debug)]
 pub(crate) struct Node {
     config: Config,
-    /// With asynchronous storage writes a ready only starts its write and its apply; the script says
-    /// when they are done. Without, they are done at once.
+    /// With asynchronous storage writes a ready only starts its write and its apply; the script
+    /// says when they are done. Without, they are done at once.
     is_async: bool,
     /// `None` while the node is down.
     replica: Option<Replica>,
     disk: Disk,
     applying: VecDeque<Vec<Entry>>,
     applied: LogIndex,
-    /// The state machine: every command applied, with its index. What the first snapshot contains is at
-    /// its index.
+    /// The state machine: every command applied, with its index. What the first snapshot contains
+    /// is at its index.
     content: Vec<(LogIndex, Bytes)>,
     starts: u64,
 }
@@ -67,8 +67,8 @@ impl Node {
         self.replica = None;
     }
 
-    /// The state machine forgets what it applied behind `applied`; an error when it was not that far, or
-    /// the first snapshot was farther.
+    /// The state machine forgets what it applied behind `applied`; an error when it was not that
+    /// far, or the first snapshot was farther.
     pub(crate) fn lose_applied(&mut self, applied: LogIndex) -> Result<(), ()> {
         if applied < self.disk.base() || applied > self.applied {
             return Err(());

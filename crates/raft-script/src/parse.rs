@@ -1,5 +1,5 @@
-//! Reads scripts: stanzas of a command line, an optional body, `----`, and the expected output up to a
-//! blank line. Output that contains blank lines stands between two pairs of `----`.
+//! Reads scripts: stanzas of a command line, an optional body, `----`, and the expected output up
+//! to a blank line. Output that contains blank lines stands between two pairs of `----`.
 //!
 //! ```text
 //! # A comment, kept as it is.

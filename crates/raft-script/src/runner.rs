@@ -39,8 +39,8 @@ impl Runner {
         Outcome { output: self.cluster.output.take(), facts }
     }
 
-    /// Runs a whole script and writes what it prints into its expectations. Returns the lines of the
-    /// stanzas that printed something else than expected.
+    /// Runs a whole script and writes what it prints into its expectations. Returns the lines of
+    /// the stanzas that printed something else than expected.
     pub fn run_all(&mut self, script: &mut Script) -> Vec<usize> {
         let mut different = Vec::new();
         for stanza in &mut script.stanzas {
@@ -53,8 +53,8 @@ impl Runner {
         different
     }
 
-    /// Two nodes that have applied as much but not the same; `None` if there are none. Every script ends
-    /// with this question (State Machine Safety).
+    /// Two nodes that have applied as much but not the same; `None` if there are none. Every script
+    /// ends with this question (State Machine Safety).
     #[must_use]
     pub fn diverged(&self) -> Option<String> {
         let nodes = &self.cluster.nodes;

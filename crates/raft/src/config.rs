@@ -9,12 +9,12 @@ pub struct Config {
     pub group: GroupId,
     /// This node.
     pub node: NodeId,
-    /// For so many ticks after it heard a leader a replica refuses votes, and a leader that did not hear
-    /// a quorum for so long steps down. Default 10. Lower: faster failover, more false alarms.
+    /// For so many ticks after it heard a leader a replica refuses votes, and a leader that did not
+    /// hear a quorum for so long steps down. Default 10. Lower: faster failover, more false alarms.
     pub election_ticks_min: u32,
-    /// A replica campaigns when it heard no leader for a random time from `election_ticks_min` to this.
-    /// Default 20. Higher: fewer split votes, slower failover; without a difference nothing is random,
-    /// and two candidates may collide for ever.
+    /// A replica campaigns when it heard no leader for a random time from `election_ticks_min` to
+    /// this. Default 20. Higher: fewer split votes, slower failover; without a difference nothing
+    /// is random, and two candidates may collide for ever.
     pub election_ticks_max: u32,
     /// Ticks between two heartbeats of a leader; well below `election_ticks_min`. Default 1.
     pub heartbeat_ticks: u32,
@@ -23,13 +23,14 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// Unanswered append messages per peer. Default 256.
     pub inflight_appends_max: usize,
-    /// Bytes of entries in unanswered appends per peer; must cover rate x round trip. Default 16 MiB.
+    /// Bytes of entries in unanswered appends per peer; must cover rate x round trip. Default 16
+    /// MiB.
     pub inflight_bytes_max: usize,
     /// Bytes of own proposals that are not committed yet; further ones are refused. One proposal is
     /// always accepted when there is none. Default 64 MiB.
     pub uncommitted_bytes_max: usize,
-    /// Bytes of entries kept in memory although they are durable and applied, for followers that lag
-    /// a little; what is older is read back by [`LogFetch`](crate::LogFetch). Default 4 MiB.
+    /// Bytes of entries kept in memory although they are durable and applied, for followers that
+    /// lag a little; what is older is read back by [`LogFetch`](crate::LogFetch). Default 4 MiB.
     pub cached_bytes_max: usize,
     /// Seeds the randomized timeouts; replicas of one group must differ.
     pub seed: u64,
@@ -92,7 +93,8 @@ pub struct LogState {
 }
 
 impl LogState {
-    /// The state of a new group: an empty log on top of its first snapshot, and nothing promised yet.
+    /// The state of a new group: an empty log on top of its first snapshot, and nothing promised
+    /// yet.
     #[must_use]
     pub fn of_snapshot(snapshot: SnapshotMeta) -> Self {
         let last = snapshot.last;

@@ -1,67 +1,71 @@
 //! One Raft replica as a value.
 //!
-//! The protocol is that of the Raft thesis (Ongaro, "Consensus: Bridging Theory and Practice"; sections
-//! are cited where they matter). A [`Replica`] takes inputs, changes itself, and gives out one [`Ready`]
-//! per turn. It has no clock, thread, disk, socket, `async` or global randomness, so the same inputs give
-//! the same outputs, in a server as in a simulation.
+//! The protocol is that of the Raft thesis (Ongaro, "Consensus: Bridging Theory and Practice";
+//! sections are cited where they matter). A [`Replica`] takes inputs, changes itself, and gives out
+//! one [`Ready`] per turn. It has no clock, thread, disk, socket, `async` or global randomness, so
+//! the same inputs give the same outputs, in a server as in a simulation.
 //!
 //! # Roles and terms
 //!
 //! Time is cut into terms, each with at most one leader. A replica that hears no leader becomes a
-//! candidate: first in a pre-vote that raises no term (section 9.6), then in an election. Followers that
-//! hear their leader refuse both, and a leader that hears no quorum for an election timeout steps down
-//! (section 6.2), so a replica that was cut off neither disturbs a leader nor pretends to be one. A
-//! leader begins its term with a no-op, since only entries of its own term may be committed by counting
-//! (section 3.6.2). What each role keeps is in `role/`, quorum arithmetic in `quorum.rs`.
+//! candidate: first in a pre-vote that raises no term (section 9.6), then in an election. Followers
+//! that hear their leader refuse both, and a leader that hears no quorum for an election timeout
+//! steps down (section 6.2), so a replica that was cut off neither disturbs a leader nor pretends
+//! to be one. A leader begins its term with a no-op, since only entries of its own term may be
+//! committed by counting (section 3.6.2). What each role keeps is in `role/`, quorum arithmetic in
+//! `quorum.rs`.
 //!
 //! # Replication
 //!
-//! For each peer the leader keeps a progress: first it *probes* with one append at a time until it has
-//! found where the logs meet, then it *replicates*, sending optimistically within a window of messages
-//! and bytes. When an append does not fit, the follower names its last entry that could, the leader finds
-//! its own last entry that could match that, and so a round trip skips whole terms. Lost messages show in
-//! the answers to heartbeats. Recent entries are in memory; older ones come back by [`LogFetch`], and
-//! where terms begin is always in memory, so that no step waits for a disk.
+//! For each peer the leader keeps a progress: first it *probes* with one append at a time until it
+//! has found where the logs meet, then it *replicates*, sending optimistically within a window of
+//! messages and bytes. When an append does not fit, the follower names its last entry that could,
+//! the leader finds its own last entry that could match that, and so a round trip skips whole
+//! terms. Lost messages show in the answers to heartbeats. Recent entries are in memory; older ones
+//! come back by [`LogFetch`], and where terms begin is always in memory, so that no step waits for
+//! a disk.
 //!
 //! # Durability
 //!
-//! Nothing here writes. [`Ready::append`] is one synced write, and carries the promises that rest on it:
-//! granted votes, acknowledgements, requests for votes. They cannot be sent too early without taking them
-//! out of [`Append::release`]. The leader's appends to its peers leave at the same time as its own write,
-//! whose completion is just one more acknowledgement. Several appends may be under way; entries may be
-//! overwritten meanwhile, and then the completion of the older write proves nothing about them.
+//! Nothing here writes. [`Ready::append`] is one synced write, and carries the promises that rest
+//! on it: granted votes, acknowledgements, requests for votes. They cannot be sent too early
+//! without taking them out of [`Append::release`]. The leader's appends to its peers leave at the
+//! same time as its own write, whose completion is just one more acknowledgement. Several appends
+//! may be under way; entries may be overwritten meanwhile, and then the completion of the older
+//! write proves nothing about them.
 //!
 //! ```text
 //!          propose              take_ready             persisted
 //! leader   ---+--------------------+------------------------+-----> commit: a quorum is durable
 //!             log in memory        |\__ append: write, sync_/ \__ no message: counts for itself
 //!                                  \___ messages: Append to each peer
-//! follower                  step +---- append + release{AppendAccepted} --- sync --> release leaves
+//! follower                step +---- append + release{AppendAccepted} --- sync --> it leaves
 //! ```
 //!
 //! # Reads
 //!
-//! [`Replica::read`] proves leadership by one round of heartbeats for all reads that wait, instead of a
-//! log entry (section 6.4). The read is served once the returned index is applied.
+//! [`Replica::read`] proves leadership by one round of heartbeats for all reads that wait, instead
+//! of a log entry (section 6.4). The read is served once the returned index is applied.
 //!
 //! # Driving it
 //!
-//! A turn: give it whatever has arrived, take one [`Ready`], start everything in it, and report back what
-//! completes. Nothing in a `Ready` waits for anything else in it, except:
+//! A turn: give it whatever has arrived, take one [`Ready`], start everything in it, and report
+//! back what completes. Nothing in a `Ready` waits for anything else in it, except:
 //!
 //! 1. [`Append`]s become durable in the order of their tickets, each as a whole.
 //! 2. [`Append::release`] leaves after its sync.
 //! 3. [`Ready::committed`] is applied in order.
 //! 4. A read is served after its index is applied.
 //!
-//! Here is a whole group in one process, with disks that are always fast and a network that never loses
-//! anything:
+//! Here is a whole group in one process, with disks that are always fast and a network that never
+//! loses anything:
 //!
 //! ```
 //! use std::collections::BTreeMap;
 //! use bytes::Bytes;
 //! use quorate_raft::{Config, LogState, Replica, ReadId, Ready, Role};
-//! use quorate_types::{EntryId, GroupId, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term};
+//! use quorate_types::{EntryId, GroupId, LogIndex, Membership, NodeId, Payload, SnapshotMeta};
+//! use quorate_types::Term;
 //!
 //! let voters = [NodeId(1), NodeId(2), NodeId(3)];
 //! let snapshot = SnapshotMeta {

@@ -6,9 +6,9 @@ use quorate_types::{Entry, EntryId, LogIndex, Term};
 
 use crate::term_map::TermMap;
 
-/// Bytes of entries handed out to be applied and not yet reported as applied. When they are exceeded no
-/// more are handed out until the applier has caught up, so that a replica that replays a long log does
-/// not put all of it in memory.
+/// Bytes of entries handed out to be applied and not yet reported as applied. When they are
+/// exceeded no more are handed out until the applier has caught up, so that a replica that replays
+/// a long log does not put all of it in memory.
 pub const APPLYING_BYTES_MAX: usize = 8 << 20;
 
 /// Below this capacity an emptied cache keeps its memory.
@@ -125,7 +125,8 @@ impl Log {
         self.evict();
     }
 
-    /// Raises the commit index; never beyond the last entry, and never back. Returns true if it rose.
+    /// Raises the commit index; never beyond the last entry, and never back. Returns true if it
+    /// rose.
     pub(crate) fn commit_to(&mut self, index: LogIndex) -> bool {
         let index = index.min(self.last().index);
         let rises = index > self.commit;
@@ -200,8 +201,8 @@ impl Log {
         self.applying_bytes += bytes;
     }
 
-    /// A copy of the cached entries from `from` to `to`, cut before `bytes_max` is exceeded but never
-    /// before the first entry, and their bytes.
+    /// A copy of the cached entries from `from` to `to`, cut before `bytes_max` is exceeded but
+    /// never before the first entry, and their bytes.
     ///
     /// # Panics
     /// When `from` is not in memory.
@@ -227,8 +228,8 @@ impl Log {
         (self.cache.range(start..start + taken).cloned().collect(), bytes)
     }
 
-    /// Drops the oldest entries while the cache is over its bound; only what is durable and applied,
-    /// since nothing else has a second copy at hand.
+    /// Drops the oldest entries while the cache is over its bound; only what is durable and
+    /// applied, since nothing else has a second copy at hand.
     fn evict(&mut self) {
         let free_to = self.durable.min(self.applied);
         while self.cached_bytes > self.cached_bytes_max

@@ -1,8 +1,8 @@
 //! What is on its way to the disk, and the promises that wait for it.
 //!
-//! A promise (a granted vote, an acknowledgement of entries, a request for votes, which claims a log and
-//! a vote for oneself) must not leave this node before what it rests on is durable. Where it waits
-//! depends on where that is:
+//! A promise (a granted vote, an acknowledgement of entries, a request for votes, which claims a
+//! log and a vote for oneself) must not leave this node before what it rests on is durable. Where
+//! it waits depends on where that is:
 //!
 //! ```text
 //!  in memory only            handed out, ticket n        durable
@@ -36,8 +36,8 @@ pub(crate) struct Persist {
 #[derive(Debug)]
 struct Outstanding {
     ticket: Ticket,
-    /// When this is durable, the log is durable up to here. Lowered when entries are overwritten: the
-    /// completion of an overwritten write says nothing about what replaced it.
+    /// When this is durable, the log is durable up to here. Lowered when entries are overwritten:
+    /// the completion of an overwritten write says nothing about what replaced it.
     last: LogIndex,
     ballot: Ballot,
     bytes: usize,
@@ -125,9 +125,9 @@ impl Persist {
         }
     }
 
-    /// The term rose: promises of earlier terms are of use only to leaders and candidates that are no
-    /// more. Those that are already part of an append cannot be called back, nor need they be: their
-    /// receivers see the old term.
+    /// The term rose: promises of earlier terms are of use only to leaders and candidates that are
+    /// no more. Those that are already part of an append cannot be called back, nor need they be:
+    /// their receivers see the old term.
     pub(crate) fn forget_promises(&mut self) {
         self.release.clear();
         for append in &mut self.outstanding {
@@ -135,8 +135,9 @@ impl Persist {
         }
     }
 
-    /// Queues `message`, which rests on `ballot` and on the log up to `covers`. Gives it back when all
-    /// of that is durable. `pending` is the first entry not handed out, `durable` the last durable one.
+    /// Queues `message`, which rests on `ballot` and on the log up to `covers`. Gives it back when
+    /// all of that is durable. `pending` is the first entry not handed out, `durable` the last
+    /// durable one.
     pub(crate) fn hold(
         &mut self,
         message: Message,

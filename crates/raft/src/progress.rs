@@ -71,16 +71,17 @@ pub(crate) struct Progress {
 
 #[derive(Debug)]
 enum Flow {
-    /// While `paused_tick` is set, nothing is sent until a heartbeat is answered in a later tick. Read
-    /// rounds may make many heartbeats in one tick, and a probe may carry a megabyte.
+    /// While `paused_tick` is set, nothing is sent until a heartbeat is answered in a later tick.
+    /// Read rounds may make many heartbeats in one tick, and a probe may carry a megabyte.
     Probe {
         paused_tick: Option<u64>,
     },
     Replicate(Window),
 }
 
-/// Appends under way. Bounded by `inflight_appends_max` and `inflight_bytes_max`; when it is full nothing
-/// is sent until an answer makes room, so a slow peer costs the leader a bounded amount of memory.
+/// Appends under way. Bounded by `inflight_appends_max` and `inflight_bytes_max`; when it is full
+/// nothing is sent until an answer makes room, so a slow peer costs the leader a bounded amount of
+/// memory.
 #[derive(Debug, Default)]
 struct Window {
     /// Oldest first.
@@ -134,8 +135,8 @@ impl Progress {
         }
     }
 
-    /// The peer holds everything up to `last`. Returns true when that is news. An older answer changes
-    /// nothing but the pace: the match index never goes back.
+    /// The peer holds everything up to `last`. Returns true when that is news. An older answer
+    /// changes nothing but the pace: the match index never goes back.
     pub(crate) fn on_accepted(&mut self, last: LogIndex) -> bool {
         let advanced = last > self.match_index;
         if advanced {
@@ -162,8 +163,8 @@ impl Progress {
         }
     }
 
-    /// The logs do not meet at `refused`; `meeting` is the last entry where they may, never below the
-    /// base of the leader's log. Returns to probing just after it.
+    /// The logs do not meet at `refused`; `meeting` is the last entry where they may, never below
+    /// the base of the leader's log. Returns to probing just after it.
     pub(crate) fn on_rejected(
         &mut self,
         refused: LogIndex,
@@ -190,7 +191,8 @@ impl Progress {
         self.probe_from(self.next, Some(now));
     }
 
-    /// The peer answered a heartbeat: what was sent in an earlier tick has arrived, or is probably lost.
+    /// The peer answered a heartbeat: what was sent in an earlier tick has arrived, or is probably
+    /// lost.
     pub(crate) fn on_heartbeat_answered(&mut self, now: u64) {
         match &mut self.flow {
             Flow::Probe { paused_tick } => {
@@ -223,8 +225,8 @@ impl Progress {
             }
     }
 
-    /// True when an append without entries is due, to a peer that has been sent all up to `last`: an
-    /// open probe, a doubt, or a commit index that concerns entries it has been sent.
+    /// True when an append without entries is due, to a peer that has been sent all up to `last`:
+    /// an open probe, a doubt, or a commit index that concerns entries it has been sent.
     pub(crate) fn wants_empty(&self, commit: LogIndex) -> bool {
         self.fetch.is_none()
             && match self.flow {
@@ -237,8 +239,8 @@ impl Progress {
         commit.next().min(self.next) > self.told_commit.next()
     }
 
-    /// An append of the entries up to `last`, `bytes` in size, leaves now and tells `commit`. For an
-    /// append without entries, `last` is the one before [`next`](Self::next) and `bytes` is 0.
+    /// An append of the entries up to `last`, `bytes` in size, leaves now and tells `commit`. For
+    /// an append without entries, `last` is the one before [`next`](Self::next) and `bytes` is 0.
     pub(crate) fn on_sent(&mut self, last: LogIndex, bytes: usize, commit: LogIndex, now: u64) {
         self.told_commit = self.told_commit.max(commit.min(last));
         self.doubted = false;

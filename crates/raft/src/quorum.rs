@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 
 use quorate_types::{Membership, NodeId};
 
-/// Halves up to this size are sorted on the stack; larger ones, which nobody should run, on the heap.
+/// Halves up to this size are sorted on the stack; larger ones, which nobody should run, on the
+/// heap.
 const INLINE_VOTERS: usize = 16;
 
 /// How an election stands.
@@ -23,8 +24,9 @@ pub(crate) enum Election {
     Open,
 }
 
-/// The largest value that a quorum of voters has reached: the quorum-th *largest* of `value_of`, and of
-/// the two halves the smaller one. Zero when there are no voters: nobody can agree on anything.
+/// The largest value that a quorum of voters has reached: the quorum-th *largest* of `value_of`,
+/// and of the two halves the smaller one. Zero when there are no voters: nobody can agree on
+/// anything.
 ///
 /// The values are sorted anew each time. Keeping them sorted while single ones change is where an
 /// order can be lost, and with it the quorum.
@@ -107,6 +109,10 @@ mod tests {
 
     use super::*;
 
+    fn node() -> impl Strategy<Value = NodeId> {
+        (1u64..=20).prop_map(NodeId)
+    }
+
     fn half(max: u64) -> impl Strategy<Value = BTreeSet<NodeId>> {
         proptest::collection::btree_set((1..=max).prop_map(NodeId), 0..=max as usize)
     }
@@ -149,7 +155,7 @@ mod tests {
         #[test]
         fn reached_equals_counting(
             membership in membership(),
-            values in proptest::collection::btree_map((1u64..=20).prop_map(NodeId), 0u64..9, 0..=20),
+            values in proptest::collection::btree_map(node(), 0u64..9, 0..=20),
         ) {
             let fast = reached(&membership, |node| values.get(&node).copied().unwrap_or(0));
             prop_assert_eq!(fast, reached_slowly(&membership, &values));
@@ -158,7 +164,7 @@ mod tests {
         #[test]
         fn an_election_equals_counting(
             membership in membership(),
-            votes in proptest::collection::btree_map((1u64..=20).prop_map(NodeId), any::<bool>(), 0..=20),
+            votes in proptest::collection::btree_map(node(), any::<bool>(), 0..=20),
         ) {
             let fast = election(&membership, |node| votes.get(&node).copied());
             prop_assert_eq!(fast, election_slowly(&membership, &votes));

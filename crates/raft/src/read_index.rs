@@ -1,10 +1,11 @@
-//! Linearizable reads without a log entry: the leader proves that it still leads (thesis section 6.4).
+//! Linearizable reads without a log entry: the leader proves that it still leads (thesis section
+//! 6.4).
 //!
 //! One round is under way at a time and carries every read that waited when it began; what arrives
-//! meanwhile shares the next one. A round has a number that is never used again in its term. Heartbeats
-//! carry the number of the latest round, so an answer that bears it was sent after the round began and
-//! confirms it; an older answer bears an older number and confirms nothing. Reads are refused, not
-//! carried over, when the leadership ends.
+//! meanwhile shares the next one. A round has a number that is never used again in its term.
+//! Heartbeats carry the number of the latest round, so an answer that bears it was sent after the
+//! round began and confirms it; an older answer bears an older number and confirms nothing. Reads
+//! are refused, not carried over, when the leadership ends.
 
 use quorate_types::LogIndex;
 
@@ -51,7 +52,8 @@ impl Reads {
         self.round
     }
 
-    /// A quorum has answered the rounds up to `round`: serves the reads under way if that covers them.
+    /// A quorum has answered the rounds up to `round`: serves the reads under way if that covers
+    /// them.
     pub(crate) fn confirm(&mut self, round: u64, served: &mut Vec<ReadReady>) {
         if round < self.round {
             return;

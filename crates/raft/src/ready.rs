@@ -11,8 +11,8 @@ pub struct Ready {
     pub append: Option<Append>,
     /// May leave at once.
     pub messages: Vec<Message>,
-    /// To be applied: consecutive, each handed out once, committed *and* durable in this replica's log.
-    /// No-ops are among them, so that the applied index passes them.
+    /// To be applied: consecutive, each handed out once, committed *and* durable in this replica's
+    /// log. No-ops are among them, so that the applied index passes them.
     pub committed: Vec<Entry>,
     /// Linearizable reads that may be served once the index is applied.
     pub reads: Vec<ReadReady>,
@@ -34,19 +34,20 @@ impl Ready {
 
 /// One atomic, synced write to the group's log.
 ///
-/// `hard_state` and `entries` belong into one batch. `entries[0]` overwrites whatever was at its index
-/// and beyond. Several appends may be under way; they must become durable in the order of their tickets.
+/// `hard_state` and `entries` belong into one batch. `entries[0]` overwrites whatever was at its
+/// index and beyond. Several appends may be under way; they must become durable in the order of
+/// their tickets.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Append {
-    /// To be handed to [`persisted`](crate::Replica::persisted) when this and all earlier appends are
-    /// durable.
+    /// To be handed to [`persisted`](crate::Replica::persisted) when this and all earlier appends
+    /// are durable.
     pub ticket: Ticket,
     /// The new hard state, if it changed.
     pub hard_state: Option<HardState>,
     /// Consecutive entries.
     pub entries: Vec<Entry>,
-    /// Promises that rest on this write: they may leave only after the sync. When a promise rests on an
-    /// append that was handed out earlier, the replica keeps it and gives it out in
+    /// Promises that rest on this write: they may leave only after the sync. When a promise rests
+    /// on an append that was handed out earlier, the replica keeps it and gives it out in
     /// [`Ready::messages`] after that one's [`persisted`](crate::Replica::persisted).
     pub release: Vec<Message>,
 }
@@ -78,8 +79,8 @@ pub struct LogFetch {
     pub from: LogIndex,
     /// The last index, inclusive. The run may end before it.
     pub to: LogIndex,
-    /// Stop before the run exceeds this many bytes ([`Entry::cost_bytes`]), but not before its first
-    /// entry.
+    /// Stop before the run exceeds this many bytes ([`Entry::cost_bytes`]), but not before its
+    /// first entry.
     pub bytes_max: usize,
 }
 
@@ -111,8 +112,8 @@ impl Role {
 
 /// Where a turn left the replica.
 ///
-/// Only the last change of a turn is reported. Whoever led in an earlier term than this one has lost
-/// that leadership, even if it leads again: proposals of the earlier term must not wait on.
+/// Only the last change of a turn is reported. Whoever led in an earlier term than this one has
+/// lost that leadership, even if it leads again: proposals of the earlier term must not wait on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RoleChange {
     /// The role now.

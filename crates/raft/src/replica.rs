@@ -10,7 +10,8 @@ use crate::ready::{Cause, LogFetch, ReadId, Ready, Role, RoleChange, Ticket};
 use crate::role::{Acting, Candidate, Follower, Leader, Transition};
 use crate::state::{Counters, State};
 
-/// One replica of one group, as a value: no clock, thread, disk, socket or global randomness inside.
+/// One replica of one group, as a value: no clock, thread, disk, socket or global randomness
+/// inside.
 ///
 /// Its methods are of four kinds:
 ///
@@ -22,8 +23,9 @@ use crate::state::{Counters, State};
 /// - *The output*: [`take_ready`](Self::take_ready), after any number of the above.
 /// - *Getters*: everything else. They tell how things stand, also between inputs of one turn.
 ///
-/// The same inputs give the same outputs, always. No message makes it panic. It panics when its driver
-/// breaks the contract, or when an invariant of its own is broken, and then it must not be used again.
+/// The same inputs give the same outputs, always. No message makes it panic. It panics when its
+/// driver breaks the contract, or when an invariant of its own is broken, and then it must not be
+/// used again.
 #[derive(Debug)]
 pub struct Replica {
     pub(crate) state: State,
@@ -51,11 +53,12 @@ impl Replica {
         }
     }
 
-    /// Appends `commands` to the log of the leader: all of them, in consecutive entries, or none. Returns
-    /// the first one's id; for no commands, the id that the next entry would get.
+    /// Appends `commands` to the log of the leader: all of them, in consecutive entries, or none.
+    /// Returns the first one's id; for no commands, the id that the next entry would get.
     ///
-    /// An entry with the returned term that is handed out as committed at its index is that command.
-    /// Once the role change of a lost leadership is reported, it may or may not be committed later.
+    /// An entry with the returned term that is handed out as committed at its index is that
+    /// command. Once the role change of a lost leadership is reported, it may or may not be
+    /// committed later.
     ///
     /// # Errors
     /// When this replica does not lead, or too many bytes wait to be committed.
@@ -69,8 +72,8 @@ impl Replica {
     }
 
     /// Asks for the index that a linearizable read must wait for. The answer is in
-    /// [`Ready::reads`], or in [`Ready::refused_reads`] if the leadership ends first. Reads of one turn,
-    /// and those that arrive while a round is under way, share one round.
+    /// [`Ready::reads`], or in [`Ready::refused_reads`] if the leadership ends first. Reads of one
+    /// turn, and those that arrive while a round is under way, share one round.
     ///
     /// # Errors
     /// When this replica does not lead.
@@ -122,8 +125,8 @@ impl Replica {
         self.enter(next);
     }
 
-    /// The state machine has applied everything up to `index`. It may lag behind what was handed out;
-    /// beyond [`APPLYING_BYTES_MAX`](crate::APPLYING_BYTES_MAX) nothing more is handed out.
+    /// The state machine has applied everything up to `index`. It may lag behind what was handed
+    /// out; beyond [`APPLYING_BYTES_MAX`](crate::APPLYING_BYTES_MAX) nothing more is handed out.
     ///
     /// # Panics
     /// When `index` was never handed out.
@@ -131,8 +134,8 @@ impl Replica {
         self.state.log.set_applied(index);
     }
 
-    /// The answer to `fetch`: a run of entries from `fetch.from` on. An empty or wrong run is dropped,
-    /// and asked for again later: an answer must be given even if the read failed.
+    /// The answer to `fetch`: a run of entries from `fetch.from` on. An empty or wrong run is
+    /// dropped, and asked for again later: an answer must be given even if the read failed.
     pub fn fetched(&mut self, fetch: LogFetch, mut entries: Vec<Entry>) {
         if self.state.on_apply_fetched(&fetch, &mut entries) {
             return;
@@ -278,8 +281,8 @@ impl Replica {
         self.state.log.cached_bytes()
     }
 
-    /// The no-op of this leadership; `None` when it does not lead. Once it is applied, the state machine
-    /// has seen everything of earlier terms.
+    /// The no-op of this leadership; `None` when it does not lead. Once it is applied, the state
+    /// machine has seen everything of earlier terms.
     #[must_use]
     pub const fn first_in_term(&self) -> Option<LogIndex> {
         match &self.acting {

@@ -10,12 +10,13 @@ use crate::persist::Persist;
 use crate::ready::{Append, LogFetch, ReadId, ReadReady, Ticket};
 use crate::term_map::TermMap;
 
-/// Terms above this are not believed: no cluster gets there by elections, and the next one must exist.
+/// Terms above this are not believed: no cluster gets there by elections, and the next one must
+/// exist.
 pub(crate) const TERM_MAX: Term = Term(1 << 62);
 
-/// A follower whose disk lags refuses appends while so many times `inflight_bytes_max` are not synced.
-/// One leader's window is a quarter of it; only several leaders in a row, or one without a window, can
-/// fill it. What is refused is sent again.
+/// A follower whose disk lags refuses appends while so many times `inflight_bytes_max` are not
+/// synced. One leader's window is a quarter of it; only several leaders in a row, or one without a
+/// window, can fill it. What is refused is sent again.
 const UNSYNCED_WINDOWS_MAX: usize = 4;
 
 /// Messages that a replica did not act upon, since it was made.
@@ -110,7 +111,8 @@ impl State {
         self.persist.forget_promises();
     }
 
-    /// Ticks until the next campaign, drawn anew each time so that two candidates seldom collide twice.
+    /// Ticks until the next campaign, drawn anew each time so that two candidates seldom collide
+    /// twice.
     pub(crate) fn draw_timeout(&mut self) -> u32 {
         self.random.u32(self.config.election_ticks_min..=self.config.election_ticks_max)
     }
@@ -126,8 +128,8 @@ impl State {
         self.membership.nodes().into_iter().filter(move |&peer| peer != node)
     }
 
-    /// True when a vote for a candidate whose log ends at `last` can elect no one who lacks a committed
-    /// entry (thesis section 3.6.1).
+    /// True when a vote for a candidate whose log ends at `last` can elect no one who lacks a
+    /// committed entry (thesis section 3.6.1).
     pub(crate) fn is_up_to_date(&self, last: EntryId) -> bool {
         last >= self.log.last()
     }

@@ -2,8 +2,8 @@
 //!
 //! 1. What no correct peer of this group would send is counted and ignored ([`is_believable`]).
 //! 2. An older term is answered with ours, so that its sender gives up; old answers are dropped.
-//! 3. A newer term is adopted, except from pre-votes, which must disturb nobody, and from requests for
-//!    votes while the leader is alive.
+//! 3. A newer term is adopted, except from pre-votes, which must disturb nobody, and from requests
+//!    for votes while the leader is alive.
 //! 4. Votes are answered in every role; the rest goes to the role that it concerns.
 
 use std::cmp::Ordering;
@@ -33,9 +33,9 @@ impl Replica {
         }
     }
 
-    /// A sender that is behind learns our term: a deposed leader steps down, and a candidate that was cut
-    /// off joins in. Without an answer to pre-votes two replicas of different terms could refuse each
-    /// other for ever.
+    /// A sender that is behind learns our term: a deposed leader steps down, and a candidate that
+    /// was cut off joins in. Without an answer to pre-votes two replicas of different terms could
+    /// refuse each other for ever.
     fn answer_older_term(&mut self, Message { from, body, .. }: Message) {
         let answer = match body {
             Body::PreVote { .. } => Body::PreVoteReply { granted: false },
@@ -53,8 +53,8 @@ impl Replica {
         self.state.send(from, answer);
     }
 
-    /// Moves to the term of `message`, which is higher, where that is right. False when the message is
-    /// not to be acted upon.
+    /// Moves to the term of `message`, which is higher, where that is right. False when the message
+    /// is not to be acted upon.
     fn adopt_term(&mut self, message: &Message) -> bool {
         match message.body {
             Body::PreVote { .. } | Body::PreVoteReply { granted: true } => true,
@@ -152,7 +152,8 @@ impl Replica {
             return None;
         }
         self.state.vote = Some(from);
-        // It rests on the ballot alone: losing entries in a crash cannot make the candidate's log worse.
+        // It rests on the ballot alone: losing entries in a crash cannot make the candidate's log
+        // worse.
         self.state.send_durably(from, LogIndex::ZERO, Body::VoteReply { granted: true });
         match &mut self.acting {
             Acting::Follower(follower) => {
@@ -183,8 +184,8 @@ impl Replica {
         }
     }
 
-    /// `from` speaks as the leader of the present term. Leaves a follower of it behind, or returns false
-    /// when that term has another leader, which no correct peer would claim.
+    /// `from` speaks as the leader of the present term. Leaves a follower of it behind, or returns
+    /// false when that term has another leader, which no correct peer would claim.
     fn hear_leader(&mut self, from: NodeId) -> bool {
         let before = self.leader();
         let heard = match &mut self.acting {
@@ -204,8 +205,8 @@ impl Replica {
     }
 }
 
-/// The edge where messages are judged: behind it, who speaks is a member, terms can be counted on, and
-/// appended entries are a run that could stand in a log.
+/// The edge where messages are judged: behind it, who speaks is a member, terms can be counted on,
+/// and appended entries are a run that could stand in a log.
 fn is_believable(state: &State, message: &Message) -> bool {
     let Message { group, from, to, term, body } = message;
     let is_member = state.membership.is_voter(*from) || state.membership.learners.contains(from);

@@ -15,10 +15,12 @@ pub(crate) struct TermMap {
 }
 
 impl TermMap {
-    /// The map of a log that begins after `base`, whose runs begin at `firsts` and which ends at `last`.
+    /// The map of a log that begins after `base`, whose runs begin at `firsts` and which ends at
+    /// `last`.
     ///
     /// # Panics
-    /// When these do not describe a log: the storage below handed back something it was never given.
+    /// When these do not describe a log: the storage below handed back something it was never
+    /// given.
     pub(crate) fn new(base: EntryId, firsts: &[EntryId], last: EntryId) -> Self {
         let mut map = Self { base, runs: Vec::with_capacity(firsts.len()), last: base };
         for &first in firsts {
@@ -106,8 +108,9 @@ impl TermMap {
         Some(before.checked_sub(1).map_or(self.base.term, |at| self.runs[at].term))
     }
 
-    /// The last entry at or below `bound.index` whose term is at most `bound.term`; the base when every
-    /// entry there is newer. Two logs that differ at `bound` cannot agree on anything above it.
+    /// The last entry at or below `bound.index` whose term is at most `bound.term`; the base when
+    /// every entry there is newer. Two logs that differ at `bound` cannot agree on anything above
+    /// it.
     pub(crate) fn last_not_after(&self, bound: EntryId) -> EntryId {
         if bound.term < self.base.term {
             return self.base;
@@ -168,7 +171,11 @@ mod tests {
         }
 
         #[test]
-        fn the_hint_is_the_last_entry_that_could_match((terms, map) in log(), term in 0u64..40, at in 0u64..40) {
+        fn the_hint_is_the_last_entry_that_could_match(
+            (terms, map) in log(),
+            term in 0u64..40,
+            at in 0u64..40,
+        ) {
             let bound = id(term, at);
             let fits = (4u64..)
                 .zip(&terms)

@@ -1,6 +1,6 @@
-//! A peer may say anything: terms and indexes from nowhere, entries that are no run, answers to questions
-//! that were never asked. A replica may refuse all of it, but it never panics, never forgets what is
-//! committed, and keeps the contract with its driver.
+//! A peer may say anything: terms and indexes from nowhere, entries that are no run, answers to
+//! questions that were never asked. A replica may refuse all of it, but it never panics, never
+//! forgets what is committed, and keeps the contract with its driver.
 
 use std::collections::VecDeque;
 
@@ -110,7 +110,11 @@ fn replica(voters: u64, cached_bytes_max: usize) -> Replica {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3_000,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
     fn no_message_makes_a_replica_panic(

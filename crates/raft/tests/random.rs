@@ -1,6 +1,6 @@
-//! Random worlds: hundreds of seeds, thousands of steps each, every invariant checked after every turn,
-//! and then the faults end and the group must serve again. A failing seed is printed; set `SEED` to run
-//! that one alone, or `SEEDS` to run more of them.
+//! Random worlds: hundreds of seeds, thousands of steps each, every invariant checked after every
+//! turn, and then the faults end and the group must serve again. A failing seed is printed; set
+//! `SEED` to run that one alone, or `SEEDS` to run more of them.
 
 mod world;
 

@@ -1,11 +1,12 @@
 //! `add-nodes N [voters=(1,2,3)] [outgoing=(..)] [learners=(4)] [index=2] [content=foo]
-//! [async-storage-writes=true] [inflight=N] [inflight-bytes=N] [append-bytes=N] [uncommitted-bytes=N]
-//! [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true] [checkquorum=true] [read-only=safe]`
+//! [async-storage-writes=true] [inflight=N] [inflight-bytes=N] [append-bytes=N]
+//! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true]
+//! [checkquorum=true] [read-only=safe]`
 //!
 //! Adds nodes with the next ids, each started from a first snapshot at `index` in term 1 with that
-//! membership and content. Defaults: one tick is a heartbeat, elections after exactly 3 ticks, no bounds
-//! that a script would meet. Pre-votes, CheckQuorum and safe reads cannot be switched off; the options
-//! exist because scripts like to say so.
+//! membership and content. Defaults: one tick is a heartbeat, elections after exactly 3 ticks, no
+//! bounds that a script would meet. Pre-votes, CheckQuorum and safe reads cannot be switched off;
+//! the options exist because scripts like to say so.
 
 use bytes::Bytes;
 use quorate_raft::Config;

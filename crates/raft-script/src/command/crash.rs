@@ -1,5 +1,5 @@
-//! `crash N.. [lose-unsynced]`: the nodes stop. What they wrote and did not sync reached the disk all the
-//! same, though nobody was told; with `lose-unsynced` it is gone.
+//! `crash N.. [lose-unsynced]`: the nodes stop. What they wrote and did not sync reached the disk
+//! all the same, though nobody was told; with `lose-unsynced` it is gone.
 
 use crate::args::Args;
 use crate::cluster::Cluster;

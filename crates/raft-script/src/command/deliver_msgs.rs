@@ -1,9 +1,9 @@
 //! `deliver-msgs N.. [drop=(N,..)] [type=MsgApp] [from=N] [skip=K] [count=K] [copy]`
 //!
-//! Delivers the messages that wait for the nodes, oldest first, and drops those that wait for the nodes
-//! in `drop`. Options choose by type (our names or etcd's) and sender, leave out the oldest `skip` of
-//! those, and take at most `count`. With `copy` they stay in the network too, to arrive again. A message
-//! to a node that is down, or over a cut, is lost when it is delivered.
+//! Delivers the messages that wait for the nodes, oldest first, and drops those that wait for the
+//! nodes in `drop`. Options choose by type (our names or etcd's) and sender, leave out the oldest
+//! `skip` of those, and take at most `count`. With `copy` they stay in the network too, to arrive
+//! again. A message to a node that is down, or over a cut, is lost when it is delivered.
 
 use quorate_types::NodeId;
 

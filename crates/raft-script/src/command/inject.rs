@@ -1,9 +1,9 @@
-//! `inject TYPE from=N to=N term=T [prev=I@T] [last=I@T] [hint=I@T] [refused=I] [commit=I] [round=R]
-//! [entries=(I@T,..)] [granted]`
+//! `inject TYPE from=N to=N term=T [prev=I@T] [last=I@T] [hint=I@T] [refused=I] [commit=I]
+//! [round=R] [entries=(I@T,..)] [granted]`
 //!
-//! Puts a forged message into the network: one that was delayed for ever so long, or that no correct node
-//! would send. TYPE is one of ours. Fields that the type does not have are refused, those left out are 0.
-//! Entries carry the command `forged`.
+//! Puts a forged message into the network: one that was delayed for ever so long, or that no
+//! correct node would send. TYPE is one of ours. Fields that the type does not have are refused,
+//! those left out are 0. Entries carry the command `forged`.
 
 use bytes::Bytes;
 use quorate_types::{Body, Entry, EntryId, GroupId, LogIndex, Message, NodeId, Payload, Term};

@@ -1,5 +1,5 @@
-//! `log-level none|error|warn|info|debug`: with `none`, nothing but errors is printed. There is only one
-//! kind of output, so the others are all the same.
+//! `log-level none|error|warn|info|debug`: with `none`, nothing but errors is printed. There is
+//! only one kind of output, so the others are all the same.
 
 use crate::args::Args;
 use crate::cluster::Cluster;

@@ -1,5 +1,5 @@
-//! `process-append-thread N..`: each node syncs its oldest append: the log and hard state are durable, and the
-//! promises of the append leave.
+//! `process-append-thread N..`: each node syncs its oldest append: the log and hard state are
+//! durable, and the promises of the append leave.
 
 use crate::args::Args;
 use crate::cluster::Cluster;

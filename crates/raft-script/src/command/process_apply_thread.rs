@@ -1,4 +1,5 @@
-//! `process-apply-thread N..`: each node applies the oldest run of committed entries that was handed out.
+//! `process-apply-thread N..`: each node applies the oldest run of committed entries that was
+//! handed out.
 
 use crate::args::Args;
 use crate::cluster::Cluster;

@@ -1,6 +1,6 @@
-//! `restart N.. [applied=I]`: the nodes start again from what their disks hold, after a `crash` or, if
-//! they are up, after stopping in good order. With `applied` their state machines have lost everything
-//! behind that index, as one does that writes without syncing.
+//! `restart N.. [applied=I]`: the nodes start again from what their disks hold, after a `crash` or,
+//! if they are up, after stopping in good order. With `applied` their state machines have lost
+//! everything behind that index, as one does that writes without syncing.
 
 use quorate_types::LogIndex;
 

@@ -1,5 +1,5 @@
-//! `stabilize [N..] [log-level=none]`: handles readies, delivers messages, syncs and applies at the named
-//! nodes, or at all, until nothing is left to do. No time passes.
+//! `stabilize [N..] [log-level=none]`: handles readies, delivers messages, syncs and applies at the
+//! named nodes, or at all, until nothing is left to do. No time passes.
 
 use crate::args::Args;
 use crate::cluster::Cluster;

@@ -1,6 +1,6 @@
 //! `tick-heartbeat N.. [n=K]`: for each node, the ticks between two heartbeats pass, K times.
-//! `tick-election N.. [n=K]`: for each node, the shortest election timeout passes, K times; beware of the
-//! randomized part when `election-ticks` has one.
+//! `tick-election N.. [n=K]`: for each node, the shortest election timeout passes, K times; beware
+//! of the randomized part when `election-ticks` has one.
 
 use crate::args::Args;
 use crate::cluster::Cluster;

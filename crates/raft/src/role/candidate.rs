@@ -1,10 +1,10 @@
 //! A candidate, first in a pre-vote that costs nobody anything, then in earnest.
 //!
-//! 1. *Pre-vote* (thesis section 9.6): ask, without raising the term, who would grant. A replica that
-//!    was cut off, or whose log is behind, never gets further and so disturbs no leader.
+//! 1. *Pre-vote* (thesis section 9.6): ask, without raising the term, who would grant. A replica
+//!    that was cut off, or whose log is behind, never gets further and so disturbs no leader.
 //! 2. *Vote*: raise the term, vote for itself, ask for votes. The requests leave, and the own vote
-//!    counts, only once term, vote and log are durable: a request claims a log, and a candidate that
-//!    lost part of it in a crash must not be elected on the strength of an old request.
+//!    counts, only once term, vote and log are durable: a request claims a log, and a candidate
+//!    that lost part of it in a crash must not be elected on the strength of an old request.
 //!
 //! A candidate knows no leader, so that it grants a pre-vote to whom it would elect.
 
@@ -104,7 +104,8 @@ impl Candidate {
     }
 
     fn on_vote(&mut self, state: &State, from: NodeId, granted: bool) -> Option<Transition> {
-        // The first word counts; a grant cannot be taken back, and a refusal may be older than a grant.
+        // The first word counts; a grant cannot be taken back, and a refusal may be older than a
+        // grant.
         let vote = self.votes.entry(from).or_insert(granted);
         *vote |= granted;
         match quorum::election(&state.membership, |node| self.votes.get(&node).copied()) {

@@ -8,9 +8,9 @@ use crate::state::State;
 
 /// The state of a follower in its term.
 ///
-/// - `verified` is the last entry that is known to equal the leader's: what an append of this term has
-///   checked, or the log's last entry if that is of this term. Beyond it there may be a suffix of an
-///   older leader, so the commit index never passes it.
+/// - `verified` is the last entry that is known to equal the leader's: what an append of this term
+///   has checked, or the log's last entry if that is of this term. Beyond it there may be a suffix
+///   of an older leader, so the commit index never passes it.
 #[derive(Debug)]
 pub(crate) struct Follower {
     leader: Option<NodeId>,
@@ -23,7 +23,8 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) fn new(state: &mut State, leader: Option<NodeId>) -> Self {
         let last = state.log.last();
-        // An entry of this term comes from this term's leader, and so does all before it (Log Matching).
+        // An entry of this term comes from this term's leader, and so does all before it (Log
+        // Matching).
         let verified = if last.term == state.term { last.index } else { state.log.commit() };
         Self { leader, verified, elapsed_ticks: 0, timeout_ticks: state.draw_timeout() }
     }
@@ -38,7 +39,8 @@ impl Follower {
         self.leader
     }
 
-    /// True while the leader's last sign of life is fresh: nobody else is wanted (thesis section 4.2.3).
+    /// True while the leader's last sign of life is fresh: nobody else is wanted (thesis section
+    /// 4.2.3).
     pub(crate) fn hears_leader(&self, state: &State) -> bool {
         self.leader.is_some() && self.elapsed_ticks < state.config.election_ticks_min
     }
@@ -49,7 +51,8 @@ impl Follower {
         self.timeout_ticks = state.draw_timeout();
     }
 
-    /// `from` claims to lead this term. False when someone else does: then one of the two is broken.
+    /// `from` claims to lead this term. False when someone else does: then one of the two is
+    /// broken.
     pub(crate) fn on_leader_heard(&mut self, from: NodeId) -> bool {
         if self.leader.is_some_and(|leader| leader != from) {
             return false;

@@ -1,7 +1,7 @@
 //! The leader: appends what is proposed, brings every peer up to date, commits, confirms reads.
 //!
-//! Inputs only note what has changed. Messages are made once per turn, in [`Leader::pump`], so that a
-//! thousand proposals of one turn are one append to each peer.
+//! Inputs only note what has changed. Messages are made once per turn, in [`Leader::pump`], so that
+//! a thousand proposals of one turn are one append to each peer.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -173,8 +173,9 @@ impl Leader {
         }
     }
 
-    /// Commits what a quorum holds durably, if it is of this term: an older entry that a quorum holds may
-    /// still be overwritten, and is committed only by what follows it (thesis section 3.6.2).
+    /// Commits what a quorum holds durably, if it is of this term: an older entry that a quorum
+    /// holds may still be overwritten, and is committed only by what follows it (thesis section
+    /// 3.6.2).
     fn maybe_commit(&mut self, state: &mut State) {
         let index = LogIndex(quorum::reached(&state.membership, |node| {
             if node == state.config.node {
@@ -290,8 +291,8 @@ fn send_append(
     let prev_index = LogIndex(peer.next().value() - 1);
     let Some(prev_term) = state.log.term_at(prev_index) else {
         panic!(
-            "group {} node {} term {}: entry {prev_index} before those for {node} is not in the log \
-             from {} to {}",
+            "group {} node {} term {}: entry {prev_index}, before those for {node}, is not in the \
+             log from {} to {}",
             state.config.group,
             state.config.node,
             state.term,

@@ -1,7 +1,7 @@
 //! The roles, each with the state that only it has.
 //!
-//! A role looks at one input, changes the shared [`State`](crate::state::State) and itself, and says by
-//! a [`Transition`] when it is over. Only [`Replica`](crate::Replica) changes roles.
+//! A role looks at one input, changes the shared [`State`](crate::state::State) and itself, and
+//! says by a [`Transition`] when it is over. Only [`Replica`](crate::Replica) changes roles.
 
 mod candidate;
 mod follower;

@@ -1,4 +1,5 @@
-//! A disk that writes whole appends, syncs them in order, and forgets in a crash what was not synced.
+//! A disk that writes whole appends, syncs them in order, and forgets in a crash what was not
+//! synced.
 
 use std::collections::VecDeque;
 

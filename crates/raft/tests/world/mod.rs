@@ -1,5 +1,5 @@
-//! A group of replicas over a network that loses, reorders and repeats, on disks that lose what was not
-//! synced, driven by one seed and watched by an [`Oracle`](oracle::Oracle).
+//! A group of replicas over a network that loses, reorders and repeats, on disks that lose what was
+//! not synced, driven by one seed and watched by an [`Oracle`](oracle::Oracle).
 
 pub(crate) mod disk;
 pub(crate) mod oracle;
@@ -27,6 +27,8 @@ struct Machine {
     applied: LogIndex,
     fetches: Vec<LogFetch>,
     starts: u64,
+    /// How fast its clock runs, in per cent.
+    pace: u32,
 }
 
 /// How rough the world is; drawn from the seed.
@@ -35,6 +37,9 @@ struct Weather {
     repeat_percent: u32,
     crash_permille: u32,
     cut_permille: u32,
+    tick_permille: u32,
+    /// Of the messages, how many per cent are put off for long.
+    delay_percent: u32,
     /// Of the inputs, how many per cent are followed by a turn at once.
     turn_percent: u32,
 }
@@ -63,8 +68,11 @@ impl World {
         let weather = Weather {
             loss_percent: random.u32(0..30),
             repeat_percent: random.u32(0..20),
-            crash_permille: random.u32(0..10),
-            cut_permille: random.u32(0..10),
+            // Seldom enough that the group gets somewhere in between, and cuts last for elections.
+            crash_permille: random.u32(0..4),
+            cut_permille: random.u32(0..5),
+            tick_permille: random.u32(50..200),
+            delay_percent: random.u32(0..20),
             turn_percent: random.u32(20..=100),
         };
         let config = Config {
@@ -102,6 +110,7 @@ impl World {
                 applied: base.index,
                 fetches: Vec::new(),
                 starts: 0,
+                pace: 100,
             };
             world.machines.insert(node, machine);
             world.start(node);
@@ -119,20 +128,28 @@ impl World {
             }
             return;
         }
+        if self.random.u32(..1000) < self.weather.crash_permille {
+            return self.crash(node);
+        }
+        if self.random.u32(..1000) < self.weather.cut_permille {
+            let pace = self.random.u32(5..200);
+            self.machines.get_mut(&node).expect("a member").pace = pace;
+            return self.change_cuts(&nodes);
+        }
+        if self.random.u32(..100_000) < self.weather.tick_permille * self.machines[&node].pace {
+            self.replica(node).tick();
+        }
         match self.random.u32(..1000) {
-            n if n < self.weather.crash_permille => return self.crash(node),
-            n if n < 20 && n < 10 + self.weather.cut_permille => return self.change_cuts(&nodes),
-            ..100 => self.replica(node).tick(),
-            100..150 => self.propose(node),
-            150..170 => self.read(node),
-            170..172 => self.replica(node).campaign(),
-            172..176 => {
+            ..50 => self.propose(node),
+            50..70 => self.read(node),
+            70..72 => self.replica(node).campaign(),
+            72..76 => {
                 let peer = nodes[self.random.usize(..nodes.len())];
                 self.replica(node).unreachable(peer);
             }
-            176..350 => self.sync(node),
-            350..420 => self.apply(node),
-            420..500 => self.answer_fetch(node, true),
+            76..250 => self.sync(node),
+            250..320 => self.apply(node),
+            320..400 => self.answer_fetch(node, true),
             _ => self.deliver_any(),
         }
         if self.random.u32(..100) < self.weather.turn_percent {
@@ -311,6 +328,7 @@ impl World {
                 match self.random.u32(..10) {
                     0 => entries.clear(),
                     1 => entries.reverse(),
+                    2 => entries.iter_mut().for_each(|entry| entry.id.term = entry.id.term.next()),
                     _ => {}
                 }
             }
@@ -322,9 +340,14 @@ impl World {
         if self.network.is_empty() {
             return;
         }
-        // Mostly the oldest ones: order is lost now and then, not always.
-        let reach = if self.random.u32(..4) == 0 { self.network.len() } else { 3 };
+        // Mostly the oldest ones, except for those that are put off.
+        let put_off = self.random.u32(..100) < self.weather.delay_percent;
+        let reach = if self.random.u32(..8) == 0 { self.network.len() } else { 3 };
         let at = self.random.usize(..reach.min(self.network.len()));
+        if put_off {
+            let message = self.network.remove(at);
+            return self.network.push(message);
+        }
         let message = self.network.remove(at);
         if self.random.u32(..100) < self.weather.repeat_percent {
             self.network.push(message.clone());
