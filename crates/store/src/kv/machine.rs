@@ -22,6 +22,9 @@ pub struct KvKind;
 /// The keyspace of one group. Commands are [`Command`]s, queries [`Query`]s, outcomes [`Outcome`]s.
 ///
 /// Rows are keyed by key alone: one group of this kind owns all of the node's keyspace for now.
+///
+/// After an error of the engine, a machine may be ahead of the batch that will never be written: it must
+/// be dropped, and opened again from what the engine holds.
 #[derive(Debug)]
 pub struct KvMachine {
     meta: Meta,

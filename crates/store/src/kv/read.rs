@@ -94,6 +94,23 @@ impl View<'_> {
         result
     }
 
+    /// What was known of `key` at `revision`.
+    fn one_at(&self, revision: i64, key: &[u8]) -> Result<Option<Record>, StateError> {
+        if revision == self.revision {
+            return self.current(key);
+        }
+        let start = layout::history(key, Stamp::last_of(revision));
+        let end = layout::history_end(key);
+        let mut result = Ok(None);
+        self.rows.scan(&start, Some(&end), Direction::Forward, &mut |row, value| {
+            result = layout::parse_history(row)
+                .ok_or_else(|| damaged(row, &"not a revision of a key"))
+                .and_then(|(_, stamp)| Record::decode_history(row, stamp, value));
+            ControlFlow::Break(())
+        })?;
+        Ok(result?.map(|(record, _)| record))
+    }
+
     /// Visits the keys that existed at `revision`, in order.
     fn each_at(
         &self,
@@ -178,9 +195,8 @@ impl View<'_> {
         };
         let mut count = 0;
         let mut found = Vec::new();
-        if request.range_end.is_empty() && revision == self.revision {
-            // By far the most frequent read: no scan is needed to find one key.
-            if let Some(record) = self.current(&request.key)? {
+        if request.range_end.is_empty() {
+            if let Some(record) = self.one_at(revision, &request.key)? {
                 found.push(Found { key: request.key.clone(), record });
             }
             count = found.len() as i64;

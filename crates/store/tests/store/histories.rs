@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use prost::Message;
 use quorate_store::layout::{self, TAG_CURRENT, TAG_EVENT, TAG_HISTORY};
 use quorate_store::{MemState, StateEngine};
-use quorate_types::kv::{Command, Compact, Op, Query, Range, Txn, command, op, query};
+use quorate_types::kv::{Command, Compact, DeleteRange, Op, Query, Range, Txn, command, op, query};
 
 use crate::generate::{command, range};
 use crate::host::{Host, error, rows};
@@ -231,6 +231,39 @@ fn the_cost_of_a_sweep_follows_the_writes_and_not_the_keys() {
     assert_eq!(rounds, 4);
     // What the write at the new floor has overwritten stays until the floor has passed that write.
     assert_eq!(rows(&host.engine).len(), rows_before + 1);
+}
+
+#[test]
+fn long_histories_of_neighbouring_keys_read_right_at_every_revision() {
+    let mut host = Host::new(MemState::new());
+    let mut model = Model::new();
+    for round in 0..60u8 {
+        for (key, every) in [(&b"a"[..], 1), (b"a\0", 2), (b"a\0\0", 20), (b"b", 3), (b"c", 30)] {
+            if round % every == 0 {
+                let put = put(key, &[round]);
+                assert_eq!(host.apply(&put), model.apply(&put));
+            }
+            if round % (7 * every) == 3 {
+                let delete = DeleteRange { key: Bytes::copy_from_slice(key), ..Default::default() };
+                let body = Some(command::Body::DeleteRange(delete));
+                let delete = Command { at_revision: 0, body };
+                assert_eq!(host.apply(&delete), model.apply(&delete));
+            }
+        }
+    }
+    for key in [&b"a"[..], b"a\0", b"c", b"d"] {
+        for revision in 1..=model.revision() {
+            let key = Bytes::copy_from_slice(key);
+            let single = Range { key, revision, ..Range::default() };
+            assert_eq!(host.range(single.clone()), model.range(&single));
+        }
+    }
+    check_all_revisions(&host, &model);
+    let floor = compact(model.revision() / 2);
+    assert_eq!(host.apply(&floor), model.apply(&floor));
+    while host.sweep(10) {}
+    check_all_revisions(&host, &model);
+    check_swept(&host, &model);
 }
 
 #[test]
