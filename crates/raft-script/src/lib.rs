@@ -19,7 +19,8 @@
 //!  "incoming":[1,2,3],"outgoing":[],"learners":[],"inflight":{"2":0,"3":0}}
 //! ```
 //!
-//! `line` is that of the stanza's command; a node that is down has only `"up":false`.
+//! `line` is that of the stanza's command; a node that is down has only `"up":false`. Commands that
+//! cannot be run are named on standard error, the script goes on, and the exit code is 1.
 
 mod args;
 mod cluster;

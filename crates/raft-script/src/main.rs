@@ -25,15 +25,22 @@ fn run(path: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let script = Script::parse(&std::fs::read_to_string(path)?)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut runner = Runner::new();
+    let mut failed = 0_usize;
     for stanza in &script.stanzas {
-        for fact in runner.run(stanza).facts {
+        let outcome = runner.run(stanza);
+        for error in outcome.errors {
+            complain(&format!("{}:{}: {error}", path.display(), stanza.line));
+            failed += 1;
+        }
+        for fact in outcome.facts {
             writeln!(out, "{fact}")?;
         }
     }
     out.flush()?;
     match runner.diverged() {
-        None => Ok(()),
         Some(how) => Err(how.into()),
+        None if failed > 0 => Err(format!("{failed} commands failed").into()),
+        None => Ok(()),
     }
 }
 

@@ -10,6 +10,8 @@ use crate::parse::{Script, Stanza};
 pub struct Outcome {
     /// What it printed, `ok` if nothing.
     pub output: String,
+    /// What could not be run, in words; also part of the output.
+    pub errors: Vec<String>,
     /// One JSON object per node, in order, without line ends.
     pub facts: Vec<String>,
 }
@@ -29,14 +31,16 @@ impl Runner {
 
     /// Runs one stanza. What goes wrong is part of its output; the script goes on.
     pub fn run(&mut self, stanza: &Stanza) -> Outcome {
+        let mut errors = Vec::new();
         for line in std::iter::once(&stanza.command).chain(&stanza.body) {
             if let Err(error) = command::run(&mut self.cluster, line) {
                 self.cluster.output.error(format!("error: {error}"));
+                errors.push(error.to_string());
             }
         }
         let nodes = self.cluster.nodes.iter();
         let facts = nodes.map(|node| facts::of_node(stanza.line, node)).collect();
-        Outcome { output: self.cluster.output.take(), facts }
+        Outcome { output: self.cluster.output.take(), errors, facts }
     }
 
     /// Runs a whole script and writes what it prints into its expectations. Returns the lines of
