@@ -181,7 +181,7 @@ impl View<'_> {
     ///   sorted: a target alone, without an order, sorts those (and one more, the one that told that
     ///   there are more).
     /// - Otherwise all keys are taken, filtered, sorted, and then cut to the limit.
-    /// - Ties keep the order of keys.
+    /// - Ties keep the order of keys. etcd's order of ties is whatever its unstable sort makes of them.
     pub(crate) fn range(&self, request: &Range) -> Result<RangeOutcome, Refusal> {
         let sort = Sort::of(request)?;
         let revision = self.readable(request.revision)?;

@@ -79,3 +79,32 @@ fn events(
     })?;
     result.map(|()| events)
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_types::GroupId;
+    use quorate_types::kv::Put;
+    use quorate_types::machine::RowScope;
+
+    use super::*;
+    use crate::engine::{MemState, Overlay, StateEngine};
+    use crate::kv::write::Writer;
+
+    #[test]
+    fn a_sweep_goes_on_from_where_it_stopped_and_ends_at_the_floor() {
+        let engine = MemState::new();
+        let mut overlay = Overlay::new(engine.view());
+        let mut batch = overlay.scoped(RowScope::Keyspace, GroupId(1));
+        let mut meta = Meta { revision: 5, floor: 4, ..Meta::decode(&[]).unwrap() };
+        for revision in 2..=5 {
+            let put = Put { key: "k".into(), ..Put::default() };
+            Writer::new(&mut batch, revision - 1, revision, -1).put(&put).unwrap();
+        }
+        let mut positions = Vec::new();
+        while sweep(&mut meta, 1, &mut batch).unwrap() {
+            positions.push(meta.swept);
+        }
+        assert_eq!(positions, [2, 3].map(|revision| Stamp { revision, sub: 1 }));
+        assert_eq!(meta.swept, Stamp { revision: 4, sub: 0 });
+    }
+}

@@ -204,6 +204,7 @@ fn a_sort_target_without_an_order_sorts_only_what_the_limit_took() {
     assert_eq!(ask(SortOrder::Descend, SortTarget::Key), "ed");
 }
 
+/// As etcd answers for few keys; for more its sort is unstable, and ours is not.
 #[test]
 fn ties_keep_the_order_of_keys_either_way() {
     let kv = letters();
