@@ -151,7 +151,8 @@ impl Engine {
         }
         let log = RecoveredLog {
             label: descriptor.encode(),
-            hard_state: HardState { term: FIRST.term, vote: None, commit: FIRST.index },
+            // What a restart would find: nothing but the snapshot is on disk.
+            hard_state: HardState::default(),
             terms: Vec::new(),
             last: FIRST,
             snapshot,

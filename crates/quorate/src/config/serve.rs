@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -177,22 +178,23 @@ impl Check<'_> {
             },
             heartbeat,
             election,
-            max_txn_ops: self.within("max-txn-ops", txn_ops, ServeConfig::TXN_OPS_MAX)?,
-            max_request_bytes: self.within("max-request-bytes", bytes, most_bytes)?,
+            max_txn_ops: self.within("max-txn-ops", txn_ops, 1..=ServeConfig::TXN_OPS_MAX)?,
+            max_request_bytes: self.within("max-request-bytes", bytes, 1..=most_bytes)?,
             quota_backend_bytes: (quota > 0).then_some(quota),
-            snapshot_count: self.within("snapshot-count", snapshot_count, u32::MAX.into())? as u64,
+            snapshot_count: self.within("snapshot-count", snapshot_count, 1..=u32::MAX.into())?
+                as u64,
             keepalive: self.keepalive()?,
             engine_threads: self.within(
                 "engine-threads",
                 engine_threads,
-                ServeConfig::THREADS_MAX,
+                1..=ServeConfig::THREADS_MAX,
             )?,
-            // None of its own is a choice, not a mistake.
-            gateway_threads: match gateway_threads {
-                0 => 0,
-                some => self.within("gateway-threads", some, ServeConfig::THREADS_MAX)?,
-            },
-            append_lanes: self.within("append-lanes", lanes, ServeConfig::LANES_MAX)?,
+            gateway_threads: self.within(
+                "gateway-threads",
+                gateway_threads,
+                0..=ServeConfig::THREADS_MAX,
+            )?,
+            append_lanes: self.within("append-lanes", lanes, 1..=ServeConfig::LANES_MAX)?,
             log_format: settings.log_format.unwrap_or(LogFormat::Human),
             log_filter: words(settings.log_level.as_ref().map(|filter| &filter.0), "info"),
             name,
@@ -308,12 +310,17 @@ impl Check<'_> {
         })
     }
 
-    fn within(&self, key: &str, value: u64, most: u64) -> Result<usize, ConfigError> {
-        if (1..=most).contains(&value) {
-            Ok(usize::try_from(value).unwrap_or(usize::MAX))
-        } else {
-            Err(self.fail(key, &format!("must be between 1 and {most}, found {value}")))
+    fn within(
+        &self,
+        key: &str,
+        value: u64,
+        allowed: RangeInclusive<u64>,
+    ) -> Result<usize, ConfigError> {
+        if allowed.contains(&value) {
+            return Ok(usize::try_from(value).unwrap_or(usize::MAX));
         }
+        let (least, most) = allowed.into_inner();
+        Err(self.fail(key, &format!("must be between {least} and {most}, found {value}")))
     }
 
     /// An error about `key`, with the place where it was set.
