@@ -175,3 +175,22 @@ proptest! {
         prop_assert_eq!(indexes, expected, "handed out in order, once");
     }
 }
+
+#[test]
+fn an_append_from_below_the_base_that_contradicts_it_is_ignored() {
+    let mut replica = replica(3, 1000);
+    let base = replica.last();
+    let entry = |index| Entry {
+        id: EntryId::new(Term::ZERO, LogIndex(index)),
+        payload: Payload::Command(Bytes::from_static(b"hostile")),
+    };
+    let body = Body::Append {
+        prev: EntryId::ZERO,
+        entries: (1..=base.index.value() + 1).map(entry).collect(),
+        commit: LogIndex(9),
+    };
+    let (from, to) = (NodeId(2), NodeId(1));
+    replica.step(Message { group: GroupId(2), from, to, term: Term(1), body });
+    assert_eq!(replica.last(), base);
+    assert_eq!(replica.counters().ignored_messages, 1);
+}

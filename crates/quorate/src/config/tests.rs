@@ -311,7 +311,10 @@ fn settings_that_do_not_fit_together_are_refused_with_where_they_were_made() {
             &[("engine-threads", "65")],
             "--engine-threads: \"engine-threads\" must be between 1 and 64, found 65",
         ),
-        (&[("gateway-threads", "0")], X),
+        (
+            &[("gateway-threads", "65")],
+            "--gateway-threads: \"gateway-threads\" must be between 0 and 64, found 65",
+        ),
         (
             &[("append-lanes", "17")],
             "--append-lanes: \"append-lanes\" must be between 1 and 16, found 17",

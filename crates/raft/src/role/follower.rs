@@ -87,8 +87,15 @@ impl Follower {
         // memory (they are below the base): judge the rest only.
         let base = state.log.terms().base();
         let (prev, skipped) = if prev.index < base.index {
-            let skipped = base.index.since(prev.index).min(entries.len() as u64);
-            (base, skipped as usize)
+            let skipped = base.index.since(prev.index).min(entries.len() as u64) as usize;
+            let at_base = skipped.checked_sub(1).map(|at| entries[at].id);
+            if at_base.is_some_and(|id| id.index == base.index && id != base) {
+                // A leader with another entry where all is committed does not exist; what it says
+                // of later ones cannot follow on ours.
+                state.counters.ignored_messages += 1;
+                return;
+            }
+            (base, skipped)
         } else {
             (prev, 0)
         };
