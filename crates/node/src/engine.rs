@@ -366,6 +366,10 @@ impl Parts {
                 election_ticks_max: election_ticks_min * 2,
                 heartbeat_ticks: ticker::TICKS_PER_HEARTBEAT,
                 seed,
+                // Measured: with 64 clients on a LAN, a third more throughput for a quarter less
+                // CPU than a deep pipeline of small appends.
+                inflight_partial_max: 1,
+                eager_commit: false,
                 ..RaftConfig::new(group, self.identity.node)
             },
             proposal_ticks_max: u64::from(ticks(self.config.request_timeout)),

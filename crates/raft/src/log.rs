@@ -228,6 +228,19 @@ impl Log {
         (self.cache.range(start..start + taken).cloned().collect(), bytes)
     }
 
+    /// True when the entries from `from` on fill an append of `bytes_max`, or some are not in memory.
+    pub(crate) fn fills(&self, from: LogIndex, bytes_max: usize) -> bool {
+        let cached_from = self.cached_from();
+        if from < cached_from {
+            return true;
+        }
+        let mut bytes = 0;
+        self.cache.range(from.since(cached_from) as usize..).any(|entry| {
+            bytes += entry.cost_bytes();
+            bytes >= bytes_max
+        })
+    }
+
     /// Drops the oldest entries while the cache is over its bound; only what is durable and
     /// applied, since nothing else has a second copy at hand.
     fn evict(&mut self) {

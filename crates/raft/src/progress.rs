@@ -225,13 +225,27 @@ impl Progress {
             }
     }
 
+    /// True when only a full append should follow now: so many are under way, the newest since less
+    /// than a tick, that what comes meanwhile had better fill the next one. Nagle's rule for TCP.
+    pub(crate) fn prefers_full(&self, config: &Config, now: u64) -> bool {
+        match &self.flow {
+            Flow::Probe { .. } => false,
+            Flow::Replicate(window) => {
+                window.sent.len() >= config.inflight_partial_max
+                    && window.sent.back().is_some_and(|newest| newest.tick == now)
+            }
+        }
+    }
+
     /// True when an append without entries is due, to a peer that has been sent all up to `last`:
     /// an open probe, a doubt, or a commit index that concerns entries it has been sent.
-    pub(crate) fn wants_empty(&self, commit: LogIndex) -> bool {
+    pub(crate) fn wants_empty(&self, config: &Config, commit: LogIndex) -> bool {
         self.fetch.is_none()
             && match self.flow {
                 Flow::Probe { paused_tick } => paused_tick.is_none(),
-                Flow::Replicate(_) => self.doubted || self.untold_commit(commit),
+                Flow::Replicate(_) => {
+                    self.doubted || config.eager_commit && self.untold_commit(commit)
+                }
             }
     }
 

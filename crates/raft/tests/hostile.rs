@@ -100,6 +100,8 @@ fn replica(voters: u64, cached_bytes_max: usize) -> Replica {
         election_ticks_max: 5,
         append_bytes_max: 100,
         inflight_appends_max: 2,
+        inflight_partial_max: voters as usize,
+        eager_commit: voters.is_multiple_of(2),
         inflight_bytes_max: 100,
         cached_bytes_max,
         ..Config::new(GroupId(2), NodeId(1))

@@ -232,7 +232,9 @@ impl Leader {
 
     /// True when [`pump`](Self::pump) would send something.
     pub(crate) fn wants_pump(&self, state: &State) -> bool {
-        self.beat_due || self.wants_round(state) || self.peers.values().any(|p| wants(state, p))
+        self.beat_due
+            || self.wants_round(state)
+            || self.peers.values().any(|p| wants(state, p, self.now))
     }
 
     fn wants_round(&self, state: &State) -> bool {
@@ -256,15 +258,22 @@ impl Leader {
     }
 }
 
-fn wants(state: &State, peer: &Progress) -> bool {
-    let has_entries = peer.next() <= state.log.last().index;
-    has_entries && peer.has_room(&state.config) || peer.wants_empty(state.log.commit())
+fn wants(state: &State, peer: &Progress, now: u64) -> bool {
+    may_append(state, peer, now) || peer.wants_empty(&state.config, state.log.commit())
+}
+
+/// True when an append with entries should leave for `peer` now.
+fn may_append(state: &State, peer: &Progress, now: u64) -> bool {
+    let State { log, config, .. } = state;
+    peer.next() <= log.last().index
+        && peer.has_room(config)
+        && (!peer.prefers_full(config, now) || log.fills(peer.next(), config.append_bytes_max))
 }
 
 /// Sends what the window of `peer` allows, or asks for what is no longer in memory.
 fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, now: u64) {
     let last = state.log.last().index;
-    while peer.next() <= last && peer.has_room(&state.config) {
+    while may_append(state, peer, now) {
         let cached_from = state.log.cached_from();
         if peer.next() < cached_from {
             let to = LogIndex(cached_from.value() - 1);
@@ -274,7 +283,7 @@ fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, now: u64) {
         let (entries, bytes) = state.log.slice(peer.next(), last, state.config.append_bytes_max);
         send_append(state, node, peer, entries, bytes, now);
     }
-    if peer.wants_empty(state.log.commit()) {
+    if peer.wants_empty(&state.config, state.log.commit()) {
         send_append(state, node, peer, Vec::new(), 0, now);
     }
 }

@@ -78,6 +78,8 @@ impl World {
         let config = Config {
             append_bytes_max: random.choice([1, 80, 1 << 20]).unwrap_or(1),
             inflight_appends_max: random.usize(1..6),
+            inflight_partial_max: random.usize(1..4),
+            eager_commit: random.bool(),
             inflight_bytes_max: random.choice([1, 200, 1 << 20]).unwrap_or(1),
             uncommitted_bytes_max: random.choice([1, 300, 1 << 20]).unwrap_or(1),
             cached_bytes_max: random.choice([0, 200, 1 << 20]).unwrap_or(0),
