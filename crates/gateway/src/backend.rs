@@ -40,6 +40,9 @@ pub enum BackendError {
     /// Too many bytes or requests wait already; nothing was proposed.
     #[error("overloaded")]
     Overloaded,
+    /// Larger than what nodes carry between them, as a command or as its answer; nothing was proposed.
+    #[error("too large")]
+    TooLarge,
     /// Too little disk space for a command that grows the data; nothing was proposed.
     #[error("out of space")]
     NoSpace,

@@ -112,6 +112,7 @@ impl From<BackendError> for Status {
             BackendError::LeaderChanged => ApiError::LeaderChanged,
             BackendError::TimedOut => ApiError::Timeout,
             BackendError::Overloaded => ApiError::TooManyRequests,
+            BackendError::TooLarge => ApiError::RequestTooLarge,
             BackendError::NoSpace => ApiError::NoSpace,
             BackendError::Stopping => ApiError::Stopped,
             BackendError::Corrupt => ApiError::Corrupt,
@@ -151,11 +152,12 @@ mod tests {
 
     #[test]
     fn only_a_timeout_leaves_the_outcome_of_a_command_open() {
-        let rows: [(BackendError, Code, &str); 8] = [
+        let rows: [(BackendError, Code, &str); 9] = [
             (BackendError::NoLeader, Code::Unavailable, "etcdserver: no leader"),
             (BackendError::LeaderChanged, Code::Unavailable, "etcdserver: leader changed"),
             (BackendError::TimedOut, Code::Unavailable, "etcdserver: request timed out"),
             (BackendError::Overloaded, Code::ResourceExhausted, "etcdserver: too many requests"),
+            (BackendError::TooLarge, Code::InvalidArgument, "etcdserver: request is too large"),
             (
                 BackendError::NoSpace,
                 Code::ResourceExhausted,

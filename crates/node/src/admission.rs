@@ -17,6 +17,8 @@ pub(crate) struct Admission {
     names: BTreeMap<NodeId, String>,
     incarnations: BTreeMap<NodeId, Incarnation>,
     started: bool,
+    /// A peer has said that it has started: then there is a table already, and this node must be in it.
+    found_started: bool,
 }
 
 impl Admission {
@@ -29,7 +31,7 @@ impl Admission {
         names: BTreeMap<NodeId, String>,
     ) -> Self {
         let incarnations = BTreeMap::from([(own, incarnation)]);
-        Self { own, digest, names, incarnations, started: false }
+        Self { own, digest, names, incarnations, started: false, found_started: false }
     }
 
     /// A node that has started with this table.
@@ -40,7 +42,7 @@ impl Admission {
         names: BTreeMap<NodeId, String>,
         founders: BTreeMap<NodeId, Incarnation>,
     ) -> Self {
-        Self { own, digest, names, incarnations: founders, started: true }
+        Self { own, digest, names, incarnations: founders, started: true, found_started: true }
     }
 
     /// Whether a peer may speak.
@@ -67,13 +69,16 @@ impl Admission {
             Some(known) if self.started && *known != hello.incarnation => Err(format!(
                 "node {name} returned with another data directory: it must be replaced, not restarted"
             )),
-            _ => Ok(()),
+            None if self.started => Err(format!("node {name} is not a founder")),
+            Some(_) | None => Ok(()),
         }
     }
 
-    /// Notes a peer that was admitted. Returns the whole table once every founder was heard.
+    /// Notes a peer that was admitted. Returns the whole table once every founder was heard, unless one
+    /// of them has started: then its table counts, and another one would let a wiped node back in.
     pub(crate) fn hear(&mut self, hello: &Hello) -> Option<BTreeMap<NodeId, Incarnation>> {
-        if self.started {
+        self.found_started |= hello.started;
+        if self.found_started {
             return None;
         }
         self.incarnations.insert(hello.node, hello.incarnation);
@@ -157,6 +162,14 @@ mod tests {
         assert!(admission.judge(&hello(1, 1)).is_err(), "our own id");
         assert!(admission.judge(&Hello { node_name: "n3".into(), ..hello(2, 1) }).is_err());
         assert!(admission.judge(&Hello { cluster_digest: [8; 32], ..hello(2, 1) }).is_err());
+    }
+
+    #[test]
+    fn a_founder_that_meets_a_started_peer_makes_no_table_of_its_own() {
+        let mut admission = gathering();
+        assert_eq!(admission.hear(&hello(2, 20)), None);
+        assert_eq!(admission.hear(&Hello { started: true, ..hello(3, 30) }), None);
+        assert_eq!(admission.hear(&hello(2, 21)), None);
     }
 
     #[test]

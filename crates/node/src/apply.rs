@@ -23,6 +23,7 @@ use quorate_types::{
     Committed, Entry, EntryId, GroupId, LogIndex, MachineKind, Membership, Payload, StateMachine,
 };
 
+use crate::completions::EXIT_STORAGE_FAILED;
 use crate::metrics::NodeMetrics;
 
 /// Bytes of entries that one round takes at most, so that a batch stays a few milliseconds of work.
@@ -60,6 +61,9 @@ enum Work {
 pub(crate) type OnApplied =
     Box<dyn Fn(GroupId, Generation, LogIndex, Vec<(EntryId, Bytes)>) + Send + 'static>;
 
+/// What the applier says of a group whose machine panicked: it will never apply again in this life.
+pub(crate) type OnFailed = Box<dyn Fn(GroupId, Generation) + Send + 'static>;
+
 /// The way to the applier's thread.
 #[derive(Clone)]
 pub(crate) struct Applier {
@@ -71,6 +75,7 @@ impl Applier {
     pub(crate) fn start(
         engine: Arc<dyn StateEngine>,
         on_applied: OnApplied,
+        on_failed: OnFailed,
         metrics: Arc<NodeMetrics>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         // Bounded by the number of groups: see `ApplyTask`.
@@ -82,6 +87,7 @@ impl Applier {
                     machines: BTreeMap::new(),
                     sweeping: BTreeSet::new(),
                     on_applied,
+                    on_failed,
                     metrics,
                 }
                 .run(&queue)
@@ -122,7 +128,7 @@ impl Applier {
 /// groups are led elsewhere.
 fn fail(reason: &str) -> ! {
     tracing::error!(reason, "the applier failed; the node stops");
-    std::process::abort()
+    std::process::exit(EXIT_STORAGE_FAILED)
 }
 
 /// The thread's own state.
@@ -132,6 +138,7 @@ struct Rounds {
     /// Groups whose machine may have rows to remove.
     sweeping: BTreeSet<GroupId>,
     on_applied: OnApplied,
+    on_failed: OnFailed,
     metrics: Arc<NodeMetrics>,
 }
 
@@ -232,7 +239,7 @@ impl Rounds {
             let mut overlay = Overlay::new(self.engine.view());
             for task in tasks {
                 entries += task.entries.len();
-                let group = task.group;
+                let (group, generation) = (task.group, task.generation);
                 let Some(owned) = self.machines.get_mut(&group) else { continue };
                 let savepoint = overlay.savepoint();
                 let applied =
@@ -244,6 +251,7 @@ impl Rounds {
                         self.metrics.group_panics.increment(1);
                         overlay.rollback(savepoint);
                         self.machines.remove(&group);
+                        (self.on_failed)(group, generation);
                     }
                 }
                 self.sweeping.insert(group);

@@ -43,8 +43,9 @@ pub(crate) type Kinds = BTreeMap<String, Arc<dyn MachineKind>>;
 /// A node: its groups, their shared log and state, and its connections.
 ///
 /// It runs on the tokio runtime that opened it, best a current-thread one, and on three threads of its
-/// own (log writer, log reader, applier). All methods may be called from anywhere. Dropping it without
-/// [`Engine::shutdown`] is safe, as a crash is: what was acknowledged is on disk.
+/// own (log writer, log reader, applier). All methods may be called from anywhere. It lives until
+/// [`Engine::shutdown`] or the end of its runtime, which is as safe as a crash: what was acknowledged is
+/// on disk. Dropping the handle alone does not stop it.
 pub struct Engine {
     pub(crate) parts: Arc<Parts>,
 }
@@ -332,6 +333,7 @@ impl Parts {
             Arc::clone(&self.wal),
             self.transport.clone(),
             self.applier.clone(),
+            Arc::clone(&self.router),
             group_state.clone(),
             Arc::clone(&self.metrics),
             published,

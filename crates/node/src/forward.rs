@@ -7,6 +7,10 @@ use prost::{Message, Oneof};
 use quorate_group::{Proposed, Refusal};
 use quorate_types::{EntryId, GroupId, Incarnation, LogIndex, NodeId, Term};
 
+/// The largest command or answer that goes from node to node: what a frame of the transport holds, less
+/// room for what is around it.
+pub(crate) const FORWARDED_BYTES_MAX: usize = 15 << 20;
+
 /// A request to another node.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Request {
@@ -40,7 +44,7 @@ pub(crate) struct Empty {}
 /// The answer to a [`Request`].
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Reply {
-    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub(crate) body: Option<reply::Body>,
 }
 
@@ -68,6 +72,9 @@ pub(crate) mod reply {
         Failed(String),
         #[prost(message, tag = "7")]
         Founders(FoundersTable),
+        /// The answer has so many bytes that no frame carries it.
+        #[prost(uint64, tag = "8")]
+        TooLarge(u64),
     }
 }
 

@@ -125,8 +125,9 @@ pub fn cluster_digest(
         parts.push(group.kind.as_bytes().into());
         if let Some(range) = &group.range {
             parts.push(range.start.to_vec());
-            parts
-                .push(range.end.as_ref().map_or_else(|| b"unbounded".to_vec(), |end| end.to_vec()));
+            // No end is not an empty one.
+            parts.push(vec![u8::from(range.end.is_some())]);
+            parts.extend(range.end.as_ref().map(|end| end.to_vec()));
         }
     }
     digest_of(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
@@ -148,6 +149,10 @@ impl DataDir {
         let io_error = |source| DataDirError::Io { path: path.to_owned(), source };
         // Keys and values are nobody else's business.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error)?;
+        // The directory's own name is durable only with its parent.
+        if let Some(parent) = path.canonicalize().map_err(io_error)?.parent() {
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error)?;
+        }
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)

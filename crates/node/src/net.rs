@@ -14,7 +14,7 @@ use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
 use crate::admission::Admission;
 use crate::forward::{Empty, Reply, Request, reply, request};
 use crate::identity::Identity;
-use crate::router::{EngineError, Router};
+use crate::router::Router;
 
 /// A node's side of the transport.
 pub(crate) struct Network {
@@ -31,8 +31,8 @@ pub(crate) struct Network {
 pub(crate) enum Heard {
     /// Every founder was heard.
     All(BTreeMap<NodeId, Incarnation>),
-    /// This peer has started already: ask it for its table.
-    Started(NodeId),
+    /// A peer has started already: ask for its table.
+    Started,
 }
 
 impl Network {
@@ -84,19 +84,15 @@ impl Network {
                 let slot = ReadSlot { reply: ReadReply::Remote { query, replier } };
                 drop(self.router.tell(&resident, Input::Read(slot)));
             }
-            Err(EngineError::UnknownGroup(_)) => {
-                replier.send(Reply::encoded(reply::Body::UnknownGroup(Empty {})));
-            }
-            Err(error) => replier.send(Reply::encoded(reply::Body::Failed(error.to_string()))),
+            // It does not live here, or not for long: the asker looks elsewhere.
+            Err(_) => replier.send(Reply::encoded(reply::Body::UnknownGroup(Empty {}))),
         }
     }
 
     fn founders(&self, replier: Replier) {
         let table = self.with_admission(|admission| admission.table().cloned());
-        replier.send(match table {
-            Some(table) => Reply::of_founders(&table),
-            None => Reply::encoded(reply::Body::Failed("this node has not started either".into())),
-        });
+        // An empty table says that this node has not started either.
+        replier.send(Reply::of_founders(&table.unwrap_or_default()));
     }
 }
 
@@ -128,7 +124,7 @@ impl Handler for Network {
                     drop(self.gathering.send(Heard::All(table)));
                 }
                 if hello.started && !self.started.load(Ordering::Acquire) {
-                    drop(self.gathering.send(Heard::Started(node)));
+                    drop(self.gathering.send(Heard::Started));
                 }
             }
             PeerEvent::Down { reason } => {

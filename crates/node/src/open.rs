@@ -25,6 +25,7 @@ use quorate_types::{EntryId, GroupId, Incarnation, MachineKind, Membership, Node
 use quorate_wal::rocks::{RocksLog, RocksOptions};
 use quorate_wal::{LogError, LogStore, RecoveredLog, Wal, WalConfig, Write};
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::timeout;
 
 use crate::actor::Input;
 use crate::admission::Admission;
@@ -39,8 +40,11 @@ use crate::net::{Heard, Network};
 use crate::router::Router;
 use crate::{steward, ticker};
 
-/// How long a gathering node waits for a started peer's table.
-const FOUNDERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a gathering node waits for a peer's table.
+const FOUNDERS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often a gathering node asks its peers whether they have started.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a node does not open.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +168,7 @@ pub(crate) async fn open(
     let (applier, applier_thread) = Applier::start(
         Arc::clone(&state),
         on_applied(Arc::clone(&router), Arc::clone(&placement_applied)),
+        on_failed(Arc::clone(&router)),
         Arc::clone(&metrics),
     )?;
     let parts = Arc::new(Parts {
@@ -276,7 +281,20 @@ fn identify(
             founders: BTreeMap::new(),
         })
     };
-    Ok(data_dir.identify(fresh, (cluster_name, cluster_token, node_name))?)
+    let identity = data_dir.identify(fresh, (cluster_name, cluster_token, node_name))?;
+    if identity.cluster_digest == founders.digest {
+        return Ok(identity);
+    }
+    if identity.has_started() {
+        return Err(OpenError::Config(format!(
+            "the initial cluster is not the one that this node was started with: {:?}",
+            config.initial_cluster.keys().collect::<Vec<_>>()
+        )));
+    }
+    // It has promised nothing yet: the settings were corrected.
+    let identity = Identity { cluster_digest: founders.digest, ..identity };
+    data_dir.store(&identity)?;
+    Ok(identity)
 }
 
 async fn listen(
@@ -298,7 +316,8 @@ async fn listen(
     Ok(Transport::open(transport, handler, Arc::clone(&config.link), recorder).await?)
 }
 
-/// Waits until every founder was heard, or one that has started says that this node had been.
+/// Waits until every founder was heard and none of them has started, or until one that has started says
+/// that this node had been heard when it did.
 async fn gather(
     founders: &Founders,
     identity: &Identity,
@@ -306,27 +325,45 @@ async fn gather(
     router: &Router,
     mut heard: mpsc::UnboundedReceiver<Heard>,
 ) -> BTreeMap<NodeId, Incarnation> {
-    let alone = BTreeMap::from([(identity.node, identity.incarnation)]);
-    if founders.names.len() == 1 {
-        return alone;
+    let others = founders.peers_of(identity.node);
+    if others.is_empty() {
+        return BTreeMap::from([(identity.node, identity.incarnation)]);
     }
     tracing::info!(nodes = founders.names.len(), "waiting for the other initial nodes");
+    let mut complete = None;
     loop {
-        match heard.recv().await {
-            Some(Heard::All(table)) => return table,
-            Some(Heard::Started(peer)) => {
-                let deadline = Instant::now() + FOUNDERS_TIMEOUT;
-                let answer = router.ask(peer, Request::founders(), deadline).await;
-                if let Ok(reply::Body::Founders(table)) = answer {
-                    let table = table.into_table();
-                    if network.adopt(&table) {
-                        return table;
-                    }
-                    tracing::error!(%peer, "a started peer has heard of another incarnation of this node");
-                }
-            }
+        // A peer that starts after its hello does not say so again: ask, now and then.
+        match timeout(ASK_INTERVAL, heard.recv()).await {
+            Ok(Some(Heard::All(table))) => complete = Some(table),
+            Ok(Some(Heard::Started)) | Err(_) => {}
             // The network holds the sender as long as it lives.
-            None => std::future::pending().await,
+            Ok(None) => std::future::pending().await,
+        }
+        let mut unstarted = 0;
+        for (peer, name) in &others {
+            let deadline = Instant::now() + FOUNDERS_TIMEOUT;
+            let Ok(reply::Body::Founders(table)) =
+                router.ask(*peer, Request::founders(), deadline).await
+            else {
+                continue;
+            };
+            let table = table.into_table();
+            if table.is_empty() {
+                unstarted += 1;
+            } else if network.adopt(&table) {
+                return table;
+            } else {
+                tracing::error!(
+                    peer = name,
+                    "the cluster has started with another incarnation of this node, or without it"
+                );
+            }
+        }
+        // Whoever has started knows more than this node: only if nobody has may it found.
+        if unstarted == others.len()
+            && let Some(table) = complete.take()
+        {
+            return table;
         }
     }
 }
@@ -371,6 +408,14 @@ fn on_applied(router: Arc<Router>, placement_applied: Arc<Notify>) -> crate::app
     })
 }
 
+fn on_failed(router: Arc<Router>) -> crate::apply::OnFailed {
+    Box::new(move |group, generation| {
+        if let Some(resident) = router.residents.load().get(&group) {
+            drop(router.tell(resident, Input::MachineFailed { generation }));
+        }
+    })
+}
+
 fn start_tasks(parts: &Arc<Parts>, first_map: PlacementMap) {
     let config = &parts.config;
     let own = Node {
@@ -384,5 +429,7 @@ fn start_tasks(parts: &Arc<Parts>, first_map: PlacementMap) {
     let ticker = ticker::run(Arc::clone(&parts.router), parts.tick());
     let notify = Arc::clone(&parts.placement_applied);
     let steward = steward::run(Arc::clone(&parts.router), first_map, own, notify);
-    lock(&parts.tasks).extend([tokio::spawn(ticker), tokio::spawn(steward)]);
+    let looks = ticker::look_around(Arc::clone(&parts.router));
+    let tasks = [tokio::spawn(ticker), tokio::spawn(looks), tokio::spawn(steward)];
+    lock(&parts.tasks).extend(tasks);
 }

@@ -16,7 +16,7 @@ use prost::Message as _;
 use quorate_group::{HostError, Leadership, Proposed, Refusal};
 use quorate_placement::PlacementMap;
 use quorate_raft::Role;
-use quorate_transport::{NotSent, RequestError, Transport};
+use quorate_transport::{NotSent, RequestError, Transport, Unknown};
 use quorate_types::{Epoch, GroupId, NodeId, ReadError, Term};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout_at;
@@ -24,13 +24,17 @@ use tokio::time::timeout_at;
 use crate::actor::{
     GroupActor, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot,
 };
-use crate::forward::{Answer, Empty, Reply, Request, reply};
+use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
 use crate::state::GroupState;
 
 /// How long a request waits before it looks again when what it was told contradicts what it sees, as
 /// between an election and the news of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long an answer may still come from a node that leads no more: it lives, and answers soon, or it
+/// does not.
+const DEPOSED_GRACE: Duration = Duration::from_millis(500);
 
 /// Why a request to the engine failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,6 +54,14 @@ pub enum EngineError {
     /// The deadline passed or a connection broke: a proposal may or may not be applied.
     #[error("timed out, outcome unknown")]
     TimedOut,
+    /// No frame between nodes could carry the command, or the answer; nothing was proposed.
+    #[error("{bytes} bytes are too large, at most {bytes_max} are carried between nodes")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// What is carried.
+        bytes_max: usize,
+    },
     /// Too much waits already; nothing was proposed.
     #[error("too many proposals wait")]
     Overloaded,
@@ -125,6 +137,12 @@ impl Router {
         group: GroupId,
         command: Bytes,
     ) -> Result<Proposed, EngineError> {
+        if command.len() > FORWARDED_BYTES_MAX {
+            return Err(EngineError::TooLarge {
+                bytes: command.len(),
+                bytes_max: FORWARDED_BYTES_MAX,
+            });
+        }
         let deadline = Instant::now() + self.request_timeout;
         let resident = self.resident(group)?;
         loop {
@@ -136,7 +154,7 @@ impl Router {
                 }
             } else {
                 let request = Request::propose(group, command.clone());
-                match self.ask(leader, request, deadline).await {
+                match self.ask_leader(&resident, leader, request, deadline).await {
                     Ok(reply::Body::Answer(answer)) => return Ok(answer.into_proposed()),
                     Ok(other) => refusal_of(other)?,
                     Err(RequestError::NotSent(_)) => {
@@ -185,7 +203,7 @@ impl Router {
                 }
             } else {
                 let request = Request::read(group, query.clone());
-                match self.ask(leader, request, deadline).await {
+                match self.ask_leader(&resident, leader, request, deadline).await {
                     Ok(reply::Body::Answer(Answer { term, outcome, .. })) => {
                         return Ok(ReadAnswer { answer: outcome, term: Term(term) });
                     }
@@ -240,6 +258,29 @@ impl Router {
         let answer = transport.request(node, request, remaining).await?;
         let understood = Reply::decode(answer).ok().and_then(|reply| reply.body);
         Ok(understood.unwrap_or(reply::Body::Unknown(Empty {})))
+    }
+
+    /// Asks the node that is believed to lead, and gives up soon after another one is known to.
+    async fn ask_leader(
+        &self,
+        resident: &Resident,
+        leader: NodeId,
+        request: Bytes,
+        deadline: Instant,
+    ) -> Result<reply::Body, RequestError> {
+        let mut leadership = resident.leadership.clone();
+        let deposed = async {
+            let changed = leadership.wait_for(|now| now.leader.is_some_and(|now| now != leader));
+            if changed.await.is_err() {
+                // The group has left this node; what was asked may still be answered.
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(DEPOSED_GRACE).await;
+        };
+        tokio::select! {
+            answer = self.ask(leader, request, deadline) => answer,
+            () = deposed => Err(RequestError::Unknown(Unknown::ConnectionLost)),
+        }
     }
 
     async fn propose_here(
@@ -311,6 +352,10 @@ fn refusal_of(body: reply::Body) -> Result<Refusal, EngineError> {
         // A node that has just started may not have the group yet.
         reply::Body::UnknownGroup(_) => Ok(Refusal::NotLeader { leader: None, term: Term::ZERO }),
         reply::Body::Failed(reason) => Err(EngineError::Read(reason)),
+        reply::Body::TooLarge(bytes) => {
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            Err(EngineError::TooLarge { bytes, bytes_max: FORWARDED_BYTES_MAX })
+        }
         reply::Body::Unknown(_) | reply::Body::Answer(_) | reply::Body::Founders(_) => {
             Ok(Refusal::Unknown)
         }

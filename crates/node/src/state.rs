@@ -9,7 +9,7 @@ use quorate_types::machine::StateError;
 use quorate_types::{GroupId, MachineKind, ReadError};
 
 use crate::actor::ReadGrant;
-use crate::forward::{Answer, Reply, reply};
+use crate::forward::{Answer, FORWARDED_BYTES_MAX, Reply, reply};
 
 /// The state of one group, to look at.
 #[derive(Clone)]
@@ -60,6 +60,9 @@ impl GroupState {
 
 fn reply_to(grant: ReadGrant, answer: Result<Bytes, ReadError>) -> Bytes {
     Reply::encoded(match answer {
+        Ok(outcome) if outcome.len() > FORWARDED_BYTES_MAX => {
+            reply::Body::TooLarge(outcome.len() as u64)
+        }
         Ok(outcome) => reply::Body::Answer(Answer {
             term: grant.term.value(),
             index: grant.index.value(),

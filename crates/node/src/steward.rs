@@ -48,6 +48,11 @@ async fn reconcile(router: &Router, first: &PlacementMap, own: &Node) -> Result<
     match Answer::parse(&proposed.outcome) {
         // Either way the map has moved: the apply that did it wakes this task again.
         Ok(_) | Err(Refused::Conflict { .. }) => Ok(()),
+        // Asking again would only be refused again, an entry in the log each time.
+        Err(error @ Refused::Rejected { .. }) => {
+            tracing::error!(%error, "this node's own row cannot be written into the placement map");
+            Ok(())
+        }
         Err(error) => Err(StewardError::Map(error.to_string())),
     }
 }

@@ -14,26 +14,35 @@ use crate::router::Router;
 /// are beats, and two candidates seldom stand at once.
 pub(crate) const TICKS_PER_HEARTBEAT: u32 = 2;
 
-/// Ticks between two looks at the groups, for metrics.
-const TICKS_PER_LOOK: u64 = 20;
+/// Time between two looks at the groups, for metrics.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Ticks until the router's node stops.
 pub(crate) async fn run(router: Arc<Router>, tick: Duration) {
     let mut ticks = interval(tick);
     // After a pause (a stopped process, a stalled disk) the groups must not live through all missed
-    // ticks at once: they would take their leader for dead before its beats are read.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for count in 0u64.. {
+    // ticks at once: they would take their leader for dead before its beats are read. But a tick that
+    // is only late must not push back those after it, or timeouts stretch on a busy machine.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
         ticks.tick().await;
         let residents = router.residents.load_full();
         for resident in residents.values() {
             // A group that has stopped needs no ticks.
             drop(router.tell(resident, Input::Tick));
         }
-        if count % TICKS_PER_LOOK == 0 {
-            let reports = reports(&router).await;
-            look(&router, &reports);
-        }
+    }
+}
+
+/// Looks at the groups now and then, for metrics. Not part of the ticker: a group that is slow to answer
+/// must not keep the others from their ticks.
+pub(crate) async fn look_around(router: Arc<Router>) {
+    let mut looks = interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let reports = reports(&router).await;
+        look(&router, &reports);
     }
 }
 

@@ -214,6 +214,29 @@ async fn a_directory_in_use_or_of_another_node_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_started_node_is_not_given_another_initial_cluster() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut config = local::configs(1, dir.path()).expect("settings").remove(0);
+    let open =
+        |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
+    open(config.clone()).await.expect("opens").shutdown().await;
+    config.initial_cluster.insert("n2".into(), "127.0.0.1:1".into());
+    let refused = open(config).await;
+    assert!(matches!(refused, Err(OpenError::Config(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_no_frame_could_carry_is_refused_before_it_is_proposed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = alone(dir.path()).await.expect("opens");
+    create(std::slice::from_ref(&node), GROUP).await;
+    let refused = node.propose(GROUP, Bytes::from(vec![b'x'; 16 << 20])).await;
+    assert!(matches!(refused, Err(EngineError::TooLarge { .. })), "{refused:?}");
+    assert_eq!(propose(&node, GROUP, "small").await, "1");
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_started_directory_whose_log_is_gone_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let config = local::configs(1, dir.path()).expect("settings").remove(0);
@@ -228,8 +251,7 @@ async fn a_started_directory_whose_log_is_gone_is_refused() {
 #[tokio::test]
 async fn a_machine_that_panics_takes_down_its_group_alone() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let mut config = local::configs(1, dir.path()).expect("settings").remove(0);
-    config.request_timeout = std::time::Duration::from_millis(1500);
+    let config = local::configs(1, dir.path()).expect("settings").remove(0);
     let node =
         Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder).await.expect("opens");
     let healthy = GroupId(101);
@@ -237,7 +259,9 @@ async fn a_machine_that_panics_takes_down_its_group_alone() {
     create(std::slice::from_ref(&node), healthy).await;
     propose(&node, healthy, "before").await;
     let lost = node.propose(GROUP, Bytes::from("panic")).await;
-    assert_eq!(lost.map(|proposed| proposed.id), Err(EngineError::TimedOut));
+    assert_eq!(lost.map(|proposed| proposed.id), Err(EngineError::TimedOut), "told at once");
+    let gone = node.propose(GROUP, Bytes::from("late")).await;
+    assert_eq!(gone.map(|proposed| proposed.id), Err(EngineError::UnknownGroup(GROUP)));
     assert_eq!(propose(&node, healthy, "after").await, "2");
     node.shutdown().await;
 }

@@ -230,6 +230,7 @@ fn backend_error(error: EngineError) -> BackendError {
         EngineError::NoLeader => BackendError::NoLeader,
         EngineError::TimedOut => BackendError::TimedOut,
         EngineError::Overloaded => BackendError::Overloaded,
+        EngineError::TooLarge { .. } => BackendError::TooLarge,
         EngineError::Stopping => BackendError::Stopping,
         // The map knows a group that has not come to this node yet, or has left it.
         EngineError::UnknownGroup(_) => BackendError::NoLeader,

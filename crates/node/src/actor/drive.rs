@@ -16,6 +16,7 @@ use crate::actor::slot::{ProposalSlot, ReadGrant, ReadReply, ReadSlot};
 use crate::apply::{Applier, ApplyTask};
 use crate::forward::Reply;
 use crate::metrics::NodeMetrics;
+use crate::router::Router;
 use crate::state::GroupState;
 
 /// What a group's effects are carried out with.
@@ -25,6 +26,7 @@ pub(crate) struct Drive {
     wal: Arc<Wal>,
     transport: Transport,
     applier: Applier,
+    router: Arc<Router>,
     state: GroupState,
     metrics: Arc<NodeMetrics>,
     leadership: watch::Sender<Leadership>,
@@ -49,6 +51,7 @@ impl Drive {
         wal: Arc<Wal>,
         transport: Transport,
         applier: Applier,
+        router: Arc<Router>,
         state: GroupState,
         metrics: Arc<NodeMetrics>,
         leadership: watch::Sender<Leadership>,
@@ -61,6 +64,7 @@ impl Drive {
             wal,
             transport,
             applier,
+            router,
             state,
             metrics,
             leadership,
@@ -131,9 +135,23 @@ impl Drive {
         Some(self.fetching.swap_remove(at))
     }
 
-    /// The group is gone from this node.
+    /// The group is gone from this node: nobody may take it for a leader or a replica any more.
     pub(crate) fn retire(&self) {
         self.applier.close(self.group);
+        self.router.residents.rcu(|residents| {
+            let mut residents = residents.as_ref().clone();
+            residents.remove(&self.group);
+            residents
+        });
+        if self.leadership.borrow().role == Role::Leader {
+            self.metrics.leaders.decrement(1.0);
+        }
+        self.leadership.send_modify(|now| {
+            now.role = Role::Follower;
+            now.leader = None;
+            now.serving = false;
+        });
+        self.metrics.groups.decrement(1.0);
     }
 
     fn fetch(&mut self, fetch: LogFetch) -> Option<LogFetch> {

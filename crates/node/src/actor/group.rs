@@ -44,6 +44,8 @@ pub(crate) enum Input {
     Fetched { generation: Generation, fetch: Fetch, entries: Vec<Entry> },
     /// A tick of the node's clock.
     Tick,
+    /// The group's machine panicked: it will never apply again in this life.
+    MachineFailed { generation: Generation },
     /// The transport lost a peer.
     Unreachable(NodeId),
     /// Somebody wants to know how the group is.
@@ -70,6 +72,8 @@ pub(crate) struct GroupActor {
     drive: Drive,
     /// Inputs since the last turn.
     inputs: usize,
+    /// The machine is gone: a group that cannot apply must not lead, nor go on as if it could.
+    failed: bool,
     /// Set once everything that was known committed at the last stop is applied again: before that,
     /// this replica's state may be older than what it has served.
     caught_up: Arc<AtomicBool>,
@@ -84,7 +88,8 @@ impl GroupActor {
         caught_up: Arc<AtomicBool>,
         caught_up_at: LogIndex,
     ) -> Self {
-        let actor = Self { group, generation, drive, inputs: 0, caught_up, caught_up_at };
+        let actor =
+            Self { group, generation, drive, inputs: 0, failed: false, caught_up, caught_up_at };
         actor.note_applied();
         actor
     }
@@ -148,6 +153,9 @@ impl Actor for GroupActor {
                 tokio::task::yield_now().await;
             }
         }
+        if self.failed {
+            return Ok(None);
+        }
         Ok(mailbox.recv().await)
     }
 
@@ -160,6 +168,7 @@ impl Actor for GroupActor {
             tracing::error!(group = %self.group.id(), %error, "group stopped: broken invariant");
             self.drive.metrics().group_panics.increment(1);
         }
+        self.caught_up.store(false, Ordering::Release);
         let effects = self.group.abandon();
         drop(self.drive.carry_out(effects, Instant::now()));
         self.drive.retire();
@@ -192,8 +201,14 @@ impl Message<Input> for GroupActor {
                     self.group.fetched(fetch, entries);
                 }
             }
+            Input::MachineFailed { generation } if generation == self.generation => {
+                self.failed = true
+            }
             // Completions of an earlier life of the group.
-            Input::Persisted { .. } | Input::Applied { .. } | Input::Fetched { .. } => {}
+            Input::Persisted { .. }
+            | Input::Applied { .. }
+            | Input::Fetched { .. }
+            | Input::MachineFailed { .. } => {}
             Input::Tick => self.group.tick(),
             Input::Unreachable(peer) => self.group.unreachable(peer),
             // The asker may have given up.

@@ -100,8 +100,8 @@ impl ServeConfig {
     pub const BEATS_PER_ELECTION: u64 = 5;
     /// A transaction takes at most this many operations, whatever the setting.
     pub const TXN_OPS_MAX: u64 = 10_000;
-    /// A request is one entry and one message between nodes, which are held in memory several times.
-    pub const REQUEST_BYTES_MAX: u64 = 128 << 20;
+    /// A request is one entry and one message between nodes, which must fit a frame of the transport.
+    pub const REQUEST_BYTES_MAX: u64 = 12 << 20;
     /// Threads of one kind.
     pub const THREADS_MAX: u64 = 64;
     /// Streams to one peer.

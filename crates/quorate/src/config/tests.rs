@@ -300,8 +300,8 @@ fn settings_that_do_not_fit_together_are_refused_with_where_they_were_made() {
             "--max-txn-ops: \"max-txn-ops\" must be between 1 and 10000, found 0",
         ),
         (
-            &[("max-request-bytes", "134217729")],
-            "--max-request-bytes: \"max-request-bytes\" must be between 1 and 134217728, found 134217729",
+            &[("max-request-bytes", "12582913")],
+            "--max-request-bytes: \"max-request-bytes\" must be between 1 and 12582912, found 12582913",
         ),
         (
             &[("snapshot-count", "0")],
