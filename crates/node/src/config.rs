@@ -40,8 +40,8 @@ pub struct EngineConfig {
     /// seconds, seldom enough to cost nothing. Smaller finds a dead leader sooner and wakes idle nodes
     /// more often.
     pub heartbeat_interval: Duration,
-    /// How long a follower waits for a leader before it stands for election, at least; at most twice
-    /// as long. Default 1,000 ms: above what a slow sync or a long pause takes.
+    /// How long a follower waits for a leader before it stands for election, at least; at most half
+    /// as long again. Default 1,000 ms: above what a slow sync or a long pause takes.
     pub election_timeout: Duration,
     /// Streams for appends to each peer. Default 4: a lost packet holds up a fourth of the groups.
     pub append_lanes: usize,

@@ -365,7 +365,9 @@ impl Parts {
         GroupConfig {
             raft: RaftConfig {
                 election_ticks_min,
-                election_ticks_max: election_ticks_min * 2,
+                // A spread of half the timeout is enough to tell candidates of a small group apart,
+                // and saves 150 ms of the median pause after a leader's death.
+                election_ticks_max: election_ticks_min + election_ticks_min.div_ceil(2),
                 heartbeat_ticks: ticker::TICKS_PER_HEARTBEAT,
                 seed,
                 // Measured: with 64 clients on a LAN, a third more throughput for a quarter less
