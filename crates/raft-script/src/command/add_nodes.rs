@@ -1,5 +1,6 @@
 //! `add-nodes N [voters=(1,2,3)] [outgoing=(..)] [learners=(4)] [index=2] [content=foo]
-//! [async-storage-writes=true] [inflight=N] [inflight-bytes=N] [append-bytes=N]
+//! [async-storage-writes=true] [inflight=N] [inflight-partial=N] [eager-commit=true]
+//! [inflight-bytes=N] [append-bytes=N]
 //! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true]
 //! [checkquorum=true] [read-only=safe]`
 //!
@@ -68,6 +69,8 @@ fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
         election_ticks_min: ticks_min,
         election_ticks_max: ticks_max,
         inflight_appends_max: positive(args, "inflight", defaults.inflight_appends_max)?,
+        inflight_partial_max: positive(args, "inflight-partial", defaults.inflight_partial_max)?,
+        eager_commit: args.value("eager-commit")?.unwrap_or(defaults.eager_commit),
         inflight_bytes_max: positive(args, "inflight-bytes", defaults.inflight_bytes_max)?,
         append_bytes_max: positive(args, "append-bytes", defaults.append_bytes_max)?,
         uncommitted_bytes_max: positive(args, "uncommitted-bytes", defaults.uncommitted_bytes_max)?,
