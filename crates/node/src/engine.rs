@@ -157,6 +157,7 @@ impl Engine {
             terms: Vec::new(),
             last: FIRST,
             snapshot,
+            intent: None,
         };
         parts
             .spawn_group(group, generation, &kind, log)
