@@ -7,17 +7,21 @@
 //!   were written: after a crash the rows are those after *some* prefix of the batches. Which prefix,
 //!   the rows themselves say (each group's applied entry is among them), and the log replays the rest.
 //! - [`StateEngine::flush`] makes everything written so far durable.
+//! - [`Staged::ingest`] replaces all rows of a few ranges as a whole, for snapshots; what was written
+//!   before is durable with it.
 //!
 //! - [`overlay`]: the batch under construction.
 //! - [`scope`]: what of the rows one machine may see and touch.
 //! - [`mem`]: the memory twin, which can crash and fail on demand.
-//! - `rocks` (feature `rocks`): RocksDB.
+//! - `rocks` (feature `rocks`): RocksDB; `tables` are the files that it takes in as a whole.
 
 pub mod mem;
 pub mod overlay;
 #[cfg(feature = "rocks")]
 pub mod rocks;
 pub mod scope;
+#[cfg(feature = "rocks")]
+mod tables;
 mod traits;
 
 pub use mem::MemState;
@@ -25,4 +29,4 @@ pub use overlay::{Overlay, Rows, Savepoint};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksConfig, RocksState};
 pub use scope::{ScopedBatch, ScopedView};
-pub use traits::StateEngine;
+pub use traits::{RowSource, Span, Staged, StateEngine};
