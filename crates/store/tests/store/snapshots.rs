@@ -186,8 +186,10 @@ proptest! {
     }
 }
 
+type Row<'r> = (&'r [u8], &'r [u8]);
+
 /// Frames with right checksums, so that only what they hold is wrong.
-fn forged(rows: &[(&[u8], &[u8])], count: u64) -> Vec<u8> {
+fn forged(rows: &[Row<'_>], count: u64) -> Vec<u8> {
     let mut host = Host::new(MemState::new());
     host.apply(&put("a", "b"));
     with_voters(&host.engine, GROUP);
@@ -218,13 +220,13 @@ fn forged(rows: &[(&[u8], &[u8])], count: u64) -> Vec<u8> {
 
 #[test]
 fn rows_that_are_not_the_groups_or_out_of_order_are_refused() {
-    let verify = |rows: &[(&[u8], &[u8])], count| {
+    let verify = |rows: &[Row<'_>], count| {
         let result = read(&forged(rows, count), &all_keys()).and_then(SnapshotReader::verify);
         result.map(drop).map_err(|error| error.to_string())
     };
-    let (one, two): ((&[u8], &[u8]), (&[u8], &[u8])) = ((b"C\x02a", b"1"), (b"C\x02b", b"2"));
+    let (one, two): (Row<'_>, Row<'_>) = ((b"C\x02a", b"1"), (b"C\x02b", b"2"));
     assert_eq!(verify(&[one, two], 2), Ok(()));
-    let refused = |rows: &[(&[u8], &[u8])], count, why: &str| {
+    let refused = |rows: &[Row<'_>], count, why: &str| {
         let error = verify(rows, count).unwrap_err();
         assert!(error.contains(why), "{error}");
     };
