@@ -25,7 +25,9 @@ pub mod group_row;
 pub mod kv;
 pub mod layout;
 
-pub use engine::{MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, StateEngine};
+pub use engine::{
+    MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, SharedView, StateEngine,
+};
 #[cfg(feature = "rocks")]
 pub use engine::{RocksConfig, RocksState};
 pub use group_row::GroupRow;

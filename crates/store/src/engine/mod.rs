@@ -10,6 +10,7 @@
 //!
 //! - [`overlay`]: the batch under construction.
 //! - [`scope`]: what of the rows one machine may see and touch.
+//! - [`shared`]: one view for all who read between two writes.
 //! - [`mem`]: the memory twin, which can crash and fail on demand.
 //! - `rocks` (feature `rocks`): RocksDB.
 
@@ -18,6 +19,7 @@ pub mod overlay;
 #[cfg(feature = "rocks")]
 pub mod rocks;
 pub mod scope;
+pub mod shared;
 mod traits;
 
 pub use mem::MemState;
@@ -25,4 +27,5 @@ pub use overlay::{Overlay, Rows, Savepoint};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksConfig, RocksState};
 pub use scope::{ScopedBatch, ScopedView};
+pub use shared::SharedView;
 pub use traits::StateEngine;

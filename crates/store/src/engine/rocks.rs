@@ -5,6 +5,7 @@
 //! promises; no `atomic_flush` is needed for it. A clean close flushes by itself.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_types::StateReader;
@@ -15,6 +16,7 @@ use rocksdb::{
 };
 
 use super::overlay::Rows;
+use super::shared::{Latest, SharedView};
 use super::traits::StateEngine;
 
 /// A file is compacted early when, in a run of this many rows, ...
@@ -94,7 +96,9 @@ impl RocksConfig {
 
 /// The durable engine.
 pub struct RocksState {
-    db: DB,
+    /// Before the database, which it looks at.
+    latest: Latest,
+    db: Arc<DB>,
     unlogged: WriteOptions,
 }
 
@@ -107,7 +111,7 @@ impl RocksState {
         let db = DB::open(&config.options(), &config.path).map_err(failed)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(Self { db, unlogged })
+        Ok(Self { latest: Latest::default(), db: Arc::new(db), unlogged })
     }
 
     fn property(&self, name: &std::ffi::CStr) -> u64 {
@@ -118,10 +122,12 @@ impl RocksState {
 
 impl StateEngine for RocksState {
     fn view(&self) -> Box<dyn StateReader + Send + '_> {
-        let snapshot = self.db.snapshot();
-        let mut point = ReadOptions::default();
-        point.set_snapshot(&snapshot);
-        Box::new(RocksView { db: &self.db, snapshot, point })
+        Box::new(RocksView::new(&self.db))
+    }
+
+    fn shared_view(&self) -> Arc<SharedView> {
+        self.latest
+            .share(|| Box::new(OwnedView::new(Arc::clone(&self.db), |db| RocksView::new(db))))
     }
 
     fn write(&self, rows: Rows) -> Result<(), StateError> {
@@ -132,7 +138,9 @@ impl StateEngine for RocksState {
                 None => batch.delete(key),
             }
         }
-        self.db.write_opt(batch, &self.unlogged).map_err(failed)
+        self.db.write_opt(batch, &self.unlogged).map_err(failed)?;
+        self.latest.outdate();
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), StateError> {
@@ -163,6 +171,40 @@ struct RocksView<'d> {
     snapshot: Snapshot<'d>,
     /// Reads of one row at the snapshot; kept, because making options costs as much as a cached read.
     point: ReadOptions,
+}
+
+impl<'d> RocksView<'d> {
+    fn new(db: &'d DB) -> Self {
+        let snapshot = db.snapshot();
+        let mut point = ReadOptions::default();
+        point.set_snapshot(&snapshot);
+        Self { db, snapshot, point }
+    }
+}
+
+self_cell::self_cell! {
+    /// A view that keeps its database open.
+    struct OwnedView {
+        owner: Arc<DB>,
+        #[covariant]
+        dependent: RocksView,
+    }
+}
+
+impl StateReader for OwnedView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        self.borrow_dependent().get(key)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StateError> {
+        self.borrow_dependent().scan(start, end, direction, visit)
+    }
 }
 
 impl StateReader for RocksView<'_> {
