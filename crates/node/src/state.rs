@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_store::{GroupRow, ScopedView, StateEngine};
+use quorate_store::{ScopedView, StateEngine};
 use quorate_transport::Replier;
 use quorate_types::machine::StateError;
 use quorate_types::{GroupId, MachineKind, ReadError};
@@ -30,9 +30,10 @@ impl GroupState {
 
     /// Answers `query` from the state as of now.
     pub(crate) fn read(&self, query: &Bytes) -> Result<Bytes, ReadError> {
-        let view = self.engine.view();
-        let meta = GroupRow::load(self.group, &*view)?.map(|row| row.meta).unwrap_or_default();
-        self.kind.read(query, &meta, &ScopedView::new(&*view, self.kind.scope(), self.group))
+        let view = self.engine.shared_view();
+        let row = view.group_row(self.group)?;
+        let rows = ScopedView::new(view.rows(), self.kind.scope(), self.group);
+        self.kind.read(query, &row.meta, &rows)
     }
 
     /// Like [`GroupState::read`], away from the runtime when the query may look at many rows.

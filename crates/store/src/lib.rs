@@ -28,7 +28,8 @@ pub mod layout;
 pub mod snapshot;
 
 pub use engine::{
-    MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, Span, Staged, StateEngine,
+    MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, SharedView, Span, Staged,
+    StateEngine,
 };
 #[cfg(feature = "rocks")]
 pub use engine::{RocksConfig, RocksState};

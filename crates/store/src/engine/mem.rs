@@ -10,12 +10,14 @@ use quorate_types::StateReader;
 use quorate_types::machine::{Direction, StateError, Visit};
 
 use super::overlay::Rows;
+use super::shared::{Latest, SharedView};
 use super::traits::{RowSource, Span, Staged, StateEngine};
 
 /// Rows in memory. Clones share them, so that a "restarted" node opens what the old one left.
 #[derive(Clone, Debug, Default)]
 pub struct MemState {
     shared: Arc<Mutex<Shared>>,
+    latest: Arc<Latest>,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +53,14 @@ impl MemState {
             set(&mut shared.durable, rows);
         }
         shared.live = Arc::new(shared.durable.clone());
+        drop(shared);
+        self.latest.outdate();
     }
 
     /// From now on every call fails (or no longer, with `false`), and views taken now fail too.
     pub fn fail(&self, failing: bool) {
         self.lock().failing = failing;
+        self.latest.outdate();
     }
 
     /// All rows that views see, for comparing engines.
@@ -76,11 +81,20 @@ impl StateEngine for MemState {
         Box::new(MemView { rows: shared.live.clone(), failing: shared.failing })
     }
 
+    fn shared_view(&self) -> Arc<SharedView> {
+        self.latest.share(|| {
+            let shared = self.lock();
+            Box::new(MemView { rows: shared.live.clone(), failing: shared.failing })
+        })
+    }
+
     fn write(&self, rows: Rows) -> Result<(), StateError> {
         let mut shared = self.lock();
         check(shared.failing)?;
         set(Arc::make_mut(&mut shared.live), rows.clone());
         shared.unflushed.push_back(rows);
+        drop(shared);
+        self.latest.outdate();
         Ok(())
     }
 
@@ -137,6 +151,8 @@ impl Staged for MemStaged {
         live.extend(rows);
         shared.durable.clone_from(&live);
         shared.live = Arc::new(live);
+        drop(shared);
+        state.latest.outdate();
         Ok(())
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! - [`overlay`]: the batch under construction.
 //! - [`scope`]: what of the rows one machine may see and touch.
+//! - [`shared`]: one view for all who read between two writes.
 //! - [`mem`]: the memory twin, which can crash and fail on demand.
 //! - `rocks` (feature `rocks`): RocksDB; `tables` are the files that it takes in as a whole.
 
@@ -20,6 +21,7 @@ pub mod overlay;
 #[cfg(feature = "rocks")]
 pub mod rocks;
 pub mod scope;
+pub mod shared;
 #[cfg(feature = "rocks")]
 mod tables;
 mod traits;
@@ -29,4 +31,5 @@ pub use overlay::{Overlay, Rows, Savepoint};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksConfig, RocksState};
 pub use scope::{ScopedBatch, ScopedView};
+pub use shared::SharedView;
 pub use traits::{RowSource, Span, Staged, StateEngine};

@@ -20,6 +20,7 @@ use quorate_types::machine::StateError;
 use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
 
 use super::rocks::failed;
+use super::shared::Latest;
 use super::traits::{RowSource, Span, Staged};
 
 /// A table of this size is closed, and another one begun. About what the engine makes itself.
@@ -42,6 +43,7 @@ pub(super) fn remove_staged(engine: &Path) -> Result<(), StateError> {
 /// Tables that wait to be ingested.
 pub(super) struct Tables {
     db: Arc<DB>,
+    latest: Arc<Latest>,
     paths: Vec<PathBuf>,
 }
 
@@ -49,13 +51,14 @@ impl Tables {
     /// Writes `rows`, and tombstones for all of `spans`.
     pub(super) fn write(
         db: &Arc<DB>,
+        latest: &Arc<Latest>,
         options: &Options,
         spans: &[Span],
         rows: &mut RowSource<'_>,
     ) -> Result<Self, StateError> {
         let directory = db.path().join(DIRECTORY);
         fs::create_dir_all(&directory).map_err(|error| io(&error))?;
-        let mut tables = Self { db: Arc::clone(db), paths: Vec::new() };
+        let mut tables = Self { db: Arc::clone(db), latest: Arc::clone(latest), paths: Vec::new() };
         let mut next = rows()?;
         // Where the table being written begins; `None`: before all spans.
         let mut start: Option<Bytes> = None;
@@ -93,7 +96,9 @@ impl Staged for Tables {
     fn ingest(self: Box<Self>) -> Result<(), StateError> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db.ingest_external_file_opts(&options, self.paths.clone()).map_err(failed)
+        self.db.ingest_external_file_opts(&options, self.paths.clone()).map_err(failed)?;
+        self.latest.outdate();
+        Ok(())
     }
 }
 

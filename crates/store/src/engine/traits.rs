@@ -1,10 +1,13 @@
 //! The seam between rows and what keeps them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quorate_types::StateReader;
 use quorate_types::machine::StateError;
 
 use super::overlay::Rows;
+use super::shared::SharedView;
 
 /// The rows `start <= row < end`. Never empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,8 +37,12 @@ pub trait Staged: Send {
 
 /// Keeps the rows of a node; see the [chapter](super) for what it promises.
 pub trait StateEngine: Send + Sync {
-    /// A consistent view of all rows as of now. Cheap: one can be taken for each read.
+    /// A consistent view of all rows as of now.
     fn view(&self) -> Box<dyn StateReader + Send + '_>;
+
+    /// As [`Self::view`], but one for all who ask between two writes. It sees every batch whose write had
+    /// returned before the call. Held for long, it keeps the engine from dropping overwritten rows.
+    fn shared_view(&self) -> Arc<SharedView>;
 
     /// Writes a batch atomically. It is visible to views taken after this returns; it is durable only
     /// after a later [`Self::flush`], or whenever the engine gets to it.

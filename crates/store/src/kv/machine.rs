@@ -11,6 +11,7 @@ use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, S
 
 use super::meta::Meta;
 use super::read::{Refusal, View};
+use super::recent::Recent;
 use super::sweep::sweep;
 use super::txn::{Access, Plan, check_form, check_lease, is_read_only};
 use super::write::Writer;
@@ -28,6 +29,7 @@ pub struct KvKind;
 #[derive(Debug)]
 pub struct KvMachine {
     meta: Meta,
+    recent: Recent,
 }
 
 impl MachineKind for KvKind {
@@ -45,7 +47,7 @@ impl MachineKind for KvKind {
         meta: &[u8],
         _state: &dyn StateReader,
     ) -> Result<Box<dyn StateMachine>, StateError> {
-        Ok(Box::new(KvMachine { meta: Meta::decode(meta)? }))
+        Ok(Box::new(KvMachine { meta: Meta::decode(meta)?, recent: Recent::default() }))
     }
 
     fn read(
@@ -198,7 +200,7 @@ impl KvMachine {
         batch: &mut dyn StateBatch,
         write: impl FnOnce(&mut Writer<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let mut writer = Writer::new(batch, self.meta.revision, taken, self.meta.floor);
+        let mut writer = Writer::new(batch, &mut self.recent, &self.meta, taken);
         let result = write(&mut writer);
         let revision = writer.revision();
         if let Err(Refusal::Kv(error)) = &result {

@@ -20,6 +20,7 @@ pub(crate) mod interval;
 pub mod machine;
 pub(crate) mod meta;
 pub(crate) mod read;
+pub(crate) mod recent;
 pub(crate) mod record;
 pub(crate) mod sweep;
 pub(crate) mod txn;

@@ -88,6 +88,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{MemState, Overlay, StateEngine};
+    use crate::kv::recent::Recent;
     use crate::kv::write::Writer;
 
     #[test]
@@ -98,7 +99,9 @@ mod tests {
         let mut meta = Meta { revision: 5, floor: 4, ..Meta::decode(&[]).unwrap() };
         for revision in 2..=5 {
             let put = Put { key: "k".into(), ..Put::default() };
-            Writer::new(&mut batch, revision - 1, revision, -1).put(&put).unwrap();
+            let before = Meta { revision: revision - 1, floor: -1, ..meta };
+            let mut recent = Recent::default();
+            Writer::new(&mut batch, &mut recent, &before, revision).put(&put).unwrap();
         }
         let mut positions = Vec::new();
         while sweep(&mut meta, 1, &mut batch).unwrap() {

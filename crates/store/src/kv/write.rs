@@ -6,7 +6,9 @@ use bytes::Bytes;
 use quorate_types::kv::{DeleteRange, DeleteRangeOutcome, KvError, Put, PutOutcome};
 use quorate_types::{KeyRange, StateBatch};
 
+use super::meta::Meta;
 use super::read::{Found, Refusal, View};
+use super::recent::Recent;
 use super::record::{Change, Record, TOMBSTONE, encode_event};
 use crate::layout::{self, Stamp};
 
@@ -16,6 +18,7 @@ use crate::layout::{self, Stamp};
 /// soon as there is one.
 pub(crate) struct Writer<'b> {
     batch: &'b mut dyn StateBatch,
+    recent: &'b mut Recent,
     /// The revision before the command.
     before: i64,
     /// The revision that its writes take.
@@ -26,10 +29,16 @@ pub(crate) struct Writer<'b> {
 }
 
 impl<'b> Writer<'b> {
-    /// A command that would take the revision `taken`, which is above `before`.
-    pub(crate) fn new(batch: &'b mut dyn StateBatch, before: i64, taken: i64, floor: i64) -> Self {
+    /// A command that would take the revision `taken`, which is above that of `meta`.
+    pub(crate) fn new(
+        batch: &'b mut dyn StateBatch,
+        recent: &'b mut Recent,
+        meta: &Meta,
+        taken: i64,
+    ) -> Self {
+        let before = meta.revision;
         assert!(before < taken, "revision {taken} does not follow {before}");
-        Self { batch, before, taken, floor, writes: 0 }
+        Self { batch, recent, before, taken, floor: meta.floor, writes: 0 }
     }
 
     /// The keyspace's revision as of now: the command's own once it has written.
@@ -48,8 +57,12 @@ impl<'b> Writer<'b> {
     /// [`KvError::KeyNotFound`] when value or lease of a missing key should be kept; nothing is written
     /// then.
     pub(crate) fn put(&mut self, put: &Put) -> Result<PutOutcome, Refusal> {
+        let known = self.recent.record(&put.key);
         let view = self.view();
-        let before = view.current(&put.key)?;
+        let before = match known {
+            Some(record) => Some(record),
+            None => view.current(&put.key)?,
+        };
         if before.is_none() && (put.ignore_value || put.ignore_lease) {
             return Err(KvError::KeyNotFound.into());
         }
@@ -80,6 +93,7 @@ impl<'b> Writer<'b> {
             &layout::event(modified),
             &encode_event(Change::Put, before.map(|record| record.modified), &put.key),
         );
+        self.recent.note(&put.key, record);
         Ok(PutOutcome { prev_kv })
     }
 
@@ -108,6 +122,7 @@ impl<'b> Writer<'b> {
         for Found { key, record } in &found {
             let stamp = self.stamp();
             self.batch.delete(&layout::current(key));
+            self.recent.forget(key);
             self.batch.put(&layout::history(key, stamp), &TOMBSTONE);
             self.batch.put(
                 &layout::event(stamp),

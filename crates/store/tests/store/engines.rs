@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use quorate_store::{MemState, Overlay, Rows, ScopedView, StateEngine};
+use quorate_store::{GroupRow, MemState, Overlay, Rows, ScopedView, SharedView, StateEngine};
 use quorate_types::machine::{Direction, RowScope};
-use quorate_types::{GroupId, StateBatch, StateReader};
+use quorate_types::{EntryId, GroupId, LogIndex, StateBatch, StateReader, Term};
 
 use crate::host::rows;
 
@@ -188,6 +189,31 @@ fn check_views(engine: &dyn StateEngine) {
 }
 
 #[test]
+fn a_shared_view_is_one_until_the_next_write() {
+    check_shared_views(&MemState::new());
+}
+
+fn check_shared_views(engine: &dyn StateEngine) {
+    let write = |applied: u64| {
+        let mut overlay = Overlay::new(engine.view());
+        let row =
+            GroupRow { applied: EntryId::new(Term(1), LogIndex(applied)), ..GroupRow::default() };
+        overlay.put_group_row(GroupId(3), &row);
+        engine.write(overlay.into_rows()).unwrap();
+    };
+    let applied = |view: &SharedView| view.group_row(GroupId(3)).unwrap().applied.index;
+    write(7);
+    let first = engine.shared_view();
+    assert!(Arc::ptr_eq(&first, &engine.shared_view()));
+    assert_eq!(applied(&first), LogIndex(7));
+    write(8);
+    let second = engine.shared_view();
+    assert_eq!((applied(&first), applied(&second)), (LogIndex(7), LogIndex(8)));
+    assert_eq!(second.rows().get(b"missing").unwrap(), None);
+    assert_eq!(*second.group_row(GroupId(4)).unwrap(), GroupRow::default());
+}
+
+#[test]
 fn groups_with_their_own_space_do_not_see_each_other() {
     let engine = MemState::new();
     let mut overlay = Overlay::new(engine.view());
@@ -224,7 +250,7 @@ fn a_machine_of_the_keyspace_cannot_write_a_groups_row() {
 fn a_removed_group_row_is_gone() {
     let engine = MemState::new();
     let mut overlay = Overlay::new(engine.view());
-    overlay.put_group_row(GroupId(3), &quorate_store::GroupRow::default());
+    overlay.put_group_row(GroupId(3), &GroupRow::default());
     let rows_with_it = overlay.into_rows();
     assert_eq!((rows_with_it.len(), rows_with_it.is_empty()), (1, false));
     engine.write(rows_with_it).unwrap();
@@ -265,6 +291,16 @@ mod rocks {
     #[test]
     fn a_view_sees_no_later_batch() {
         check_views(&open(&TempDir::new().unwrap()));
+    }
+
+    #[test]
+    fn a_shared_view_is_one_until_the_next_write() {
+        let dir = TempDir::new().unwrap();
+        let engine = open(&dir);
+        check_shared_views(&engine);
+        let view = engine.shared_view();
+        drop(engine);
+        assert_eq!(view.group_row(GroupId(3)).unwrap().applied.index, LogIndex(8));
     }
 
     #[test]

@@ -311,11 +311,13 @@ fn check_views(from: &dyn StateEngine, to: &dyn StateEngine) {
     let key = [&quorate_store::layout::own_prefix(GroupId(7))[..], b"k"].concat();
     let snapshot = export(from, GroupId(7), &of);
     let staged = Install::stage(read(&snapshot, &of).unwrap(), to).unwrap();
-    let view = to.view();
+    let (view, shared) = (to.view(), to.shared_view());
     assert_eq!(to.durable(&key).unwrap(), None);
     staged.run(to).unwrap();
     assert_eq!(view.get(&key).unwrap().as_deref(), Some(&b"old"[..]));
+    assert_eq!(shared.rows().get(&key).unwrap().as_deref(), Some(&b"old"[..]));
     assert_eq!(to.view().get(&key).unwrap().as_deref(), Some(&b"new"[..]));
+    assert_eq!(to.shared_view().rows().get(&key).unwrap().as_deref(), Some(&b"new"[..]));
     assert_eq!(to.durable(&key).unwrap().as_deref(), Some(&b"new"[..]));
 }
 
