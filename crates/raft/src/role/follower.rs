@@ -16,10 +16,13 @@ const READ_RETRY_HEARTBEATS: u32 = 2;
 /// - `verified` is the last entry that is known to equal the leader's: what an append of this term
 ///   has checked, or the log's last entry if that is of this term. Beyond it there may be a suffix
 ///   of an older leader, so the commit index never passes it.
+/// - `told_commit` is the highest commit index that this term's leader told, in whatever message. It may
+///   be told before the entries are here: then they are committed when they come.
 #[derive(Debug)]
 pub(crate) struct Follower {
     leader: Option<NodeId>,
     verified: LogIndex,
+    told_commit: LogIndex,
     /// Ticks since the leader was heard, or a vote was granted, or the role began.
     elapsed_ticks: u32,
     timeout_ticks: u32,
@@ -36,6 +39,7 @@ impl Follower {
         Self {
             leader,
             verified,
+            told_commit: LogIndex::ZERO,
             elapsed_ticks: 0,
             timeout_ticks: state.draw_timeout(),
             reads: ReadRequests::default(),
@@ -94,6 +98,8 @@ impl Follower {
         index: LogIndex,
     ) {
         if self.leader == Some(from) && state.is_own_context(context) {
+            // Otherwise the reads would wait for the next append or beat to be told.
+            self.learn_commit(state, index);
             self.reads.on_answer(context.number, index, &mut state.reads);
         }
     }
@@ -126,7 +132,7 @@ impl Follower {
         commit: LogIndex,
         round: u64,
     ) {
-        state.log.commit_to(commit.min(self.verified));
+        self.learn_commit(state, commit);
         let promise_us = state.promise();
         state.send(from, Body::HeartbeatReply { round, promise_us });
     }
@@ -178,7 +184,13 @@ impl Follower {
             state.overwrite(entries, from_index);
         }
         self.verified = self.verified.max(last);
-        state.log.commit_to(commit.min(last));
+        self.learn_commit(state, commit);
         state.send_durably(from, last, Body::AppendAccepted { last });
+    }
+
+    /// The leader's commit index is at least `commit`.
+    fn learn_commit(&mut self, state: &mut State, commit: LogIndex) {
+        self.told_commit = self.told_commit.max(commit);
+        state.log.commit_to(self.told_commit.min(self.verified));
     }
 }
