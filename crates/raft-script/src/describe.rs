@@ -21,7 +21,9 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
 pub(crate) fn message(message: &Message) -> String {
     let Message { from, to, term, body, .. } = message;
     let said = match body {
-        Body::PreVote { last } | Body::Vote { last } => format!("last={last}"),
+        Body::PreVote { last } | Body::Vote { last, transfer: false } => format!("last={last}"),
+        Body::Vote { last, transfer: true } => format!("last={last} transfer"),
+        Body::TimeoutNow => String::new(),
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
             (if *granted { "granted" } else { "refused" }).to_owned()
         }
@@ -31,9 +33,16 @@ pub(crate) fn message(message: &Message) -> String {
         Body::AppendAccepted { last } => format!("last={last}"),
         Body::AppendRejected { refused, hint } => format!("refused={refused} hint={hint}"),
         Body::Heartbeat { commit, round } => format!("commit={commit} round={round}"),
-        Body::HeartbeatReply { round } => format!("round={round}"),
+        Body::HeartbeatReply { round, promise_us: 0 } => format!("round={round}"),
+        Body::HeartbeatReply { round, promise_us } => {
+            format!("round={round} promise={promise_us}us")
+        }
+        Body::ReadIndex { context } => format!("context={}.{}", context.life, context.number),
+        Body::ReadIndexReply { context, index } => {
+            format!("context={}.{} index={index}", context.life, context.number)
+        }
     };
-    format!("{from}->{to} term {term} {} {said}", body.name())
+    format!("{from}->{to} term {term} {} {said}", body.name()).trim_end().to_owned()
 }
 
 /// The append without its promises.
@@ -79,5 +88,8 @@ const fn etcd_name(body: &Body) -> &'static str {
         Body::AppendAccepted { .. } | Body::AppendRejected { .. } => "MsgAppResp",
         Body::Heartbeat { .. } => "MsgHeartbeat",
         Body::HeartbeatReply { .. } => "MsgHeartbeatResp",
+        Body::TimeoutNow => "MsgTimeoutNow",
+        Body::ReadIndex { .. } => "MsgReadIndex",
+        Body::ReadIndexReply { .. } => "MsgReadIndexResp",
     }
 }

@@ -14,9 +14,10 @@ pub struct Ready {
     /// To be applied: consecutive, each handed out once, committed *and* durable in this replica's
     /// log. No-ops are among them, so that the applied index passes them.
     pub committed: Vec<Entry>,
-    /// Linearizable reads that may be served once the index is applied.
+    /// Linearizable reads that may be served from this replica once the index is applied here.
     pub reads: Vec<ReadReady>,
-    /// Reads that this replica cannot serve any more because it lost the leadership.
+    /// Reads that this replica cannot serve any more: its leadership ended, or that of the leader
+    /// that it asked.
     pub refused_reads: Vec<ReadId>,
     /// Entries to read back from the log.
     pub fetch: Vec<LogFetch>,
@@ -60,7 +61,7 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ReadId(pub u64);
 
-/// A read whose leadership is confirmed.
+/// A read for which a leadership was confirmed after it was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadReady {
     /// The read.
@@ -145,6 +146,10 @@ pub enum Cause {
     HeardLeader(NodeId),
     /// Heard of a higher term from this node.
     HigherTerm(NodeId),
+    /// The leader handed the leadership over to this replica.
+    Transferred(NodeId),
+    /// [`forget_leader`](crate::Replica::forget_leader) was called.
+    LeaderForgotten,
     /// As leader, heard no quorum for an election timeout (CheckQuorum).
     QuorumLost,
 }
@@ -162,6 +167,8 @@ impl Cause {
             Self::VoteGranted(_) => "vote_granted",
             Self::HeardLeader(_) => "heard_leader",
             Self::HigherTerm(_) => "higher_term",
+            Self::Transferred(_) => "transferred",
+            Self::LeaderForgotten => "leader_forgotten",
             Self::QuorumLost => "quorum_lost",
         }
     }

@@ -1,14 +1,14 @@
 //! The replica: its inputs, its output, its getters, and the changes of its role.
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, NodeId, Term};
+use quorate_types::{Entry, EntryId, LogIndex, Moment, NodeId, Term};
 
 use crate::config::{Config, LogState};
-use crate::error::{NotLeader, ProposeError};
-use crate::progress::PeerProgress;
+use crate::error::{NotLeader, ProposeError, TransferError};
+use crate::read_index::Asker;
 use crate::ready::{Cause, LogFetch, ReadId, Ready, Role, RoleChange, Ticket};
 use crate::role::{Acting, Candidate, Follower, Leader, Transition};
-use crate::state::{Counters, State};
+use crate::state::State;
 
 /// One replica of one group, as a value: no clock, thread, disk, socket or global randomness
 /// inside.
@@ -16,7 +16,8 @@ use crate::state::{Counters, State};
 /// Its methods are of four kinds:
 ///
 /// - *Commands* of the group above: [`propose`](Self::propose), [`read`](Self::read),
-///   [`campaign`](Self::campaign).
+///   [`campaign`](Self::campaign), [`transfer_leadership`](Self::transfer_leadership),
+///   [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
 /// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
 ///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
 ///   [`unreachable`](Self::unreachable).
@@ -61,7 +62,8 @@ impl Replica {
     /// committed later.
     ///
     /// # Errors
-    /// When this replica does not lead, or too many bytes wait to be committed.
+    /// When this replica does not lead, too many bytes wait to be committed, or the leadership is
+    /// being handed over.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<EntryId, ProposeError> {
         match &mut self.acting {
             Acting::Leader(leader) => leader.propose(&mut self.state, commands),
@@ -72,26 +74,61 @@ impl Replica {
     }
 
     /// Asks for the index that a linearizable read must wait for. The answer is in
-    /// [`Ready::reads`], or in [`Ready::refused_reads`] if the leadership ends first. Reads of one
-    /// turn, and those that arrive while a round is under way, share one round.
+    /// [`Ready::reads`], or in [`Ready::refused_reads`] if the leadership ends first. A leader
+    /// confirms by its lease, else by one round of beats for all reads that wait; a follower asks
+    /// its leader, once for all reads of a turn, and again when it hears nothing. Every replica, a
+    /// learner too, can so serve linearizable reads from its own state.
     ///
     /// # Errors
-    /// When this replica does not lead.
+    /// When this replica neither leads nor knows who does.
     pub fn read(&mut self, id: ReadId) -> Result<(), NotLeader> {
         match &mut self.acting {
             Acting::Leader(leader) => {
-                leader.read(id);
+                leader.read(Asker::Own(id));
                 Ok(())
             }
-            Acting::Follower(_) | Acting::Candidate(_) => Err(NotLeader { leader: self.leader() }),
+            Acting::Follower(follower) => follower.read(id),
+            Acting::Candidate(_) => Err(NotLeader { leader: None }),
         }
     }
 
-    /// Campaigns as if the election timeout had passed. Does nothing at a leader, and at a replica
-    /// without a vote.
+    /// Campaigns as if the election timeout had passed. Does nothing at a leader, at a replica
+    /// without a vote, and at one that has promised a leader to be silent.
     pub fn campaign(&mut self) {
-        if !matches!(self.acting, Acting::Leader(_)) && self.state.is_voter() {
+        let may = self.state.is_voter() && !self.state.is_silent();
+        if may && !matches!(self.acting, Acting::Leader(_)) {
             self.enter(Some(Transition::PreCampaign(Cause::Asked)));
+        }
+    }
+
+    /// Hands the leadership over to `to`: brings it up to date, proposing nothing meanwhile, and tells
+    /// it to campaign at once. Given up after an election timeout without a new leader. A transfer to
+    /// somebody else ends the one under way; so does one to the leader itself.
+    ///
+    /// # Errors
+    /// When this replica does not lead, or `to` is no voter.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferError> {
+        match &mut self.acting {
+            Acting::Leader(leader) => leader.transfer_to(&self.state, to),
+            Acting::Follower(_) | Acting::Candidate(_) => {
+                Err(TransferError::NotLeader { leader: self.leader() })
+            }
+        }
+    }
+
+    /// Changes who should lead, as [`Config::preferred_leader`] says.
+    pub fn prefer_leader(&mut self, preferred: Option<NodeId>) {
+        self.state.config.preferred_leader = preferred;
+    }
+
+    /// As a follower, stops counting on its leader, so that it votes for others: the driver knows that
+    /// the leader is gone. It does not break a promise of silence, and it follows again when it hears
+    /// that leader. Waiting reads are refused.
+    pub fn forget_leader(&mut self) {
+        if let Acting::Follower(follower) = &mut self.acting
+            && follower.forget_leader(&mut self.state)
+        {
+            self.cause = Cause::LeaderForgotten;
         }
     }
 
@@ -153,10 +190,17 @@ impl Replica {
     }
 
     /// Everything that is to be done since the last call. Costs as much as it gives out.
+    ///
+    /// `now` must be read *after* the last input of the turn was handed in: reads that are confirmed
+    /// by a lease are confirmed as of `now`, so they must have begun before it. How long the turn
+    /// then takes does not matter.
     #[must_use]
-    pub fn take_ready(&mut self) -> Ready {
-        if let Acting::Leader(leader) = &mut self.acting {
-            leader.pump(&mut self.state);
+    pub fn take_ready(&mut self, now: Moment) -> Ready {
+        self.state.on_now(now);
+        match &mut self.acting {
+            Acting::Follower(follower) => follower.pump(&mut self.state),
+            Acting::Candidate(_) => {}
+            Acting::Leader(leader) => leader.pump(&mut self.state),
         }
         self.state.collect_committed();
         let role = self.role_change();
@@ -174,9 +218,10 @@ impl Replica {
         }
     }
 
-    /// True when [`take_ready`](Self::take_ready) would give something out.
+    /// True when [`take_ready`](Self::take_ready) would give something out at `now`.
     #[must_use]
-    pub fn has_ready(&self) -> bool {
+    pub fn has_ready(&self, now: Moment) -> bool {
+        let now = self.state.now.max(now);
         let State { messages, committed, reads, refused_reads, fetches, .. } = &self.state;
         !messages.is_empty()
             || !committed.is_empty()
@@ -186,140 +231,11 @@ impl Replica {
             || self.state.wants_append()
             || self.state.wants_apply()
             || self.role_change().is_some()
-            || matches!(&self.acting, Acting::Leader(leader) if leader.wants_pump(&self.state))
-    }
-
-    /// What this replica is told it is: its settings.
-    #[must_use]
-    pub const fn config(&self) -> &Config {
-        &self.state.config
-    }
-
-    /// What it does now.
-    #[must_use]
-    pub const fn role(&self) -> Role {
-        match &self.acting {
-            Acting::Follower(_) => Role::Follower,
-            Acting::Candidate(candidate) => candidate.role(),
-            Acting::Leader(_) => Role::Leader,
-        }
-    }
-
-    /// The latest term it has seen.
-    #[must_use]
-    pub const fn term(&self) -> Term {
-        self.state.term
-    }
-
-    /// Whom it voted for in this term.
-    #[must_use]
-    pub const fn vote(&self) -> Option<NodeId> {
-        self.state.vote
-    }
-
-    /// The leader of this term, as far as known; itself when it leads.
-    #[must_use]
-    pub const fn leader(&self) -> Option<NodeId> {
-        match &self.acting {
-            Acting::Follower(follower) => follower.leader(),
-            Acting::Candidate(_) => None,
-            Acting::Leader(_) => Some(self.state.config.node),
-        }
-    }
-
-    /// The hard state in memory; not all of it may be durable.
-    #[must_use]
-    pub const fn hard_state(&self) -> HardState {
-        HardState { term: self.state.term, vote: self.state.vote, commit: self.state.log.commit() }
-    }
-
-    /// The last entry known to be committed.
-    #[must_use]
-    pub const fn commit(&self) -> LogIndex {
-        self.state.log.commit()
-    }
-
-    /// The last entry that is durable here.
-    #[must_use]
-    pub const fn durable(&self) -> LogIndex {
-        self.state.log.durable()
-    }
-
-    /// The last entry handed out to be applied.
-    #[must_use]
-    pub const fn applying(&self) -> LogIndex {
-        self.state.log.applying()
-    }
-
-    /// The last entry reported as applied.
-    #[must_use]
-    pub const fn applied_index(&self) -> LogIndex {
-        self.state.log.applied()
-    }
-
-    /// The entry before the first one.
-    #[must_use]
-    pub const fn base(&self) -> EntryId {
-        self.state.log.terms().base()
-    }
-
-    /// The last entry.
-    #[must_use]
-    pub const fn last(&self) -> EntryId {
-        self.state.log.last()
-    }
-
-    /// The term of the entry at `index`; `None` outside of the log.
-    #[must_use]
-    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        self.state.log.term_at(index)
-    }
-
-    /// Bytes of entries in memory.
-    #[must_use]
-    pub const fn cached_bytes(&self) -> usize {
-        self.state.log.cached_bytes()
-    }
-
-    /// The no-op of this leadership; `None` when it does not lead. Once it is applied, the state
-    /// machine has seen everything of earlier terms.
-    #[must_use]
-    pub const fn first_in_term(&self) -> Option<LogIndex> {
-        match &self.acting {
-            Acting::Leader(leader) => Some(leader.first_in_term()),
-            Acting::Follower(_) | Acting::Candidate(_) => None,
-        }
-    }
-
-    /// Bytes of own proposals that are not committed; 0 when it does not lead.
-    #[must_use]
-    pub const fn uncommitted_bytes(&self) -> usize {
-        match &self.acting {
-            Acting::Leader(leader) => leader.uncommitted_bytes(),
-            Acting::Follower(_) | Acting::Candidate(_) => 0,
-        }
-    }
-
-    /// Who takes part.
-    #[must_use]
-    pub const fn membership(&self) -> &Membership {
-        &self.state.membership
-    }
-
-    /// How far `peer` has come; `None` when this replica does not lead, or `peer` is itself or no
-    /// member.
-    #[must_use]
-    pub fn progress(&self, peer: NodeId) -> Option<PeerProgress> {
-        match &self.acting {
-            Acting::Leader(leader) => leader.progress(peer).map(|progress| progress.report()),
-            Acting::Follower(_) | Acting::Candidate(_) => None,
-        }
-    }
-
-    /// What was not acted upon.
-    #[must_use]
-    pub const fn counters(&self) -> Counters {
-        self.state.counters
+            || match &self.acting {
+                Acting::Follower(follower) => follower.wants_pump(),
+                Acting::Candidate(_) => false,
+                Acting::Leader(leader) => leader.wants_pump(&self.state, now),
+            }
     }
 
     /// Changes the role, as often as one change leads to the next.
@@ -336,8 +252,8 @@ impl Replica {
                     self.act(Acting::Candidate(candidate), cause);
                     next
                 }
-                Transition::Campaign(cause) => {
-                    let candidate = Candidate::campaign(&mut self.state);
+                Transition::Campaign { cause, transfer } => {
+                    let candidate = Candidate::campaign(&mut self.state, transfer);
                     self.act(Acting::Candidate(candidate), cause);
                     None
                 }
@@ -368,8 +284,10 @@ impl Replica {
     }
 
     fn act(&mut self, acting: Acting, cause: Cause) {
-        if let Acting::Leader(leader) = &mut self.acting {
-            leader.end(&mut self.state);
+        match &mut self.acting {
+            Acting::Follower(follower) => follower.end(&mut self.state),
+            Acting::Candidate(_) => {}
+            Acting::Leader(leader) => leader.end(&mut self.state),
         }
         self.acting = acting;
         self.cause = cause;

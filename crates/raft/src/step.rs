@@ -10,6 +10,7 @@ use std::cmp::Ordering;
 
 use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Term};
 
+use crate::read_index::Asker;
 use crate::ready::Cause;
 use crate::replica::Replica;
 use crate::role::{Acting, Transition};
@@ -43,12 +44,15 @@ impl Replica {
             Body::Append { prev, .. } => {
                 Body::AppendRejected { refused: prev.index, hint: EntryId::ZERO }
             }
-            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round },
+            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, promise_us: 0 },
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
-            | Body::HeartbeatReply { .. } => return,
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::TimeoutNow => return,
         };
         self.state.send(from, answer);
     }
@@ -58,8 +62,9 @@ impl Replica {
     fn adopt_term(&mut self, message: &Message) -> bool {
         match message.body {
             Body::PreVote { .. } | Body::PreVoteReply { granted: true } => true,
-            // Whoever hears its leader wants no other one (thesis section 4.2.3).
-            Body::Vote { .. } if self.hears_leader() => {
+            // Whoever hears its leader wants no other one (thesis section 4.2.3), and whoever
+            // promised silence keeps it, unless the leader itself gave its leave.
+            Body::Vote { transfer: false, .. } if self.hears_leader() || self.state.is_silent() => {
                 self.state.counters.unheard_votes += 1;
                 false
             }
@@ -70,7 +75,10 @@ impl Replica {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
-            | Body::HeartbeatReply { .. } => {
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::TimeoutNow => {
                 self.follow_in(message.term, message.from);
                 true
             }
@@ -83,7 +91,8 @@ impl Replica {
                 self.on_pre_vote(from, term, last);
                 None
             }
-            (Body::Vote { last }, _) => self.on_vote(from, last),
+            (Body::Vote { last, transfer }, _) => self.on_vote(from, last, transfer),
+            (Body::TimeoutNow, _) => self.on_timeout_now(from),
             (Body::PreVoteReply { granted }, Acting::Candidate(candidate)) => {
                 // A grant names the term that was asked for, a refusal that of the voter.
                 let answers = !granted || term == self.state.term.next();
@@ -116,11 +125,19 @@ impl Replica {
                 leader.on_rejected(&mut self.state, from, refused, hint);
                 None
             }
-            (Body::HeartbeatReply { round }, Acting::Leader(leader)) => {
-                leader.on_heartbeat_reply(&mut self.state, from, round);
+            (Body::HeartbeatReply { round, promise_us }, Acting::Leader(leader)) => {
+                leader.on_heartbeat_reply(&mut self.state, from, round, promise_us);
                 None
             }
-            // Answers to what this replica no longer is.
+            (Body::ReadIndex { context }, Acting::Leader(leader)) => {
+                leader.read(Asker::Peer(from, context));
+                None
+            }
+            (Body::ReadIndexReply { context, index }, Acting::Follower(follower)) => {
+                follower.on_read_index_reply(&mut self.state, from, context, index);
+                None
+            }
+            // To, or from, what this replica no longer is. Who asked for an index asks again.
             (
                 Body::PreVoteReply { .. } | Body::VoteReply { .. },
                 Acting::Follower(_) | Acting::Leader(_),
@@ -128,9 +145,11 @@ impl Replica {
             | (
                 Body::AppendAccepted { .. }
                 | Body::AppendRejected { .. }
-                | Body::HeartbeatReply { .. },
+                | Body::HeartbeatReply { .. }
+                | Body::ReadIndex { .. },
                 Acting::Follower(_) | Acting::Candidate(_),
-            ) => None,
+            )
+            | (Body::ReadIndexReply { .. }, Acting::Candidate(_) | Acting::Leader(_)) => None,
         };
         self.enter(next);
     }
@@ -138,7 +157,10 @@ impl Replica {
     /// Says whether a vote in `term` would be granted. Changes nothing.
     fn on_pre_vote(&mut self, from: NodeId, term: Term, last: EntryId) {
         let free = term > self.state.term || self.is_free_to_vote_for(from);
-        let granted = free && !self.hears_leader() && self.state.is_up_to_date(last);
+        let granted = free
+            && !self.hears_leader()
+            && !self.state.is_silent()
+            && self.state.is_up_to_date(last);
         let term = if granted { term } else { self.state.term };
         let reply = self.state.message(from, term, Body::PreVoteReply { granted });
         self.state.messages.push(reply);
@@ -146,8 +168,11 @@ impl Replica {
 
     /// Grants the vote of the present term to the first candidate whose log has all that may be
     /// committed. The grant leaves only once it is durable.
-    fn on_vote(&mut self, from: NodeId, last: EntryId) -> Option<Transition> {
-        if !self.is_free_to_vote_for(from) || !self.state.is_up_to_date(last) {
+    fn on_vote(&mut self, from: NodeId, last: EntryId, transfer: bool) -> Option<Transition> {
+        if !self.is_free_to_vote_for(from)
+            || self.state.is_silent() && !transfer
+            || !self.state.is_up_to_date(last)
+        {
             self.state.send(from, Body::VoteReply { granted: false });
             return None;
         }
@@ -165,6 +190,13 @@ impl Replica {
                 Some(Transition::Follow { leader: None, cause: Cause::VoteGranted(from) })
             }
         }
+    }
+
+    /// The leader wants this replica to take over, and gives its leave: no pre-vote, and no silence
+    /// that is owed to it. Leaders of earlier terms have no lease, or it could not have been elected.
+    fn on_timeout_now(&mut self, from: NodeId) -> Option<Transition> {
+        let may = self.hear_leader(from) && self.state.is_voter();
+        may.then_some(Transition::Campaign { cause: Cause::Transferred(from), transfer: true })
     }
 
     fn is_free_to_vote_for(&self, candidate: NodeId) -> bool {
@@ -219,7 +251,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             Body::Append { prev, entries, .. } => {
                 *term > Term::ZERO && is_run(*prev, entries, *term)
             }
-            Body::PreVote { last } | Body::Vote { last } => {
+            Body::PreVote { last } | Body::Vote { last, .. } => {
                 *term > Term::ZERO && last.term <= *term
             }
             // A replica that has heard of no term yet may refuse.
@@ -228,7 +260,10 @@ fn is_believable(state: &State, message: &Message) -> bool {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
-            | Body::HeartbeatReply { .. } => *term > Term::ZERO,
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::TimeoutNow => *term > Term::ZERO,
         }
 }
 

@@ -19,6 +19,7 @@ pub(crate) struct Oracle {
     reads: BTreeMap<ReadId, LogIndex>,
     pub(crate) elections: usize,
     pub(crate) reads_served: usize,
+    pub(crate) lease_reads: u64,
 }
 
 impl Oracle {
@@ -124,7 +125,7 @@ impl Oracle {
                 durable.term > term || ballot == (term, Some(message.to)),
                 "{message:?} with {durable:?}"
             ),
-            Body::Vote { last } => assert!(
+            Body::Vote { last, .. } => assert!(
                 durable.term > term || ballot == (term, Some(message.from)) && disk.last() >= *last,
                 "{message:?} with {durable:?} {}",
                 disk.last()
@@ -140,8 +141,16 @@ impl Oracle {
             | Body::Append { .. }
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
-            | Body::HeartbeatReply { .. } => {}
+            | Body::HeartbeatReply { .. }
+            | Body::TimeoutNow
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => {}
         }
+    }
+
+    /// A replica goes down.
+    pub(crate) const fn on_end(&mut self, replica: &Replica) {
+        self.lease_reads += replica.counters().lease_reads;
     }
 
     pub(crate) fn on_read_asked(&mut self, id: ReadId) {
