@@ -48,9 +48,8 @@ impl LogCompletions {
     /// # Errors
     /// When the log takes nothing more; whether the write is durable is not known then.
     pub(crate) async fn write(&self, wal: &Wal, write: Write) -> Result<(), LogClosed> {
-        let number = HOST_WRITES + self.host_writes_made.fetch_add(1, Ordering::Relaxed);
         let (sender, written) = oneshot::channel();
-        self.host_writes().insert(number, sender);
+        let number = self.expect(sender);
         let mut task = Task { write, generation: number, ticket: 0 };
         loop {
             let Err(refused) = wal.submit(task) else { break };
@@ -62,6 +61,14 @@ impl LogCompletions {
             tokio::time::sleep(ROOM_INTERVAL).await;
         }
         written.await.map_err(|_| LogClosed)
+    }
+
+    /// The number that stands for a write of the host's own instead of a generation; `written` fires when
+    /// that is durable.
+    pub(crate) fn expect(&self, written: oneshot::Sender<()>) -> u64 {
+        let number = HOST_WRITES + self.host_writes_made.fetch_add(1, Ordering::Relaxed);
+        self.host_writes().insert(number, written);
+        number
     }
 
     fn host_writes(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<()>>> {

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use quorate_types::machine::StateError;
 use quorate_types::{GroupId, KeyRange, LogIndex};
 
 use super::files::Files;
+use crate::engine::lock;
 use crate::identity::random_u64;
 
 /// An export that nobody used for this long is removed: after it, a peer that comes back begins anew.
@@ -163,10 +164,6 @@ impl SnapshotSource for ExportSource {
         });
         read.await.map_err(io::Error::other)?
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -12,13 +12,15 @@
 //!    the log, state replaced, log reset. A start that finds an intent does the last two again before
 //!    the group does anything.
 //!
-//! [`truncation`] decides how much of a log is kept, and [`files`] keeps the directory.
+//! [`truncation`] decides how much of a log is kept, [`truncator`] sees to it, and [`files`] keeps the
+//! directory.
 
 pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod installation;
 pub(crate) mod transfer;
 pub(crate) mod truncation;
+pub(crate) mod truncator;
 pub(crate) mod words;
 
 pub use installation::InstallError;

@@ -1,9 +1,10 @@
 //! Snapshots between this node and its peers: what is done off the actors, and reported to them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quorate_group::Descriptor;
@@ -21,10 +22,14 @@ use super::installation::{InstallError, Installation, Step, Target};
 use super::words::Announcement;
 use crate::apply::{Applier, InstallTask};
 use crate::completions::LogCompletions;
-use crate::engine::Kinds;
+use crate::engine::{Kinds, lock};
 
 /// Content is gathered to so many bytes before it is written.
 const GATHERED_BYTES: usize = 256 << 10;
+
+/// Until then a snapshot counts as on its way. Longer than one takes; who has not installed it by then
+/// is not about to.
+const UNDERWAY_MAX: Duration = Duration::from_secs(3_600);
 
 /// Everything that sending, receiving and installing a snapshot needs of a node.
 pub(crate) struct Snapshots {
@@ -36,6 +41,8 @@ pub(crate) struct Snapshots {
     pub(crate) completions: Arc<LogCompletions>,
     pub(crate) applier: Applier,
     pub(crate) kinds: Kinds,
+    /// What the snapshots hold that are on their way, or were until a moment ago.
+    sending: Mutex<BTreeMap<(GroupId, NodeId), Underway>>,
     /// Groups that a snapshot is being received or installed for: one at a time each.
     busy: Mutex<BTreeSet<GroupId>>,
 }
@@ -100,6 +107,13 @@ pub(crate) struct Arrived {
     _busy: Busy,
 }
 
+/// A snapshot on its way to a peer.
+#[derive(Clone, Copy, Debug)]
+struct Underway {
+    through: LogIndex,
+    since: Instant,
+}
+
 /// A group's only place.
 #[derive(Debug)]
 struct Busy {
@@ -121,8 +135,8 @@ impl Snapshots {
         applier: Applier,
         kinds: Kinds,
     ) -> Self {
-        let (exports, busy) = (Exports::default(), Mutex::default());
-        Self { node, files, exports, state, wal, completions, applier, kinds, busy }
+        let (exports, sending, busy) = (Exports::default(), Mutex::default(), Mutex::default());
+        Self { node, files, exports, state, wal, completions, applier, kinds, sending, busy }
     }
 
     /// Sends the state of `target` to `to`, as of the entry at `through` at least. `message` makes the
@@ -147,15 +161,44 @@ impl Snapshots {
         let exported = exported.await.map_err(io::Error::other)??;
         let row = &exported.header.row;
         let meta = SnapshotMeta { last: row.applied, membership: row.membership.clone() };
+        self.note_sending(group, to, meta.last.index);
         let mut frame = BytesMut::new();
         put_frame_header(&mut frame);
         put_message(&mut frame, &message(meta.clone()));
         let descriptor = target.descriptor.encode();
         let words = Announcement::new(exported.export, descriptor, frame.freeze());
-        let bytes = transport.send_snapshot(to, words.bytes(), exported.source()?).await?;
+        let sent = transport.send_snapshot(to, words.bytes(), exported.source()?).await;
+        let bytes = sent.inspect_err(|_| self.forget_sending(group, to))?;
         tracing::info!(%group, peer = %to, last = %meta.last, bytes, "a snapshot was sent");
         self.exports.forget(group, exported.export);
         Ok(meta)
+    }
+
+    /// Through which entry `peer` will hold the log of `group` once it has the snapshot that was sent to
+    /// it; `None` when there is none on its way, or when it holds that and more by now.
+    pub(crate) fn on_its_way(
+        &self,
+        group: GroupId,
+        peer: NodeId,
+        held: LogIndex,
+        now: Instant,
+    ) -> Option<LogIndex> {
+        let mut sending = lock(&self.sending);
+        let Underway { through, since } = *sending.get(&(group, peer))?;
+        if held >= through || now.saturating_duration_since(since) > UNDERWAY_MAX {
+            sending.remove(&(group, peer));
+            return None;
+        }
+        Some(through)
+    }
+
+    fn note_sending(&self, group: GroupId, to: NodeId, through: LogIndex) {
+        let underway = Underway { through, since: Instant::now() };
+        lock(&self.sending).insert((group, to), underway);
+    }
+
+    fn forget_sending(&self, group: GroupId, to: NodeId) {
+        lock(&self.sending).remove(&(group, to));
     }
 
     /// Reads what the peer `from` says of a snapshot.
@@ -255,15 +298,14 @@ impl Snapshots {
 
 impl Busy {
     fn take(snapshots: &Arc<Snapshots>, group: GroupId) -> Option<Self> {
-        let mut busy = snapshots.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.insert(group).then(|| Self { snapshots: Arc::clone(snapshots), group })
+        let is_free = lock(&snapshots.busy).insert(group);
+        is_free.then(|| Self { snapshots: Arc::clone(snapshots), group })
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let mut busy = self.snapshots.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.remove(&self.group);
+        lock(&self.snapshots.busy).remove(&self.group);
     }
 }
 

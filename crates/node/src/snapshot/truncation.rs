@@ -10,6 +10,10 @@ use quorate_types::LogIndex;
 /// A peer that needs more than this many times the kept entries is too far behind to be waited for.
 const BEHIND_MAX: u64 = 4;
 
+/// The same for a peer that a snapshot is on its way to: were the entries behind that truncated meanwhile,
+/// it would need another one, again and again.
+const BEHIND_RECEIVING_MAX: u64 = 32;
+
 /// A log is truncated when so large a part of the kept number has gathered, and not entry by entry.
 const PART: u64 = 8;
 
@@ -23,9 +27,17 @@ pub(crate) struct Extent {
     pub(crate) base: LogIndex,
     /// Applied, and durable in the state engine.
     pub(crate) durable: LogIndex,
-    /// On a leader, what each other replica that answers holds, or will hold once the snapshot that is on
-    /// its way is there.
-    pub(crate) peers: Vec<LogIndex>,
+    /// On a leader, the other replicas.
+    pub(crate) peers: Vec<Held>,
+}
+
+/// What a leader knows of another replica's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Held {
+    /// It holds everything up to here, or will once the snapshot is there that is on its way.
+    pub(crate) through: LogIndex,
+    /// A snapshot is on its way.
+    pub(crate) receiving: bool,
 }
 
 /// Through which entry the log may be forgotten now, so that `kept` entries behind the durable state
@@ -33,8 +45,11 @@ pub(crate) struct Extent {
 pub(crate) fn through(extent: &Extent, kept: u64) -> Option<LogIndex> {
     let Extent { base, durable, peers } = extent;
     let wanted = durable.value().checked_sub(kept)?;
-    let too_far = durable.value().saturating_sub(kept.saturating_mul(BEHIND_MAX));
-    let needed = peers.iter().map(|held| held.value()).filter(|held| *held >= too_far).min();
+    let is_near = |held: &&Held| {
+        let behind_max = if held.receiving { BEHIND_RECEIVING_MAX } else { BEHIND_MAX };
+        durable.since(held.through) <= kept.saturating_mul(behind_max)
+    };
+    let needed = peers.iter().filter(is_near).map(|held| held.through.value()).min();
     let through = needed.map_or(wanted, |needed| needed.min(wanted));
     let gathered = through.checked_sub(base.value())?;
     (gathered >= (kept / PART).max(1)).then_some(LogIndex(through))
@@ -60,7 +75,8 @@ mod tests {
     use super::*;
 
     fn extent(base: u64, durable: u64, peers: &[u64]) -> Extent {
-        let peers = peers.iter().copied().map(LogIndex).collect();
+        let held = |&through: &u64| Held { through: LogIndex(through), receiving: false };
+        let peers = peers.iter().map(held).collect();
         Extent { base: LogIndex(base), durable: LogIndex(durable), peers }
     }
 
@@ -85,6 +101,14 @@ mod tests {
         assert_eq!(through(&extent(1, 2_000, &[1_990, 450]), 400), Some(LogIndex(450)));
         assert_eq!(through(&extent(1, 2_000, &[1_990, 399]), 400), Some(LogIndex(1_600)));
         assert_eq!(through(&extent(450, 2_000, &[460]), 400), None, "it moves with the peer");
+    }
+
+    #[test]
+    fn what_lies_behind_a_snapshot_on_its_way_is_kept_for_longer() {
+        let receiving = |through| Held { through: LogIndex(through), receiving: true };
+        let log = |peer| Extent { peers: vec![peer], ..extent(1, 20_000, &[]) };
+        assert_eq!(through(&log(receiving(7_200)), 400), Some(LogIndex(7_200)));
+        assert_eq!(through(&log(receiving(7_199)), 400), Some(LogIndex(19_600)));
     }
 
     #[test]
