@@ -29,9 +29,10 @@ pub struct Config {
     /// append, and one message, one sync and one answer serve many proposals. The tick bounds what a
     /// long round trip adds to latency.
     pub inflight_partial_max: usize,
-    /// Tell peers a new commit index by an empty append when there is nothing else to send. Default
-    /// true. Without it they learn by the next append or heartbeat: half the messages of a busy
-    /// group, and followers that apply up to a heartbeat later.
+    /// Tell peers every new commit index, by an empty append when there is nothing else to send. Default
+    /// true. Without it such an append leaves once a tick at most, and peers learn the rest by the next
+    /// one with entries: half the messages of a busy group, and followers that apply up to a tick later
+    /// when it falls silent.
     pub eager_commit: bool,
     /// Bytes of entries in unanswered appends per peer; must cover rate x round trip. Default 16
     /// MiB.

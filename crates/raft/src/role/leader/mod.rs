@@ -168,7 +168,7 @@ impl Leader {
         }
         for (&node, peer) in &mut self.peers {
             if beat_due {
-                let commit = state.log.commit().min(peer.match_index());
+                let commit = peer.on_beat(state.log.commit());
                 state.send(node, Body::Heartbeat { commit, round });
             }
             replicate(state, node, peer, self.now);

@@ -66,7 +66,7 @@ impl Leader {
 }
 
 pub(super) fn wants(state: &State, peer: &Progress, now: u64) -> bool {
-    may_append(state, peer, now) || peer.wants_empty(&state.config, state.log.commit())
+    may_append(state, peer, now) || peer.wants_empty(&state.config, state.log.commit(), now)
 }
 
 /// True when an append with entries should leave for `peer` now.
@@ -90,7 +90,7 @@ pub(super) fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, no
         let (entries, bytes) = state.log.slice(peer.next(), last, state.config.append_bytes_max);
         send_append(state, node, peer, entries, bytes, now);
     }
-    if peer.wants_empty(&state.config, state.log.commit()) {
+    if peer.wants_empty(&state.config, state.log.commit(), now) {
         send_append(state, node, peer, Vec::new(), 0, now);
     }
 }
