@@ -8,6 +8,7 @@ mod identity;
 mod relay;
 mod requests;
 mod shaped;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,7 +27,8 @@ use crate::hello::HELLO_BYTES_MAX;
 use crate::peer::write_hello;
 use crate::tls::{self, Ca, TlsConfig, make_ca};
 use crate::{
-    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, Straight, Transport, TransportConfig,
+    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, SnapshotOffer, Straight, Transport,
+    TransportConfig,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +41,7 @@ enum Event {
     Peer(NodeId, PeerEvent),
     Messages(NodeId, Vec<Message>),
     Request(Bytes, u32, Replier),
+    Snapshot(SnapshotOffer),
 }
 
 /// A node without a node: it records what it is told.
@@ -67,6 +70,10 @@ impl Handler for Probe {
 
     fn on_request(&self, _from: NodeId, body: Bytes, deadline_ms: u32, reply: Replier) {
         let _ = self.events.send(Event::Request(body, deadline_ms, reply));
+    }
+
+    fn on_snapshot(&self, offer: SnapshotOffer) {
+        let _ = self.events.send(Event::Snapshot(offer));
     }
 }
 
@@ -215,6 +222,14 @@ impl Node {
     async fn request(&mut self) -> (Bytes, u32, Replier) {
         self.wait(|event| match event {
             Event::Request(body, deadline_ms, reply) => Some((body, deadline_ms, reply)),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn offer(&mut self) -> SnapshotOffer {
+        self.wait(|event| match event {
+            Event::Snapshot(offer) => Some(offer),
             _ => None,
         })
         .await
