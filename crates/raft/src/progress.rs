@@ -31,6 +31,8 @@ pub enum ProgressState {
     ProbePaused,
     /// The logs meet: appends are sent optimistically, as far as the window allows.
     Replicate,
+    /// It needs entries that are gone: a snapshot is due or under way, and nothing else is sent.
+    Snapshot,
 }
 
 impl ProgressState {
@@ -41,6 +43,7 @@ impl ProgressState {
             Self::Probe => "probe",
             Self::ProbePaused => "probe-paused",
             Self::Replicate => "replicate",
+            Self::Snapshot => "snapshot",
         }
     }
 }
@@ -79,6 +82,12 @@ enum Flow {
         paused_tick: Option<u64>,
     },
     Replicate(Window),
+    /// `due_tick` is when the next one may be asked for; `None` while one is under way. With what is
+    /// matched up to `base` it is not needed any more.
+    Snapshot {
+        due_tick: Option<u64>,
+        base: LogIndex,
+    },
 }
 
 /// Appends under way. Bounded by `inflight_appends_max` and `inflight_bytes_max`; when it is full
@@ -155,6 +164,12 @@ impl Progress {
                 self.flow = Flow::Replicate(Window::default());
             }
             Flow::Probe { .. } => {}
+            // However it got so far.
+            Flow::Snapshot { base, .. } if self.match_index >= *base => {
+                self.next = self.match_index.next();
+                self.flow = Flow::Replicate(Window::default());
+            }
+            Flow::Snapshot { .. } => {}
         }
         advanced
     }
@@ -164,6 +179,7 @@ impl Progress {
         match self.flow {
             Flow::Replicate(_) => refused <= self.match_index || refused >= self.next,
             Flow::Probe { .. } => refused.plus(1) != self.next || refused <= self.match_index,
+            Flow::Snapshot { .. } => true,
         }
     }
 
@@ -190,6 +206,41 @@ impl Progress {
         }
     }
 
+    /// The entries that the peer needs are gone; a snapshot is due at once.
+    pub(crate) fn need_snapshot(&mut self, base: LogIndex, now: u64) {
+        if !self.is_waiting_for_snapshot() {
+            self.flow = Flow::Snapshot { due_tick: Some(now), base };
+            self.doubted = false;
+            self.fetch = None;
+        }
+    }
+
+    pub(crate) fn is_snapshot_due(&self, now: u64) -> bool {
+        matches!(self.flow, Flow::Snapshot { due_tick: Some(due), .. } if due <= now)
+    }
+
+    pub(crate) const fn is_waiting_for_snapshot(&self) -> bool {
+        matches!(self.flow, Flow::Snapshot { .. })
+    }
+
+    pub(crate) fn on_snapshot_requested(&mut self, base: LogIndex) {
+        self.flow = Flow::Snapshot { due_tick: None, base };
+    }
+
+    /// The peer has received a snapshot up to `last`: probes behind it when it shows a sign of life.
+    pub(crate) fn on_snapshot_sent(&mut self, last: LogIndex, now: u64) {
+        if matches!(self.flow, Flow::Snapshot { .. }) {
+            self.probe_from(self.match_index.max(last).next(), Some(now));
+        }
+    }
+
+    /// It did not arrive; the next is not due before `due_tick`.
+    pub(crate) fn on_snapshot_failed(&mut self, due_tick: u64) {
+        if let Flow::Snapshot { due_tick: due, .. } = &mut self.flow {
+            *due = Some(due_tick);
+        }
+    }
+
     /// Old entries could not be read back: tries again when the peer answers a heartbeat.
     pub(crate) fn on_fetch_failed(&mut self, now: u64) {
         self.probe_from(self.next, Some(now));
@@ -210,6 +261,7 @@ impl Progress {
                     self.asked_tick = now;
                 }
             }
+            Flow::Snapshot { .. } => {}
         }
     }
 
@@ -226,6 +278,7 @@ impl Progress {
             && match &self.flow {
                 Flow::Probe { paused_tick } => paused_tick.is_none(),
                 Flow::Replicate(window) => !window.is_full(config),
+                Flow::Snapshot { .. } => false,
             }
     }
 
@@ -233,7 +286,7 @@ impl Progress {
     /// than a tick, that what comes meanwhile had better fill the next one. Nagle's rule for TCP.
     pub(crate) fn prefers_full(&self, config: &Config, now: u64) -> bool {
         match &self.flow {
-            Flow::Probe { .. } => false,
+            Flow::Probe { .. } | Flow::Snapshot { .. } => false,
             Flow::Replicate(window) => {
                 window.sent.len() >= config.inflight_partial_max
                     && window.sent.back().is_some_and(|newest| newest.tick == now)
@@ -250,6 +303,7 @@ impl Progress {
                 Flow::Replicate(_) => {
                     self.doubted || config.eager_commit && self.untold_commit(commit)
                 }
+                Flow::Snapshot { .. } => false,
             }
     }
 
@@ -270,6 +324,7 @@ impl Progress {
                     self.next = last.next();
                 }
             }
+            Flow::Snapshot { .. } => {}
         }
     }
 
@@ -290,6 +345,7 @@ impl Progress {
             Flow::Probe { paused_tick: None } => (ProgressState::Probe, 0, 0),
             Flow::Probe { paused_tick: Some(_) } => (ProgressState::ProbePaused, 0, 0),
             Flow::Replicate(window) => (ProgressState::Replicate, window.sent.len(), window.bytes),
+            Flow::Snapshot { .. } => (ProgressState::Snapshot, 0, 0),
         };
         let (match_index, next) = (self.match_index, self.next);
         PeerProgress { match_index, next, inflight, inflight_bytes, state }
@@ -310,6 +366,9 @@ mod tests {
         Rejected { refused: u64, hint: u64 },
         Heartbeat,
         Unreachable,
+        NeedSnapshot,
+        SnapshotSent { last: u64 },
+        SnapshotFailed,
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -319,6 +378,9 @@ mod tests {
             (0u64..40, 0u64..40).prop_map(|(refused, hint)| Event::Rejected { refused, hint }),
             Just(Event::Heartbeat),
             Just(Event::Unreachable),
+            Just(Event::NeedSnapshot),
+            (0u64..40).prop_map(|last| Event::SnapshotSent { last }),
+            Just(Event::SnapshotFailed),
         ]
     }
 
@@ -354,6 +416,9 @@ mod tests {
                     }
                     Event::Heartbeat => progress.on_heartbeat_answered(now),
                     Event::Unreachable => progress.on_unreachable(now),
+                    Event::NeedSnapshot => progress.need_snapshot(LogIndex(20), now),
+                    Event::SnapshotSent { last } => progress.on_snapshot_sent(LogIndex(last), now),
+                    Event::SnapshotFailed => progress.on_snapshot_failed(now + 3),
                 }
                 let after = progress.report();
                 prop_assert!(after.match_index >= before.match_index);

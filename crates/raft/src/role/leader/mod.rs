@@ -6,6 +6,7 @@
 mod members;
 mod read;
 mod replicate;
+mod snapshot;
 mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
