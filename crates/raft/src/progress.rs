@@ -17,6 +17,9 @@ pub struct PeerProgress {
     pub inflight: usize,
     /// Their bytes.
     pub inflight_bytes: usize,
+    /// How long a beat and its answer take, the shortest of late, in microseconds; `None` before the
+    /// first.
+    pub round_trip_us: Option<u64>,
     /// How entries are sent.
     pub state: ProgressState,
 }
@@ -68,6 +71,9 @@ pub(crate) struct Progress {
     pub(crate) heard_tick: u64,
     /// The highest round of beats that the peer answered.
     pub(crate) confirmed_round: u64,
+    /// The round of beats that was answered last and not measured yet.
+    pub(crate) answered_round: Option<u64>,
+    round_trip_us: Option<u64>,
     /// Until when the leader may count on the silence that the peer promised.
     pub(crate) promised_until: Moment,
     /// The number of the [`LogFetch`](crate::LogFetch) that must be answered before more is sent.
@@ -143,6 +149,8 @@ impl Progress {
             asked_tick: 0,
             heard_tick: now,
             confirmed_round: 0,
+            answered_round: None,
+            round_trip_us: None,
             promised_until: Moment::ZERO,
             fetch: None,
         }
@@ -282,13 +290,27 @@ impl Progress {
             }
     }
 
+    /// A beat and its answer took so long. The shortest time counts, and is forgotten slowly: a link
+    /// that got longer is believed after some beats, a turn that came late is not.
+    pub(crate) fn on_round_trip(&mut self, us: u64) {
+        let forgotten = |shortest: u64| shortest + shortest / 8 + 1;
+        self.round_trip_us = Some(self.round_trip_us.map_or(us, |old| us.min(forgotten(old))));
+    }
+
+    /// So many appends that are not full may be under way.
+    fn partials_max(&self, config: &Config) -> usize {
+        let far = self.round_trip_us.unwrap_or(0) / config.partial_interval_us;
+        config.inflight_partial_max.max(usize::try_from(far).unwrap_or(usize::MAX))
+    }
+
     /// True when only a full append should follow now: so many are under way, the newest since less
-    /// than a tick, that what comes meanwhile had better fill the next one. Nagle's rule for TCP.
+    /// than a tick, that what comes meanwhile had better fill the next one. Nagle's rule for TCP, with
+    /// a window that grows with the round trip.
     pub(crate) fn prefers_full(&self, config: &Config, now: u64) -> bool {
         match &self.flow {
             Flow::Probe { .. } | Flow::Snapshot { .. } => false,
             Flow::Replicate(window) => {
-                window.sent.len() >= config.inflight_partial_max
+                window.sent.len() >= self.partials_max(config)
                     && window.sent.back().is_some_and(|newest| newest.tick == now)
             }
         }
@@ -347,8 +369,8 @@ impl Progress {
             Flow::Replicate(window) => (ProgressState::Replicate, window.sent.len(), window.bytes),
             Flow::Snapshot { .. } => (ProgressState::Snapshot, 0, 0),
         };
-        let (match_index, next) = (self.match_index, self.next);
-        PeerProgress { match_index, next, inflight, inflight_bytes, state }
+        let (match_index, next, round_trip_us) = (self.match_index, self.next, self.round_trip_us);
+        PeerProgress { match_index, next, inflight, inflight_bytes, round_trip_us, state }
     }
 }
 
@@ -382,6 +404,25 @@ mod tests {
             (0u64..40).prop_map(|last| Event::SnapshotSent { last }),
             Just(Event::SnapshotFailed),
         ]
+    }
+
+    #[test]
+    fn the_window_for_partial_appends_grows_with_the_round_trip_and_shrinks_at_once() {
+        let config = Config { inflight_partial_max: 1, ..Config::new(GroupId(1), NodeId(1)) };
+        let mut progress = Progress::new(LogIndex(1), 0);
+        assert_eq!(progress.partials_max(&config), 1);
+        // A link of 0.3 ms, and turns that come late.
+        for us in [300, 20_000, 20_000, 300, 9_000] {
+            progress.on_round_trip(us);
+            assert_eq!(progress.partials_max(&config), 1);
+        }
+        // It is now one of 140 ms: a few seconds of beats later that is believed.
+        for _ in 0..60 {
+            progress.on_round_trip(140_000);
+        }
+        assert_eq!(progress.partials_max(&config), 28);
+        progress.on_round_trip(300);
+        assert_eq!(progress.partials_max(&config), 1);
     }
 
     proptest! {

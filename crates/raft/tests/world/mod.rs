@@ -123,6 +123,7 @@ impl World {
             append_bytes_max: random.choice([1, 80, 1 << 20]).unwrap_or(1),
             inflight_appends_max: random.usize(1..6),
             inflight_partial_max: random.usize(1..4),
+            partial_interval_us: random.choice([1_000, 50_000, u64::MAX]).unwrap_or(u64::MAX),
             eager_commit: random.bool(),
             inflight_bytes_max: random.choice([1, 200, 1 << 20]).unwrap_or(1),
             uncommitted_bytes_max: random.choice([1, 300, 1 << 20]).unwrap_or(1),

@@ -60,7 +60,7 @@ impl Leader {
         let waiting = self.peers.iter_mut().find(|(_, peer)| peer.fetch == Some(fetch.number));
         let Some((&node, peer)) = waiting else { return };
         peer.fetch = None;
-        if fetch.from != peer.next() {
+        if fetch.from != peer.next() || fetch.from <= state.log.terms().base().index {
             return;
         }
         if !state.is_answer(fetch, &entries) {
