@@ -40,6 +40,8 @@ use crate::net::{Heard, Network};
 use crate::router::Router;
 use crate::snapshot::files::Files;
 use crate::snapshot::installation::{InstallError, redo_all};
+use crate::snapshot::transfer::Snapshots;
+use crate::snapshot::truncator;
 use crate::{steward, ticker};
 
 /// How long a gathering node waits for a peer's table.
@@ -192,8 +194,18 @@ pub(crate) async fn open(
         on_failed(Arc::clone(&router)),
         Arc::clone(&metrics),
     )?;
+    let snapshots = Arc::new(Snapshots::new(
+        identity.node,
+        files,
+        Arc::clone(&state),
+        Arc::clone(&wal),
+        Arc::clone(&completions),
+        applier.clone(),
+        kinds.clone(),
+    ));
     let parts = Arc::new(Parts {
         router,
+        snapshots,
         wal,
         completions,
         transport,
@@ -213,6 +225,7 @@ pub(crate) async fn open(
     for (group, log) in recovered {
         resume(&parts, group, log)?;
     }
+    network.take_snapshots(&parts);
     start_tasks(&parts, first_map);
     Ok(Engine { parts })
 }
@@ -455,6 +468,12 @@ fn start_tasks(parts: &Arc<Parts>, first_map: PlacementMap) {
     let notify = Arc::clone(&parts.placement_applied);
     let steward = steward::run(Arc::clone(&parts.router), first_map, own, notify);
     let looks = ticker::look_around(Arc::clone(&parts.router));
-    let tasks = [tokio::spawn(ticker), tokio::spawn(looks), tokio::spawn(steward)];
+    let truncator = truncator::run(
+        Arc::clone(&parts.router),
+        Arc::clone(&parts.snapshots),
+        config.snapshot_count,
+    );
+    let tasks =
+        [tokio::spawn(ticker), tokio::spawn(looks), tokio::spawn(steward), tokio::spawn(truncator)];
     lock(&parts.tasks).extend(tasks);
 }
