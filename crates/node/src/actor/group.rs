@@ -217,6 +217,7 @@ impl Message<Input> for GroupActor {
             | Input::Fetched { .. }
             | Input::MachineFailed { .. } => {}
             Input::Tick => self.group.tick(),
+            Input::Truncate { through, done } => drop((through, done)),
             Input::Unreachable(peer) => self.group.unreachable(peer),
             // The asker may have given up.
             Input::Look(sender) => drop(sender.send(self.report())),
