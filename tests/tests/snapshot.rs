@@ -1,4 +1,4 @@
-//! A node that was away while the others truncated their logs comes back by a snapshot.
+//! Nodes that were away while the others truncated their logs come back by snapshots.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use quorate_api::etcdserverpb::{
 };
 use quorate_tests::client::{self, Client};
 use quorate_tests::cluster::Cluster;
+use quorate_tests::verify::{Verify, await_writes};
 use quorate_tests::{http, wait};
 use tonic::Status;
 
@@ -20,6 +21,12 @@ const WRITES: u64 = 3_000;
 
 /// Writes under way at a time.
 const AT_ONCE: u64 = 50;
+
+/// Entries that the logs of a node have forgotten.
+const TRUNCATED: &str = "quorate_node_entries_truncated_total";
+
+/// Snapshots that a node has put in place.
+const INSTALLED: &str = "quorate_node_snapshots_installed_total";
 
 /// How long anything may take here.
 const BOUND: Duration = Duration::from_secs(60);
@@ -95,18 +102,23 @@ fn expect_same(cluster: &Cluster, number: usize, earlier: i64) {
     }
 }
 
-/// Waits until node `number` has counted to `at_least`, since it was started.
+/// What node `number` has counted as `name` since it was started.
+fn count(cluster: &Cluster, number: usize, name: &str) -> Result<u64, String> {
+    let (_, page) = http::get(&cluster.nodes[number].metrics, "/metrics")?;
+    let line = page.lines().find(|line| line.starts_with(name));
+    let value = line.and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
+    value.parse().map_err(|error| format!("{value}: {error}"))
+}
+
+/// Waits until node `number` has counted to `at_least`, since it was started. The peer counts otherwise.
 fn await_count(cluster: &Cluster, number: usize, name: &str, at_least: u64) {
     if !cluster.is_quorate() {
         return;
     }
-    let node = &cluster.nodes[number];
-    wait::until(&format!("{name} of {} at {at_least}", node.name), BOUND, || {
-        let (_, page) = http::get(&node.metrics, "/metrics")?;
-        let line = page.lines().find(|line| line.starts_with(name));
-        let value = line.and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
-        let count: u64 = value.parse().map_err(|error| format!("{value}: {error}"))?;
-        if count >= at_least { Ok(()) } else { Err(format!("{count}")) }
+    let what = format!("{name} of {} at {at_least}", cluster.nodes[number].name);
+    wait::until(&what, BOUND, || match count(cluster, number, name)? {
+        count if count >= at_least => Ok(()),
+        count => Err(count.to_string()),
     });
 }
 
@@ -134,13 +146,13 @@ fn a_node_that_was_away_too_long_catches_up_by_a_snapshot() {
     compacted.expect("two nodes serve");
 
     for number in (0..3).filter(|&number| number != away) {
-        await_count(&cluster, number, "quorate_node_entries_truncated_total", WRITES / 2);
+        await_count(&cluster, number, TRUNCATED, WRITES / 2);
     }
 
     cluster.start(away);
     cluster.wait_ready(away);
     expect_same(&cluster, away, earlier);
-    await_count(&cluster, away, "quorate_node_snapshots_installed_total", 1);
+    await_count(&cluster, away, INSTALLED, 1);
 
     // It goes on from there: by the log, after a crash, and with a vote that counts.
     runtime.block_on(write(&endpoint, WRITES, WRITES + 200)).expect("three nodes serve");
@@ -159,4 +171,29 @@ fn a_node_that_was_away_too_long_catches_up_by_a_snapshot() {
         });
         expect_same(&cluster, away, earlier);
     }
+}
+
+#[test]
+fn leaders_that_are_killed_under_load_come_back_by_snapshots_and_nothing_is_lost() {
+    let kept = KEPT.to_string();
+    let args = ["--snapshot-count", &kept];
+    let Some(mut cluster) = Cluster::quorate_with("snapshots under load", &args) else { return };
+    let mut verify = Verify::start(&cluster, &["--every-endpoint"]);
+    for _ in 0..3 {
+        await_writes(&cluster);
+        let leader = cluster.leader();
+        verify.announce(&format!("kill {}", cluster.nodes[leader].name));
+        cluster.kill(leader);
+        for other in (0..3).filter(|&other| other != leader) {
+            let so_far = count(&cluster, other, TRUNCATED).expect("it serves");
+            // Beyond what a leader keeps for anybody.
+            await_count(&cluster, other, TRUNCATED, so_far + 6 * KEPT);
+        }
+        cluster.start(leader);
+        cluster.wait_ready(leader);
+        await_count(&cluster, leader, INSTALLED, 1);
+    }
+    await_writes(&cluster);
+    let (report, code) = verify.end();
+    assert_eq!(code, Some(0), "{report:#}");
 }
