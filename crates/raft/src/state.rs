@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub(crate) committed: Vec<Entry>,
     pub(crate) fetches: Vec<LogFetch>,
     pub(crate) snapshot_requests: Vec<SnapshotRequest>,
+    /// Nothing is to be done anywhere: no timer runs.
+    pub(crate) asleep: bool,
     /// The snapshot that takes the place of the log. While there is one this replica follows, applies
     /// nothing and takes no entries.
     pub(crate) installing: Option<SnapshotMeta>,
@@ -123,6 +125,7 @@ impl State {
             committed: Vec::new(),
             fetches: Vec::new(),
             snapshot_requests: Vec::new(),
+            asleep: false,
             installing: None,
             install_due: false,
             now: Moment::ZERO,

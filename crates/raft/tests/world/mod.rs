@@ -130,6 +130,7 @@ impl World {
             cached_bytes_max: random.choice([0, 200, 1 << 20]).unwrap_or(0),
             election_ticks_min: random.u32(3..10),
             lease: random.u32(..4) > 0,
+            quiesce_ticks: random.choice([0, 0, 3, 20]).unwrap_or(0),
             preferred_leader: random.bool().then(|| NodeId(random.u64(1..7))),
             ..Config::new(GroupId(2), NodeId(0))
         };
@@ -267,6 +268,8 @@ impl World {
                 }
             }
             self.settle(&nodes);
+            // The host knows which nodes were gone.
+            nodes.iter().for_each(|&node| self.replica(node).wake());
             if self.commands >= before + 3 && self.has_recovered() {
                 for replica in self.machines.values().filter_map(|machine| machine.replica.as_ref())
                 {
