@@ -357,7 +357,7 @@ impl Replica {
                 }
                 Transition::Lead => {
                     let leader = Leader::new(&mut self.state);
-                    self.act(Acting::Leader(leader), Cause::Elected);
+                    self.act(Acting::Leader(Box::new(leader)), Cause::Elected);
                     None
                 }
             };
