@@ -218,6 +218,19 @@ impl<P, R> Group<P, R> {
         self.replica.compact(through);
     }
 
+    /// A node of the group is gone, or it shall not sleep for another reason: its timers run again.
+    pub fn wake(&mut self) {
+        self.replica.wake();
+    }
+
+    /// True while the group sleeps: nobody waits, and ticks do nothing, so that its host may leave them
+    /// out until it hands in anything else. The host then watches over the group's nodes, and calls
+    /// [`wake`](Self::wake) when one is gone.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.replica.is_asleep() && self.proposals_waiting() == 0 && self.reads_waiting() == 0
+    }
+
     /// Stand for election now, as if the election timer had fired.
     pub fn campaign(&mut self) {
         self.replica.campaign();

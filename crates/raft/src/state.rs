@@ -30,7 +30,8 @@ const UNSYNCED_WINDOWS_MAX: usize = 4;
 pub struct Counters {
     /// From nodes that are no members, to someone else, or saying what no correct peer says.
     pub ignored_messages: u64,
-    /// Appends that were refused because too much is not synced yet.
+    /// Appends and snapshots that were not taken because too much is not synced yet, or because a
+    /// snapshot is being installed.
     pub overloaded_appends: u64,
     /// Requests for votes that went unheard because the leader is alive.
     pub unheard_votes: u64,
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) committed: Vec<Entry>,
     pub(crate) fetches: Vec<LogFetch>,
     pub(crate) snapshot_requests: Vec<SnapshotRequest>,
+    /// Nothing is to be done anywhere: no timer runs.
+    pub(crate) asleep: bool,
     /// The snapshot that takes the place of the log. While there is one this replica follows, applies
     /// nothing and takes no entries.
     pub(crate) installing: Option<SnapshotMeta>,
@@ -123,6 +126,7 @@ impl State {
             committed: Vec::new(),
             fetches: Vec::new(),
             snapshot_requests: Vec::new(),
+            asleep: false,
             installing: None,
             install_due: false,
             now: Moment::ZERO,

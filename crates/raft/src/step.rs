@@ -24,6 +24,13 @@ impl Replica {
             self.state.counters.ignored_messages += 1;
             return;
         }
+        // Another proposal to sleep wakes nobody, nor does an answer that was under way.
+        if !matches!(
+            message.body,
+            Body::Sleep { .. } | Body::Asleep { .. } | Body::HeartbeatReply { .. }
+        ) {
+            self.wake();
+        }
         match message.term.cmp(&self.state.term) {
             Ordering::Less => self.answer_older_term(message),
             Ordering::Equal => self.dispatch(message),
@@ -51,6 +58,7 @@ impl Replica {
             | Body::Vote { .. }
             | Body::Append { .. }
             | Body::Heartbeat { .. }
+            | Body::Sleep { .. }
             | Body::Snapshot { .. }
             | Body::TimeoutNow => false,
             Body::PreVoteReply { .. }
@@ -58,6 +66,7 @@ impl Replica {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. } => !is_known(),
         }
@@ -76,12 +85,15 @@ impl Replica {
             Body::Snapshot { meta } => {
                 Body::AppendRejected { refused: meta.last.index, hint: EntryId::ZERO }
             }
-            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, promise_us: 0 },
+            Body::Heartbeat { round, .. } | Body::Sleep { round, .. } => {
+                Body::HeartbeatReply { round, promise_us: 0 }
+            }
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::TimeoutNow => return,
@@ -110,6 +122,8 @@ impl Replica {
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
+            | Body::Sleep { .. }
+            | Body::Asleep { .. }
             | Body::Snapshot { .. }
             | Body::TimeoutNow => {
                 self.follow_in(message.term, message.from);
@@ -150,6 +164,18 @@ impl Replica {
                 }
                 None
             }
+            (Body::Sleep { last, round }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.on_sleep(&mut self.state, from, last, round);
+                }
+                None
+            }
+            (Body::Asleep { round }, Acting::Leader(leader)) => {
+                leader.on_asleep(&mut self.state, from, round);
+                None
+            }
             (Body::Heartbeat { commit, round }, _) => {
                 if self.hear_leader(from)
                     && let Acting::Follower(follower) = &mut self.acting
@@ -187,6 +213,7 @@ impl Replica {
                 Body::AppendAccepted { .. }
                 | Body::AppendRejected { .. }
                 | Body::HeartbeatReply { .. }
+                | Body::Asleep { .. }
                 | Body::ReadIndex { .. },
                 Acting::Follower(_) | Acting::Candidate(_),
             )
@@ -290,7 +317,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             Body::Append { prev, entries, .. } => {
                 *term > Term::ZERO && is_run(*prev, entries, *term)
             }
-            Body::PreVote { last } | Body::Vote { last, .. } => {
+            Body::PreVote { last } | Body::Vote { last, .. } | Body::Sleep { last, .. } => {
                 *term > Term::ZERO && last.term <= *term
             }
             Body::Snapshot { meta } => {
@@ -306,6 +333,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::TimeoutNow => *term > Term::ZERO,

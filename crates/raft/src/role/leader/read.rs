@@ -11,6 +11,7 @@ use crate::state::State;
 
 impl Leader {
     pub(crate) fn read(&mut self, asker: Asker) {
+        self.quiesce.on_activity();
         self.reads.push(asker);
     }
 
