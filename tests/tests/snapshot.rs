@@ -76,19 +76,22 @@ fn all(endpoint: &str, revision: i64) -> Result<RangeResponse, Status> {
 /// and at an earlier revision.
 fn expect_same(cluster: &Cluster, number: usize, earlier: i64) {
     let revision = cluster.revision();
-    let node = &cluster.nodes[number].client;
-    let own = wait::until("the node has caught up", BOUND, || {
-        let own = all(node, 0).map_err(|status| status.to_string())?;
-        let at = own.header.as_ref().map_or(0, |header| header.revision);
-        if at >= revision { Ok(own) } else { Err(format!("revision {at}, not {revision}")) }
-    });
+    let caught_up = |name: &str, node: &str| {
+        wait::until(&format!("{name} has caught up"), BOUND, || {
+            let own = all(node, 0).map_err(|status| status.to_string())?;
+            let at = own.header.as_ref().map_or(0, |header| header.revision);
+            if at >= revision { Ok(own) } else { Err(format!("revision {at}, not {revision}")) }
+        })
+    };
+    let history = |endpoint: &str| all(endpoint, earlier).expect("it serves").kvs;
+    let node = &cluster.nodes[number];
+    let own = caught_up(&node.name, &node.client);
+    let own_history = history(&node.client);
     for other in cluster.nodes.iter().filter(|other| other.process.is_some()) {
-        let expected = all(&other.client, 0).expect("it serves");
+        let expected = caught_up(&other.name, &other.client);
         assert!(own.kvs == expected.kvs, "{} has other keys", other.name);
         assert_eq!(own.count, expected.count);
-        let history = |endpoint: &str| all(endpoint, earlier).map(|answer| answer.kvs);
-        let (own, expected) = (history(node), history(&other.client));
-        assert!(own.expect("it serves") == expected.expect("it serves"), "{}", other.name);
+        assert!(own_history == history(&other.client), "{} has another history", other.name);
     }
 }
 

@@ -131,9 +131,9 @@ impl Engine {
         open::open(config, kinds, recorder).await
     }
 
-    /// Creates a group of which this node is a voter, with an empty machine of `kind`. Every voter must
-    /// create it, with the same arguments; it elects a leader once a majority has. The group is there
-    /// again after a restart.
+    /// Creates a group of which this node is a voter, with an empty machine of `kind`. A majority of the
+    /// voters must create it, with the same arguments; then it elects a leader, and the others get it by a
+    /// snapshot. The group is there again after a restart.
     ///
     /// # Errors
     /// When the kind is unknown, or the group or part of its range lives here already.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_transport::{Handler, Hello, PeerEvent, Refusal, Replier, SnapshotOffer};
-use quorate_types::{Body, GroupId, Incarnation, Message, NodeId};
+use quorate_types::{Body, EntryId, GroupId, Incarnation, Message, NodeId};
 use tokio::sync::mpsc;
 
 use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
@@ -100,6 +100,27 @@ impl Network {
         }
     }
 
+    /// A node without the group says what a replica says that knows nothing: it lacks everything. That
+    /// promises nothing, and brings a leader that counts on this node to send a snapshot, with which the
+    /// group begins here. A group that has stopped here says nothing.
+    fn answer_for_nobody(&self, from: NodeId, messages: Vec<Message>) {
+        self.router.metrics.messages_unrouted.increment(messages.len() as u64);
+        let Some(parts) = self.parts.get().and_then(Weak::upgrade) else { return };
+        let lacks = |message: Message| match message.body {
+            Body::Append { prev, .. } => {
+                let body = Body::AppendRejected { refused: prev.index, hint: EntryId::ZERO };
+                Some(Message { from: self.identity.node, to: from, body, ..message })
+            }
+            _ => None,
+        };
+        let is_unknown =
+            |message: &Message| parts.with_host(|host| host.descriptor(message.group).is_none());
+        let answers: Vec<_> = messages.into_iter().filter(is_unknown).filter_map(lacks).collect();
+        if !answers.is_empty() {
+            parts.transport.send(from, answers);
+        }
+    }
+
     fn founders(&self, replier: Replier) {
         let table = self.with_admission(|admission| admission.table().cloned());
         // An empty table says that this node has not started either.
@@ -165,7 +186,7 @@ impl Handler for Network {
             });
             match residents.get(&group) {
                 Some(resident) => drop(self.router.tell(resident, Input::Messages(run))),
-                None => self.router.metrics.messages_unrouted.increment(run.len() as u64),
+                None => self.answer_for_nobody(from, run),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -14,6 +15,9 @@ use quorate_types::{
 };
 
 const GROUP: GroupId = GroupId(100);
+
+/// Only ends what would hang.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps every command as a row, and counts them; a query lists them all.
 #[derive(Debug)]
@@ -150,6 +154,39 @@ async fn groups_and_what_they_hold_are_there_after_a_restart() {
     let nodes = open(&configs).await;
     assert_eq!(propose(&nodes[2], GROUP, "after").await, "2");
     assert_eq!(journal(&nodes[1], GROUP).await, "before after");
+    shut_down(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_without_the_group_gets_it_by_a_snapshot() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let configs = local::configs(3, dir.path()).expect("settings");
+    let nodes = open(&configs).await;
+    let voters: Vec<NodeId> = nodes.iter().map(Engine::node).collect();
+    for node in &nodes[..2] {
+        node.create_group(GROUP, "journal", None, voters.clone()).await.expect("created");
+    }
+    propose(&nodes[0], GROUP, "a").await;
+    propose(&nodes[1], GROUP, "b").await;
+    let own = async {
+        loop {
+            let read = nodes[2].read(GROUP, Bytes::new(), Consistency::Serializable).await;
+            match read {
+                Ok(read) if read.answer == "a b" => break,
+                Ok(_) | Err(EngineError::UnknownGroup(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, own).await.expect("the group comes");
+    propose(&nodes[2], GROUP, "c").await;
+    shut_down(nodes).await;
+
+    let nodes = open(&configs).await;
+    for node in &nodes {
+        assert_eq!(journal(node, GROUP).await, "a b c");
+    }
     shut_down(nodes).await;
 }
 

@@ -13,7 +13,7 @@ use quorate_transport::{SnapshotError, SnapshotOffer, SnapshotReceiver, Transpor
 use quorate_types::codec::{put_frame_header, put_message, take_frame};
 use quorate_types::{GroupId, LogIndex, Message, NodeId, SnapshotMeta};
 use quorate_wal::Wal;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::export::{ExportError, Exports};
@@ -26,6 +26,10 @@ use crate::engine::{Kinds, lock};
 
 /// Content is gathered to so many bytes before it is written.
 const GATHERED_BYTES: usize = 256 << 10;
+
+/// Snapshots that are exported or sent at a time; those that wait their turn are not exported yet, so
+/// that many groups do not fill the disk with files that wait. As many as the transport sends.
+const SENDING_MAX: usize = 4;
 
 /// Until then a snapshot counts as on its way. Longer than one takes; who has not installed it by then
 /// is not about to.
@@ -41,6 +45,7 @@ pub(crate) struct Snapshots {
     pub(crate) completions: Arc<LogCompletions>,
     pub(crate) applier: Applier,
     pub(crate) kinds: Kinds,
+    turns: Semaphore,
     /// What the snapshots hold that are on their way, or were until a moment ago.
     sending: Mutex<BTreeMap<(GroupId, NodeId), Underway>>,
     /// Groups that a snapshot is being received or installed for: one at a time each.
@@ -131,11 +136,22 @@ impl Snapshots {
         applier: Applier,
         kinds: Kinds,
     ) -> Self {
-        let (exports, sending, busy) = (Exports::default(), Mutex::default(), Mutex::default());
-        Self { node, files, exports, state, wal, completions, applier, kinds, sending, busy }
+        Self {
+            node,
+            files,
+            exports: Exports::default(),
+            state,
+            wal,
+            completions,
+            applier,
+            kinds,
+            turns: Semaphore::new(SENDING_MAX),
+            sending: Mutex::default(),
+            busy: Mutex::default(),
+        }
     }
 
-    /// Sends the state of `target` to `to`, as of the entry at `through` at least. `message` makes the
+    /// Sends the state of `target` to `to`, as of the entry at `through` at least, when its turn comes. `message` makes the
     /// leader's message that goes with it, of what the snapshot turns out to stand for.
     ///
     /// # Errors
@@ -149,6 +165,8 @@ impl Snapshots {
         message: impl FnOnce(SnapshotMeta) -> Message + Send,
     ) -> Result<SnapshotMeta, SendError> {
         let group = target.group;
+        // Never closed.
+        let _turn = self.turns.acquire().await;
         let (this, of) = (Arc::clone(&self), target.clone());
         let exported = spawn_blocking(move || {
             let range = of.descriptor.range.clone();

@@ -406,44 +406,6 @@ mod rocks {
         assert_eq!(staged(image.path()), 0);
     }
 
-    /// Figures, printed rather than asserted: `--ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    #[expect(clippy::print_stdout, reason = "figures are for people")]
-    #[expect(clippy::disallowed_methods, reason = "a measurement needs a clock")]
-    fn how_long_export_stage_and_ingestion_take() {
-        use std::time::Instant;
-        const PUTS: usize = 1_000_000;
-        let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        let (mut from, to) = (Host::new(open(one.path())), open(two.path()));
-        let mut random = 7u64;
-        for first in (0..PUTS).step_by(1_000) {
-            let commands = (first..first + 1_000).map(|number| {
-                let value = (0..32).map(|_| {
-                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    format!("{:08x}", random >> 32)
-                });
-                let value: String = value.collect();
-                prost::Message::encode_to_vec(&put(&format!("key/{number:08}"), &value)).into()
-            });
-            from.apply_all(commands);
-        }
-        with_voters(&from.engine, GROUP);
-        let began = Instant::now();
-        let snapshot = export(&from.engine, GROUP, &all_keys());
-        println!("{PUTS} keys, {} bytes: exported in {:?}", snapshot.len(), began.elapsed());
-        let began = Instant::now();
-        read(&snapshot, &all_keys()).unwrap().verify().unwrap();
-        println!("verified in {:?}", began.elapsed());
-        let began = Instant::now();
-        let install = Install::stage(read(&snapshot, &all_keys()).unwrap(), &to).unwrap();
-        println!("staged in {:?}", began.elapsed());
-        let began = Instant::now();
-        install.run(&to).unwrap();
-        println!("in place after {:?}", began.elapsed());
-        assert_eq!(rows(&to).len(), rows(&from.engine).len());
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
 
