@@ -1,0 +1,166 @@
+//! I2, I6 and I9: one history for each entry; what is committed stays, in order, and on a quorum's disks.
+
+use std::collections::BTreeMap;
+
+use quorate_raft::Replica;
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, NodeId, Payload, Term};
+
+use super::durable::Platter;
+use super::{Checked, Oracle};
+use crate::node::FIRST;
+use crate::trace::hash_of;
+
+/// Every entry that was ever written anywhere, and what of it is committed.
+#[derive(Debug, Default)]
+pub(crate) struct LogOracle {
+    /// By id: what it carries, and the entry before it.
+    entries: BTreeMap<(LogIndex, Term), (u64, EntryId)>,
+    /// Index FIRST + 1 and up: the entry, and the term of the replica that was first seen to commit it.
+    committed: Vec<(EntryId, Term)>,
+    /// How far each process was seen to commit and to apply.
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    base: LogIndex,
+    applied: LogIndex,
+    commit: LogIndex,
+    term: Term,
+}
+
+impl LogOracle {
+    pub(crate) fn last_committed(&self) -> LogIndex {
+        self.committed.last().map_or(FIRST.index, |(id, _)| id.index)
+    }
+
+    pub(crate) fn committed_at(&self, index: LogIndex) -> Option<EntryId> {
+        let at = index.since(FIRST.index).checked_sub(1)? as usize;
+        self.committed.get(at).map(|&(id, _)| id)
+    }
+
+    /// What is committed above `base`, and in which term that was first seen.
+    pub(crate) fn committed_above(
+        &self,
+        base: LogIndex,
+    ) -> impl Iterator<Item = (EntryId, Term)> + '_ {
+        self.committed.iter().skip(base.since(FIRST.index) as usize).copied()
+    }
+
+    /// Entries that every log begins with.
+    pub(crate) fn found(&mut self, term: Term, count: u64) {
+        for offset in 1..=count {
+            let id = EntryId::new(term, FIRST.index.plus(offset));
+            self.committed.push((id, term));
+        }
+    }
+
+    pub(crate) fn on_append(&mut self, before: EntryId, entries: &[Entry]) -> Checked {
+        let mut before = before;
+        for entry in entries {
+            let now = (payload_hash(&entry.payload), before);
+            let known = *self.entries.entry((entry.id.index, entry.id.term)).or_insert(now);
+            Oracle::LogMatching.check(known == now, || {
+                format!(
+                    "{} after {before} carries {:x}, but after {} it carried {:x}",
+                    entry.id, now.0, known.1, known.0
+                )
+            })?;
+            before = entry.id;
+        }
+        Ok(())
+    }
+
+    /// A process of `node` starts; it may know less than the last one.
+    pub(crate) fn on_started(&mut self, node: NodeId, replica: &Replica) -> Checked {
+        let now = Seen::of(replica);
+        if let Some(before) = self.seen.get(&node) {
+            // Terms may not go back even over a restart, as far as they were spoken of; that is what the oracles
+            // of promises and disks hold. Here: the base never does.
+            Oracle::Ordering.check(now.base >= before.base, || {
+                format!("node {node}: base went back from {} to {}", before.base, now.base)
+            })?;
+        }
+        self.seen.insert(node, Seen { commit: now.base, applied: now.base, ..now });
+        Ok(())
+    }
+
+    pub(crate) fn on_turn(
+        &mut self,
+        node: NodeId,
+        replica: &Replica,
+        platters: &BTreeMap<NodeId, Platter>,
+    ) -> Checked {
+        let now = Seen::of(replica);
+        let before = *self.seen.entry(node).or_insert(now);
+        if now.commit == before.commit && now.applied == before.applied && now.term == before.term {
+            return Ok(());
+        }
+        let ordered = now.base <= now.applied
+            && now.applied <= now.commit
+            && now.commit <= replica.last().index;
+        let forward =
+            now.applied >= before.applied && now.commit >= before.commit && now.term >= before.term;
+        Oracle::Ordering.check(ordered && forward, || {
+            format!("node {node}: {now:?}, last {}, after {before:?}", replica.last())
+        })?;
+        self.seen.insert(node, now);
+        let mut index = before.commit.max(now.base);
+        while index < now.commit {
+            index = index.next();
+            let Some(term) = replica.term_at(index) else { continue };
+            self.on_committed(node, replica, EntryId::new(term, index), platters)?;
+        }
+        Ok(())
+    }
+
+    fn on_committed(
+        &mut self,
+        node: NodeId,
+        replica: &Replica,
+        id: EntryId,
+        platters: &BTreeMap<NodeId, Platter>,
+    ) -> Checked {
+        if let Some(known) = self.committed_at(id.index) {
+            return Oracle::Durability.check(known == id, || {
+                format!("node {node} commits {id}, where {known} is committed")
+            });
+        }
+        Oracle::Ordering.check(id.index == self.last_committed().next(), || {
+            format!("node {node} commits {id}, but {} is the last", self.last_committed())
+        })?;
+        let group = replica.config().group;
+        let membership = replica.membership();
+        for half in [&membership.voters, &membership.outgoing] {
+            let holds = |peer: &&NodeId| held(platters, **peer, group, id);
+            let holders: Vec<_> = half.iter().filter(holds).collect();
+            Oracle::Durability.check(half.is_empty() || holders.len() * 2 > half.len(), || {
+                format!("node {node} commits {id}, but of {half:?} only {holders:?} hold it durably")
+            })?;
+        }
+        self.committed.push((id, replica.term()));
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn of(replica: &Replica) -> Self {
+        Self {
+            base: replica.base().index,
+            applied: replica.applied_index(),
+            commit: replica.commit(),
+            term: replica.term(),
+        }
+    }
+}
+
+fn held(platters: &BTreeMap<NodeId, Platter>, node: NodeId, group: GroupId, id: EntryId) -> bool {
+    platters.get(&node).and_then(|platter| platter.log(group)).is_some_and(|log| log.holds(id))
+}
+
+fn payload_hash(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Empty => 0,
+        Payload::Command(command) => hash_of(command.as_ref()),
+    }
+}

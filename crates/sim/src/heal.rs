@@ -1,0 +1,288 @@
+//! The end of every run: no more faults, and everybody has to come together and serve. A group that is safe but
+//! stands still has failed.
+//!
+//! 1. *Heal*: the network is whole, processes run, disks are fast and have room. Whoever lost its log stays away.
+//! 2. *Converge*: each group has one leader that all follow, and all logs and states end at the same entry.
+//! 3. *Serve*: a write and a read through every node succeed.
+//! 4. *Compare*: logs and rows are the same everywhere, nothing waits, and the history of the clients is one that
+//!    a single copy could have given.
+//!
+//! Converging may take as long as it makes progress: a window of one small append over a long link is slow, and
+//! right.
+
+use std::collections::BTreeSet;
+
+use quorate_raft::Role;
+use quorate_store::StateEngine;
+use quorate_types::{GroupId, LogIndex, NodeId, Term};
+
+use crate::check::{Checked, Oracle};
+use crate::client::Ask;
+use crate::event::Event;
+use crate::requests::{NOBODY, Request};
+use crate::trace::What;
+use crate::world::World;
+
+/// Time between two looks.
+const LOOK_US: u64 = 100_000;
+
+/// Longest election timeouts without progress after which a run has wedged.
+const STALLED_TIMEOUTS_MAX: u64 = 40;
+
+/// Steps of the judge of histories for each key.
+const JUDGE_STEPS_MAX: u64 = 200_000;
+
+/// How far the end of a run has come.
+#[derive(Debug)]
+pub(crate) struct Healing {
+    stage: Stage,
+    /// The furthest that all replicas together have come, and when they last came further.
+    progress: u64,
+    moved_us: u64,
+    /// Requests of the last stage that succeeded or did not.
+    served: u32,
+    unserved: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Converging,
+    Serving { asked: u32 },
+    Settling,
+}
+
+impl World {
+    /// Ends all faults.
+    pub(crate) fn heal(&mut self) {
+        self.note(None, What::Healed);
+        for undo in std::mem::take(&mut self.undo).into_values() {
+            self.take_back(undo);
+        }
+        self.net.heal();
+        let now_us = self.now_us;
+        for node in &mut self.nodes {
+            node.crash_after = None;
+            node.slow_sync_us = 0;
+            node.full = false;
+            if node.paused_until.is_some() {
+                node.paused_until = Some(now_us);
+                self.queue.push(now_us, Event::Resume { node: node.id });
+            }
+            if node.process.is_none() && !node.lost {
+                self.queue.push(now_us + 1, Event::Start { node: node.id, life: node.life });
+            }
+        }
+        self.plan.disk.fetch_refused_permille = 0;
+        self.healing = Some(Healing {
+            stage: Stage::Converging,
+            progress: 0,
+            moved_us: now_us,
+            served: 0,
+            unserved: 0,
+        });
+        self.queue.push(now_us + LOOK_US, Event::Look);
+    }
+
+    pub(crate) fn on_look(&mut self) -> Checked {
+        let progress = self.progress();
+        let (now_us, cluster) = (self.now_us, &self.plan.cluster);
+        let timeout_us = cluster.tick_us * u64::from(cluster.election_ticks_max);
+        let Some(healing) = &mut self.healing else { return Ok(()) };
+        if progress > healing.progress {
+            healing.progress = progress;
+            healing.moved_us = now_us;
+        }
+        let stalled = now_us - healing.moved_us > timeout_us * STALLED_TIMEOUTS_MAX;
+        let stage = healing.stage;
+        match stage {
+            Stage::Converging if self.has_converged() => {
+                self.note(None, What::Converged);
+                self.serve()?;
+            }
+            Stage::Serving { asked } if self.requests.is_empty() => {
+                if let Some(healing) = &mut self.healing {
+                    let (served, unserved) = (healing.served, healing.unserved);
+                    Oracle::Liveness.check(unserved == 0 && served == asked, || {
+                        format!("in quiet, {unserved} of {asked} requests were not served")
+                    })?;
+                    healing.stage = Stage::Settling;
+                }
+            }
+            Stage::Settling if self.has_converged() => {
+                self.done = true;
+                return self.compare();
+            }
+            Stage::Converging | Stage::Serving { .. } | Stage::Settling => {}
+        }
+        Oracle::Liveness.check(!stalled, || {
+            format!("no progress while {stage:?} since {} ms: {}", (now_us - 1) / 1000, self.describe())
+        })?;
+        self.queue.push(now_us + LOOK_US, Event::Look);
+        Ok(())
+    }
+
+    /// A request of the last stage has ended.
+    pub(crate) fn served(&mut self, request: &Request, success: bool) {
+        if let Some(healing) = &mut self.healing
+            && request.client >= NOBODY
+            && matches!(healing.stage, Stage::Serving { .. })
+        {
+            if success {
+                healing.served += 1;
+            } else {
+                healing.unserved += 1;
+            }
+        }
+    }
+
+    fn serve(&mut self) -> Checked {
+        let mut asks: Vec<(NodeId, Ask)> = Vec::new();
+        for node in self.present() {
+            self.last_value += 1;
+            let value = self.last_value;
+            let key = value as u32 % self.plan.workload.keys;
+            asks.push((node, Ask::Put { key, value }));
+            asks.push((node, Ask::Read { key, local: false }));
+            asks.push((node, Ask::Range { local: true }));
+            if self.plan.cluster.placement {
+                asks.push((node, Ask::ReadMap));
+            }
+        }
+        let asked = asks.len() as u32;
+        let now_us = self.now_us;
+        if let Some(healing) = &mut self.healing {
+            healing.stage = Stage::Serving { asked };
+            healing.moved_us = now_us;
+        }
+        asks.into_iter().try_for_each(|(node, ask)| self.ask(NOBODY, node, ask))
+    }
+
+    /// The nodes that can take part.
+    fn present(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|node| !node.lost).map(|node| node.id).collect()
+    }
+
+    fn progress(&self) -> u64 {
+        let residents = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        let residents = residents.flat_map(|process| process.residents.values());
+        let of = |resident: &crate::node::Resident| {
+            let replica = resident.group.replica();
+            replica.durable().value() + replica.commit().value() + replica.applied_index().value()
+        };
+        // A request that was answered is progress too.
+        residents.map(of).sum::<u64>() + self.counts.answered
+    }
+
+    fn has_converged(&self) -> bool {
+        let present = self.present();
+        let up = present.iter().all(|&node| {
+            let process = self.nodes[node.value() as usize - 1].process.as_ref();
+            process.is_some_and(|process| process.to_apply.is_empty() && !process.wal.busy)
+        });
+        up && self.requests.is_empty()
+            && self.checks.groups.keys().all(|&group| {
+                let mut ends: BTreeSet<(LogIndex, Option<NodeId>, Term)> = BTreeSet::new();
+                let mut serving = 0;
+                for &node in &present {
+                    let Some(resident) = self.nodes[node.value() as usize - 1].resident(group)
+                    else {
+                        return false;
+                    };
+                    let (replica, leads) = (resident.group.replica(), resident.group.leadership());
+                    let last = replica.last().index;
+                    if replica.applied_index() < last || replica.durable() < last {
+                        return false;
+                    }
+                    serving += u32::from(leads.serving && leads.role == Role::Leader);
+                    ends.insert((last, leads.leader, replica.term()));
+                }
+                ends.len() == 1 && serving == 1
+            })
+    }
+
+    fn compare(&mut self) -> Checked {
+        let present = self.present();
+        for &node in &present {
+            let process = self.nodes[node.value() as usize - 1].process.as_ref();
+            for resident in process.iter().flat_map(|process| process.residents.values()) {
+                self.checks.resources.on_quiet(node, resident)?;
+            }
+        }
+        self.compare_rows(&present)?;
+        self.checks.history.check(JUDGE_STEPS_MAX)
+    }
+
+    /// Sweeps go at their own pace on each node; when all are through, all rows must be the same.
+    fn compare_rows(&mut self, present: &[NodeId]) -> Checked {
+        let mut first = None;
+        for &node in present {
+            self.sweep_all(node)?;
+            let rows = self.node(node).state.rows();
+            match &first {
+                None => first = Some((node, rows)),
+                Some((other, expected)) => {
+                    let differing = expected
+                        .iter()
+                        .find(|(key, value)| rows.get(*key) != Some(*value))
+                        .map(|(key, _)| key)
+                        .or_else(|| rows.keys().find(|key| !expected.contains_key(*key)));
+                    Oracle::StateMachineSafety.check(differing.is_none(), || {
+                        format!("nodes {other} and {node} differ in row {differing:?}")
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let mut text = Vec::new();
+        for node in &self.nodes {
+            let Some(process) = &node.process else {
+                text.push(format!("node {} is down", node.id));
+                continue;
+            };
+            for (&group, resident) in &process.residents {
+                let replica = resident.group.replica();
+                text.push(format!(
+                    "node {} g{group} {} t{} leader {:?} last {} durable {} commit {} applied {}",
+                    node.id,
+                    replica.role().name(),
+                    replica.term(),
+                    replica.leader(),
+                    replica.last(),
+                    replica.durable(),
+                    replica.commit(),
+                    replica.applied_index(),
+                ));
+            }
+        }
+        let waiting = self.requests.len();
+        format!("{waiting} requests wait; {}", text.join("; "))
+    }
+
+    fn sweep_all(&mut self, node: NodeId) -> Checked {
+        for group in self.groups_of(node) {
+            while self.sweep_once(node, group)? {}
+        }
+        self.node(node).state.flush().map_err(|error| Oracle::Assertion.broken(error.to_string()))
+    }
+
+    /// One sweep; true while there is more.
+    fn sweep_once(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+    ) -> Result<bool, crate::check::Violation> {
+        let at = self.node(node);
+        let Some(process) = &mut at.process else { return Ok(false) };
+        let Some(resident) = process.residents.get_mut(&group) else { return Ok(false) };
+        let (rows, more) = {
+            let mut overlay = quorate_store::Overlay::new(at.state.view());
+            crate::host::sweep(resident, group, &mut overlay)?;
+            (overlay.into_rows(), resident.sweeping)
+        };
+        at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        Ok(more)
+    }
+}
