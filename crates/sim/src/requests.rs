@@ -101,7 +101,8 @@ impl World {
         let map = self.clients.get(client as usize).and_then(|client| client.map.as_ref());
         let bytes = ask.encode(&self.plan.workload, gateway, map, self.last_value);
         self.note(gateway, What::Asked { client, request: id, kind: ask.kind() });
-        self.checks.revisions.on_asked(id);
+        let life = self.node(gateway).life;
+        self.checks.revisions.on_asked(id, (gateway, life));
         let request = Request {
             client,
             floor: self.checks.committed(ask.group()),
@@ -109,7 +110,7 @@ impl World {
             ask,
             bytes,
             gateway,
-            gateway_life: self.node(gateway).life,
+            gateway_life: life,
             from_us: self.now_us,
             attempt: 0,
             perhaps_proposed: false,

@@ -25,15 +25,16 @@ pub(crate) enum Freshness {
 pub(crate) struct RevisionOracle {
     /// The highest revision in any answer so far.
     acknowledged: i64,
-    /// Of each request under way, what it may not be behind.
-    floors: BTreeMap<u64, i64>,
+    /// Of each request under way, what was answered anywhere, and by its own gateway, before it was asked.
+    floors: BTreeMap<u64, (i64, i64)>,
     /// The highest revision that each process's gateway has answered, by node and life.
     gateways: BTreeMap<(NodeId, u64), i64>,
 }
 
 impl RevisionOracle {
-    pub(crate) fn on_asked(&mut self, request: u64) {
-        self.floors.insert(request, self.acknowledged);
+    pub(crate) fn on_asked(&mut self, request: u64, gateway: (NodeId, u64)) {
+        let by_gateway = self.gateways.get(&gateway).copied().unwrap_or(0);
+        self.floors.insert(request, (self.acknowledged, by_gateway));
     }
 
     /// A client has the answer to a read of `range`.
@@ -46,9 +47,10 @@ impl RevisionOracle {
         answer: &Outcome,
         model: &Model,
     ) -> Checked {
+        let (anywhere, by_gateway) = self.floors.get(&request).copied().unwrap_or((0, 0));
         let floor = match freshness {
-            Freshness::Linearizable => self.floors.get(&request).copied().unwrap_or(0),
-            Freshness::Serializable => self.gateways.get(&gateway).copied().unwrap_or(0),
+            Freshness::Linearizable => anywhere,
+            Freshness::Serializable => by_gateway,
         };
         let revision = answer.revision;
         let stale = match freshness {
@@ -90,7 +92,7 @@ impl RevisionOracle {
         gateway: (NodeId, u64),
         revision: i64,
     ) -> Checked {
-        let floor = self.floors.get(&request).copied().unwrap_or(0);
+        let (floor, _) = self.floors.get(&request).copied().unwrap_or((0, 0));
         Oracle::Revisions.check(revision >= floor, || {
             format!("write {request} left revision {revision}, but {floor} was answered before")
         })?;
