@@ -9,7 +9,7 @@ use quorate_group::{Effect, Generation};
 use quorate_raft::LogFetch;
 use quorate_store::{GroupRow, Overlay, ScopedView, StateEngine};
 use quorate_types::{
-    Committed, Entry, EntryId, GroupId, LogIndex, Message, NodeId, Payload, codec,
+    Committed, Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, codec,
 };
 use quorate_wal::Write;
 
@@ -91,6 +91,11 @@ impl World {
         if self.is_alive(node, life) { self.end_turn(node, group) } else { Ok(()) }
     }
 
+    /// What the clock of a node shows.
+    fn moment(&self, node: NodeId) -> Moment {
+        Moment(self.nodes[node.value() as usize - 1].clock.shown_us(self.now_us))
+    }
+
     /// A group has an input: its turn ends at once, or when more have come.
     pub(crate) fn input(&mut self, node: NodeId, group: GroupId) -> Checked {
         let delay_us_max = self.plan.cluster.turn_delay_us_max;
@@ -108,11 +113,15 @@ impl World {
 
     fn end_turn(&mut self, node: NodeId, group: GroupId) -> Checked {
         let before = self.checks.committed(group);
+        let now = self.moment(node);
         let Some(resident) = self.nodes[node.value() as usize - 1].resident_mut(group) else {
             return Ok(());
         };
         resident.turn_due = false;
-        let effects = resident.group.turn(&mut |_| {});
+        let effects = resident.group.turn(now, &mut |_| {});
+        let Some(resident) = self.nodes[node.value() as usize - 1].resident(group) else {
+            return Ok(());
+        };
         let replica = resident.group.replica();
         for effect in &effects {
             if let Effect::Append { entries, .. } = effect
@@ -123,7 +132,8 @@ impl World {
                 self.checks.on_append(group, EntryId::new(term, index), entries)?;
             }
         }
-        self.checks.on_turn(node, replica)?;
+        let clocks = |of: NodeId| Moment(self.nodes[of.value() as usize - 1].clock.shown_us(self.now_us));
+        self.checks.on_turn(node, replica, &clocks)?;
         let after = self.checks.committed(group);
         if after > before {
             self.note(node, What::Committed { group, index: after });

@@ -290,8 +290,12 @@ fn group_config(cluster: &Cluster, group: GroupId, node: NodeId, seed: u64) -> G
             uncommitted_bytes_max: cluster.uncommitted_bytes_max,
             cached_bytes_max: cluster.cached_bytes_max,
             seed,
+            tick_us: cluster.tick_us,
+            lease: cluster.lease,
+            life: seed,
             ..Config::new(group, node)
         },
         proposal_ticks_max: cluster.proposal_ticks_max,
+        read_ticks_max: cluster.proposal_ticks_max,
     }
 }

@@ -84,7 +84,9 @@ pub struct Cluster {
     pub uncommitted_bytes_max: usize,
     /// See `quorate_raft::Config`.
     pub cached_bytes_max: usize,
-    /// See `quorate_group::GroupConfig`.
+    /// See `quorate_raft::Config`.
+    pub lease: bool,
+    /// See `quorate_group::GroupConfig`; for proposals and reads.
     pub proposal_ticks_max: u64,
     /// The group waits so long for more inputs before it takes its turn; drawn up to this.
     pub turn_delay_us_max: u64,
@@ -115,6 +117,7 @@ impl Default for Cluster {
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             cached_bytes_max: 4 << 20,
+            lease: true,
             proposal_ticks_max: 100,
             turn_delay_us_max: 0,
             first_term: 1,
@@ -267,6 +270,8 @@ pub struct Workload {
     pub serializable: u32,
     /// Weight of reads at an old revision.
     pub history: u32,
+    /// Of linearizable reads, so many in a thousand are made at the replica at hand, whoever leads.
+    pub at_hand_permille: u32,
     /// Weight of compactions.
     pub compact: u32,
     /// Weight of changes of the placement map, where there is one.
@@ -294,6 +299,7 @@ impl Default for Workload {
             range: 1,
             serializable: 2,
             history: 1,
+            at_hand_permille: 500,
             compact: 0,
             placement: 1,
             requests: Vec::new(),

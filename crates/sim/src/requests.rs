@@ -147,7 +147,12 @@ impl World {
                 return self.finish(id, Finished::Done { id: None, outcome });
             }
         }
+        // A linearizable read may be made at any replica; the real router asks the leader's.
+        let at_hand = !is_write
+            && leader.is_some()
+            && self.random.u32(..1000) < self.plan.workload.at_hand_permille;
         match leader {
+            _ if at_hand => return self.submit(gateway, slot),
             None => self.route_again(id, LOOK_AGAIN_US),
             Some(leader) if leader == gateway => return self.submit(leader, slot),
             Some(leader) => {

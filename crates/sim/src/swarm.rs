@@ -9,6 +9,9 @@ use quorate_types::NodeId;
 use crate::fault::{Fault, FaultKind, Target};
 use crate::plan::{Clocks, Cluster, Disk, Network, Plan, Workload};
 
+/// Two clocks that run apart by this, one fast and one slow, are within what leases allow for: one per cent.
+const DRIFT_PPM_MAX: i32 = 4_900;
+
 /// Events of a run before it is healed.
 pub const EVENTS: u64 = 20_000;
 
@@ -71,6 +74,7 @@ fn cluster(random: &mut fastrand::Rng) -> Cluster {
         inflight_bytes_max: bytes(random, &[1, 500, 1 << 20], 16 << 20),
         uncommitted_bytes_max: bytes(random, &[1, 500, 1 << 20], 64 << 20),
         cached_bytes_max: bytes(random, &[0, 500, 1 << 20], 4 << 20),
+        lease: chance(random, 70),
         proposal_ticks_max: random.u64(10..200),
         turn_delay_us_max: one_of(random, &[0, 0, 0, 300]),
         ..Cluster::default()
@@ -117,7 +121,7 @@ fn disk(random: &mut fastrand::Rng) -> Disk {
 fn clocks(random: &mut fastrand::Rng) -> Clocks {
     Clocks {
         skew_ms_max: one_of(random, &[0, 100, 3_600_000]),
-        drift_ppm_max: one_of(random, &[0, 0, 100, 10_000]),
+        drift_ppm_max: one_of(random, &[0, 0, 100, DRIFT_PPM_MAX as u32]),
     }
 }
 
@@ -143,6 +147,7 @@ fn workload(random: &mut fastrand::Rng) -> Workload {
         keys: random.u32(1..=6),
         think_us: one_of(random, &[2_000, 10_000, 50_000]),
         timeout_ms: one_of(random, &[500, 2_000, 5_000]),
+        at_hand_permille: one_of(random, &[0, 500, 1_000]),
         answers_lost_permille: one_of(random, &[0, 0, 10, 100]),
         value_bytes_max: one_of(random, &[0, 16, 400]),
         // Something has to be written.
@@ -212,7 +217,7 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
             _ => FaultKind::FailedSync { node, after: random.u64(..5) },
         },
         14 => match random.bool() {
-            true => FaultKind::Drift { node, ppm: random.i32(-10_000..=10_000) },
+            true => FaultKind::Drift { node, ppm: random.i32(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX) },
             false => FaultKind::Jump { node, by_ms: random.i64(-3_600_000..=3_600_000) },
         },
         _ => FaultKind::Campaign { node },

@@ -136,7 +136,11 @@ impl Brief {
             Body::AppendAccepted { last } => [last.value(), 0, 0],
             Body::AppendRejected { refused, hint } => [refused.value(), hint.index.value(), 0],
             Body::Heartbeat { commit, round } => [commit.value(), *round, 0],
-            Body::HeartbeatReply { round } => [*round, 0, 0],
+            Body::HeartbeatReply { round, promise_us } => [*round, *promise_us, 0],
+            Body::ReadIndex { context } => [context.number, context.life, 0],
+            Body::ReadIndexReply { context, index } => {
+                [context.number, context.life, index.value()]
+            }
         };
         Self { group: message.group, kind: message.body.name(), term: message.term, numbers }
     }
@@ -155,6 +159,8 @@ impl fmt::Display for Brief {
             "AppendAccepted" => write!(f, "Accepted t{term} to {a}"),
             "AppendRejected" => write!(f, "Rejected t{term} {a} hint {b}"),
             "Heartbeat" => write!(f, "Heartbeat t{term} commit {a} round {b}"),
+            "ReadIndex" => write!(f, "ReadIndex t{term} number {a}"),
+            "ReadIndexReply" => write!(f, "ReadIndexReply t{term} number {a} index {c}"),
             "HeartbeatReply" => write!(f, "HeartbeatReply t{term} round {a}"),
             _ => write!(f, "{kind} t{term} {a} {b} {c}"),
         }

@@ -8,6 +8,7 @@ pub(crate) mod apply;
 pub(crate) mod durable;
 pub(crate) mod election;
 pub mod history;
+pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod model;
 pub(crate) mod placement;
@@ -19,11 +20,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use quorate_raft::Replica;
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, NodeId};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Moment, NodeId};
 
 use apply::ApplyOracle;
 use durable::Platter;
 use election::ElectionOracle;
+use lease::LeaseOracle;
 use log::LogOracle;
 use placement::PlacementOracle;
 use resource::ResourceOracle;
@@ -68,6 +70,8 @@ pub enum Oracle {
     Durability,
     /// I10: per key, as if one copy (checked at the end), and no read below what was acknowledged.
     Linearizability,
+    /// I11: while a leader holds a lease nobody else is elected.
+    LeaseExclusivity,
     /// I15: revisions are dense, never go back, and name one state.
     Revisions,
     /// I18: versions of the placement map.
@@ -96,6 +100,7 @@ impl fmt::Display for Oracle {
             Self::SingleVote => "I8 single vote",
             Self::Durability => "I9 durability",
             Self::Linearizability => "I10 linearizability",
+            Self::LeaseExclusivity => "I11 lease exclusivity",
             Self::Revisions => "I15 revisions",
             Self::Placement => "I18 placement versions",
             Self::ExactlyOnce => "I21 exactly once",
@@ -136,6 +141,7 @@ pub(crate) struct GroupChecks {
     pub(crate) election: ElectionOracle,
     pub(crate) log: LogOracle,
     pub(crate) apply: ApplyOracle,
+    pub(crate) lease: LeaseOracle,
 }
 
 impl Checks {
@@ -159,12 +165,18 @@ impl Checks {
         self.groups[&group].log.last_committed()
     }
 
-    /// A replica has ended a turn.
-    pub(crate) fn on_turn(&mut self, node: NodeId, replica: &Replica) -> Checked {
+    /// A replica has ended a turn; `clocks` tells what each node's clock shows now.
+    pub(crate) fn on_turn(
+        &mut self,
+        node: NodeId,
+        replica: &Replica,
+        clocks: &dyn Fn(NodeId) -> Moment,
+    ) -> Checked {
         let group = replica.config().group;
-        let Some(GroupChecks { election, log, .. }) = self.groups.get_mut(&group) else {
+        let Some(GroupChecks { election, log, lease, .. }) = self.groups.get_mut(&group) else {
             return Ok(());
         };
+        lease.on_turn(node, replica, clocks)?;
         election.on_turn(node, replica, log)?;
         log.on_turn(node, replica, &self.platters)?;
         self.resources.on_turn(node, replica)
@@ -187,6 +199,7 @@ impl GroupChecks {
             election: ElectionOracle::default(),
             log: LogOracle::default(),
             apply: ApplyOracle::new(group),
+            lease: LeaseOracle::default(),
         }
     }
 }

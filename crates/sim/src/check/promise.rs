@@ -28,7 +28,9 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         | Body::Append { .. }
         | Body::AppendRejected { .. }
         | Body::Heartbeat { .. }
-        | Body::HeartbeatReply { .. } => true,
+        | Body::HeartbeatReply { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexReply { .. } => true,
     };
     Oracle::PersistBeforePromise.check(holds, || {
         format!("{message:?} leaves with {durable:?} and a log up to {}", log.last())
