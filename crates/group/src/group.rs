@@ -8,7 +8,7 @@ use quorate_raft::{
     Append, Config, LogFetch, LogState, ProposeError, ReadId, Ready, Replica, Role, RoleChange,
     Ticket,
 };
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Term};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Term, defect};
 
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
@@ -115,10 +115,12 @@ impl<P, R> Group<P, R> {
     pub fn tick(&mut self) {
         self.tick += 1;
         self.replica.tick();
-        for slot in self.proposals.expire(self.tick) {
-            self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
-        }
         let refusal = self.not_leader();
+        for slot in self.proposals.expire(self.tick) {
+            let unknown =
+                if defect!(UnknownTakenForRefused) { refusal } else { Refusal::Unknown };
+            self.effects.push(Effect::Answer { slot, result: Err(unknown) });
+        }
         for slot in self.reads.expire(self.tick) {
             self.effects.push(Effect::Deny { slot, refusal });
         }
@@ -191,7 +193,9 @@ impl<P, R> Group<P, R> {
             self.effects.push(Effect::Send(messages));
         }
         if let Some(Append { ticket, hard_state, entries, release }) = append {
-            if !release.is_empty() {
+            if defect!(PromiseBeforeSync) {
+                self.effects.push(Effect::Send(release));
+            } else if !release.is_empty() {
                 self.releases.push_back((ticket, release));
             }
             self.effects.push(Effect::Append { ticket, hard_state, entries });

@@ -5,7 +5,7 @@ use std::mem;
 
 use bytes::Bytes;
 use quorate_raft::ReadId;
-use quorate_types::{EntryId, LogIndex};
+use quorate_types::{EntryId, LogIndex, defect};
 
 /// Proposals that are in the log, in log order.
 ///
@@ -75,7 +75,10 @@ impl<P> Proposals<P> {
         while self.waiting.front().is_some_and(|first| first.id.index <= through) {
             let Some(Waiting { id, slot, .. }) = self.waiting.pop_front() else { return };
             while outcomes.next_if(|(applied, _)| applied.index < id.index).is_some() {}
-            match outcomes.next_if(|(applied, _)| *applied == id) {
+            let by_index = defect!(AnsweredByIndex);
+            let answers =
+                |applied: EntryId| applied == id || by_index && applied.index == id.index;
+            match outcomes.next_if(|(applied, _)| answers(*applied)) {
                 Some((_, outcome)) => ended(Ended::Applied(slot, id, outcome)),
                 None => ended(Ended::Displaced(slot)),
             }
@@ -153,6 +156,10 @@ impl<R> Reads<R> {
 
     /// The confirmed reads whose index is applied, oldest first.
     pub(crate) fn take_applied(&mut self, applied: LogIndex) -> Vec<R> {
+        if defect!(ReadBeforeApplied) {
+            let all = mem::take(&mut self.unapplied).into_values();
+            return all.flat_map(|asked| asked.slots).collect();
+        }
         let later = self.unapplied.split_off(&(applied.next(), ReadId(0)));
         let served = mem::replace(&mut self.unapplied, later).into_values();
         served.flat_map(|asked| asked.slots).collect()

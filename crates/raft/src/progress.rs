@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_types::{LogIndex, Moment};
+use quorate_types::{LogIndex, Moment, defect};
 
 use crate::config::Config;
 
@@ -199,12 +199,15 @@ impl Progress {
     pub(crate) fn on_heartbeat_answered(&mut self, now: u64) {
         match &mut self.flow {
             Flow::Probe { paused_tick } => {
-                if paused_tick.is_some_and(|tick| tick < now) {
+                if paused_tick.is_some_and(|tick| tick < now) && !defect!(ProbeNotRepeated) {
                     *paused_tick = None;
                 }
             }
             Flow::Replicate(window) => {
-                if window.is_overdue(now) && self.asked_tick < now {
+                if window.is_overdue(now)
+                    && self.asked_tick < now
+                    && !defect!(LostAppendForgotten)
+                {
                     self.doubted = true;
                     self.asked_tick = now;
                 }

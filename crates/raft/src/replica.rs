@@ -1,7 +1,7 @@
 //! The replica: its inputs, its output, its getters, and the changes of its role.
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Moment, NodeId, Term};
+use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Moment, NodeId, Term, defect};
 
 use crate::config::{Config, LogState};
 use crate::error::{NotLeader, ProposeError};
@@ -164,11 +164,16 @@ impl Replica {
     /// then takes does not matter.
     #[must_use]
     pub fn take_ready(&mut self, now: Moment) -> Ready {
-        self.state.on_now(now);
+        if !defect!(LeaseComparedLate) {
+            self.state.on_now(now);
+        }
         match &mut self.acting {
             Acting::Follower(follower) => follower.pump(&mut self.state),
             Acting::Candidate(_) => {}
             Acting::Leader(leader) => leader.pump(&mut self.state),
+        }
+        if defect!(LeaseComparedLate) {
+            self.state.on_now(now);
         }
         self.state.collect_committed();
         let role = self.role_change();
@@ -405,7 +410,13 @@ impl Replica {
         match &mut self.acting {
             Acting::Follower(follower) => follower.end(&mut self.state),
             Acting::Candidate(_) => {}
-            Acting::Leader(leader) => leader.end(&mut self.state),
+            Acting::Leader(leader) => {
+                leader.end(&mut self.state);
+                if defect!(StepDownDropsTail) {
+                    let from = self.state.log.commit().next();
+                    self.state.overwrite([], from);
+                }
+            }
         }
         self.acting = acting;
         self.cause = cause;

@@ -1,9 +1,6 @@
 //! What a replica has in every role: its term and vote, its log, and what the turn gives out.
 
-use quorate_types::{
-    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Moment, NodeId, ReadContext,
-    SnapshotMeta, Term,
-};
+use quorate_types::{Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Moment, NodeId, ReadContext, SnapshotMeta, Term, defect};
 
 use crate::config::{Config, LogState};
 use crate::lease::Silence;
@@ -87,6 +84,8 @@ impl State {
         );
         // The commit index is saved lazily; what was applied was committed.
         let commit = hard_state.commit.max(applied);
+        let again = defect!(AppliedTwice) && applied > base.index;
+        let applied = if again { LogIndex(applied.value() - 1) } else { applied };
         let terms = TermMap::new(base, &terms, last);
         // Who has a term may have heard a leader in it, and made a promise. Where nobody else can
         // lead, nobody can have been promised anything.
@@ -105,7 +104,7 @@ impl State {
             committed: Vec::new(),
             fetches: Vec::new(),
             now: Moment::ZERO,
-            silence: Silence::new(may_have_promised),
+            silence: Silence::new(may_have_promised && !defect!(SilenceForgotten)),
             life: None,
             last_read_request: 0,
             apply_fetch: None,
@@ -151,7 +150,7 @@ impl State {
     /// True when a vote for a candidate whose log ends at `last` can elect no one who lacks a
     /// committed entry (thesis section 3.6.1).
     pub(crate) fn is_up_to_date(&self, last: EntryId) -> bool {
-        last >= self.log.last()
+        last >= self.log.last() || defect!(VoteForOlderLog)
     }
 
     pub(crate) fn message(&self, to: NodeId, term: Term, body: Body) -> Message {
@@ -187,7 +186,7 @@ impl State {
 
     /// True while this replica owes a leader its silence.
     pub(crate) fn is_silent(&self) -> bool {
-        self.silence.holds(self.now)
+        self.silence.holds(self.now) && !defect!(SilenceBroken)
     }
 
     /// What an answer to a beat may promise, in microseconds. Nothing before a term is durable: a
@@ -203,7 +202,9 @@ impl State {
 
     /// A context that was never used before, in this life or an earlier one.
     pub(crate) fn next_read_context(&mut self) -> ReadContext {
-        self.last_read_request += 1;
+        if self.last_read_request == 0 || !defect!(ReadRequestReused) {
+            self.last_read_request += 1;
+        }
         ReadContext { life: self.read_life(), number: self.last_read_request }
     }
 
@@ -266,7 +267,7 @@ impl State {
     }
 
     pub(crate) fn on_tick(&mut self) {
-        self.apply_fetch_failed = false;
+        self.apply_fetch_failed &= defect!(FailedFetchForgotten);
     }
 
     /// A ticket's write is durable. True when that was news.
@@ -289,6 +290,8 @@ impl State {
         let hard_state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
         let (ticket, hard_state, release) =
             self.persist.begin(hard_state, self.log.last().index, bytes);
+        let hard_state = hard_state
+            .map(|new| if defect!(VoteNotSaved) { HardState { vote: None, ..new } } else { new });
         Some(Append { ticket, hard_state, entries, release })
     }
 

@@ -8,7 +8,7 @@
 
 use std::cmp::Ordering;
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Term};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Term, defect};
 
 use crate::read_index::Asker;
 use crate::ready::Cause;
@@ -39,6 +39,7 @@ impl Replica {
     /// refuse each other for ever.
     fn answer_older_term(&mut self, Message { from, body, .. }: Message) {
         let answer = match body {
+            Body::PreVote { .. } if defect!(LowTermPreVoteUnanswered) => return,
             Body::PreVote { .. } => Body::PreVoteReply { granted: false },
             Body::Vote { .. } => Body::VoteReply { granted: false },
             Body::Append { prev, .. } => {
@@ -191,7 +192,7 @@ impl Replica {
 
     fn is_free_to_vote_for(&self, candidate: NodeId) -> bool {
         match self.state.vote {
-            Some(voted) => voted == candidate,
+            Some(voted) => voted == candidate || defect!(SecondVoteGranted),
             // Who knows the leader of a term has no use for another one.
             None => self.leader().is_none(),
         }
@@ -201,7 +202,7 @@ impl Replica {
     fn hears_leader(&self) -> bool {
         match &self.acting {
             Acting::Follower(follower) => follower.hears_leader(&self.state),
-            Acting::Candidate(_) => false,
+            Acting::Candidate(_) => defect!(PreCandidateKeepsLeader),
             Acting::Leader(_) => true,
         }
     }

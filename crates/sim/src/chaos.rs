@@ -139,7 +139,18 @@ impl World {
                 self.node(node).full = true;
                 Some(Undo::FullDisk(node))
             }
-            FaultKind::Damage { node } | FaultKind::Wipe { node } => {
+            FaultKind::Damage { node } => {
+                let node = self.whom(node);
+                if self.may_lose(node) {
+                    let seed = self.random.u64(..);
+                    self.node(node).damaged = true;
+                    self.node(node).down_us = for_us;
+                    self.stop(node, "log damaged", true)?;
+                    self.node(node).disk.damage(GroupId::FIRST_DATA, seed);
+                }
+                None
+            }
+            FaultKind::Wipe { node } => {
                 let node = self.whom(node);
                 if self.may_lose(node) {
                     self.node(node).lost = true;
@@ -207,7 +218,10 @@ impl World {
             return false;
         };
         [&resident.membership.voters, &resident.membership.outgoing].into_iter().all(|half| {
-            let gone = |id: &&NodeId| self.nodes[id.value() as usize - 1].lost || **id == node;
+            let gone = |id: &&NodeId| {
+                let at = &self.nodes[id.value() as usize - 1];
+                at.lost || at.damaged || **id == node
+            };
             half.is_empty() || half.iter().filter(gone).count() * 2 < half.len()
         })
     }
@@ -264,6 +278,12 @@ impl World {
         let opened = self.nodes[node.value() as usize - 1].open(&self.plan.cluster);
         let recovered = match opened {
             Ok(recovered) => recovered,
+            // Fenced: it neither votes nor acknowledges until it is replaced.
+            Err(OpenFailed::Damaged(_)) if self.node(node).damaged => {
+                self.node(node).lost = true;
+                self.note(node, What::Stopped("fenced: its log is damaged"));
+                return Ok(());
+            }
             Err(OpenFailed::Damaged(why) | OpenFailed::Inconsistent(why)) => {
                 return Err(Oracle::Recovery.broken(format!("node {node} does not start: {why}")));
             }

@@ -8,9 +8,7 @@ use bytes::{Bytes, BytesMut};
 use quorate_group::{Effect, Generation};
 use quorate_raft::LogFetch;
 use quorate_store::{GroupRow, Overlay, ScopedView, StateEngine};
-use quorate_types::{
-    Committed, Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, codec,
-};
+use quorate_types::{Committed, Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, codec, defect};
 use quorate_wal::Write;
 
 use crate::check::{Checked, Oracle, promise};
@@ -380,6 +378,14 @@ impl World {
             overlay.into_rows()
         };
         at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        if defect!(AppliedIndexApart) {
+            let mut overlay = Overlay::new(at.state.view());
+            for (&group, resident) in &process.residents {
+                put_group_row(resident, group, &mut overlay);
+            }
+            let rows = overlay.into_rows();
+            at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        }
         for (group, generation, through, outcomes) in done {
             if !self.is_alive(node, life) {
                 return Ok(());
@@ -480,7 +486,9 @@ fn apply(
     if let Some(last) = entries.last() {
         resident.applied = last.id;
     }
-    put_group_row(resident, group, overlay);
+    if !defect!(AppliedIndexApart) {
+        put_group_row(resident, group, overlay);
+    }
     Ok(committed.into_iter().map(|committed| committed.id).zip(outcomes).collect())
 }
 

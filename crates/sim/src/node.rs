@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) full: bool,
     /// It must not come back: its log is damaged or gone.
     pub(crate) lost: bool,
+    /// A synced record of its log is damaged: the next start finds out.
+    pub(crate) damaged: bool,
     /// How long its next failure keeps it down.
     pub(crate) down_us: u64,
 }
@@ -135,6 +137,7 @@ impl Node {
             slow_sync_us: 0,
             full: false,
             lost: false,
+            damaged: false,
             down_us: 0,
         }
     }

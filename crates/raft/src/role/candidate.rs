@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_types::{Body, NodeId};
+use quorate_types::{Body, NodeId, defect};
 
 use crate::quorum::{self, Election};
 use crate::ready::{Cause, Role};
@@ -51,7 +51,11 @@ impl Candidate {
         state.enter_term(state.term.next(), Some(state.config.node));
         let last = state.log.last();
         for peer in voting_peers(state) {
-            state.send_durably(peer, last.index, Body::Vote { last });
+            if defect!(OwnVoteUnsynced) {
+                state.send(peer, Body::Vote { last });
+            } else {
+                state.send_durably(peer, last.index, Body::Vote { last });
+            }
         }
         candidate
     }

@@ -1,6 +1,6 @@
 //! A follower: takes the leader's entries, or waits for one and then campaigns.
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, ReadContext};
+use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, ReadContext, defect};
 
 use crate::error::NotLeader;
 use crate::read_request::ReadRequests;
@@ -157,7 +157,8 @@ impl Follower {
         } else {
             (prev, 0)
         };
-        if !state.log.holds(prev) {
+        let ignores_term = defect!(AppendIgnoresTerm) && prev.index <= state.log.last().index;
+        if !state.log.holds(prev) && !ignores_term {
             let hint = state.log.terms().last_not_after(prev);
             state.send(from, Body::AppendRejected { refused: prev.index, hint });
             return;
@@ -178,7 +179,10 @@ impl Follower {
             state.overwrite(entries, from_index);
         }
         self.verified = self.verified.max(last);
-        state.log.commit_to(commit.min(last));
+        if defect!(AppendDropsTail) && fresh.is_none() && last >= state.log.commit() {
+            state.overwrite([], last.next());
+        }
+        state.log.commit_to(if defect!(CommitUnverified) { commit } else { commit.min(last) });
         state.send_durably(from, last, Body::AppendAccepted { last });
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_types::{Body, Entry, EntryId, LogIndex, Moment, NodeId, Payload};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Moment, NodeId, Payload, defect};
 
 use crate::error::ProposeError;
 use crate::lease::{self, Beats};
@@ -132,6 +132,10 @@ impl Leader {
         // The peer's log may agree with ours at the hint, or at the last entry of ours that is not
         // newer than the hint: whole terms are skipped in one round trip, on both sides.
         let meeting = state.log.terms().last_not_after(hint);
+        if defect!(HintTakenForMatch) {
+            peer.on_accepted(meeting.index);
+            return self.maybe_commit(state);
+        }
         peer.on_rejected(refused, meeting.index, state.log.terms().base().index, self.now);
     }
 
@@ -194,16 +198,21 @@ impl Leader {
     fn maybe_commit(&mut self, state: &mut State) {
         let index = LogIndex(quorum::reached(&state.membership, |node| {
             if node == state.config.node {
+                if defect!(OwnLogCountsUnsynced) {
+                    return state.log.last().index.value();
+                }
                 state.log.durable().value()
             } else {
                 self.peer(node, |peer| peer.match_index().value())
             }
         }));
-        if index < self.first_in_term || !state.log.commit_to(index) {
+        let may_commit = index >= self.first_in_term || defect!(CommitOlderTerm);
+        if !may_commit || !state.log.commit_to(index) {
             return;
         }
         while let Some(&(last, bytes)) = self.uncommitted.front()
             && last <= index
+            && !defect!(QuotaKept)
         {
             self.uncommitted.pop_front();
             self.uncommitted_bytes -= bytes;
@@ -227,6 +236,10 @@ impl Leader {
     /// Until when no other replica can be elected, as promised by a quorum of each half. Its own
     /// silence needs no promise: while it leads, it neither votes nor campaigns.
     pub(crate) fn lease_end(&self, state: &State) -> Moment {
+        if defect!(LeaseOfLongestPromise) {
+            let promises = self.peers.values().map(|peer| peer.promised_until);
+            return promises.max().unwrap_or_default();
+        }
         Moment(quorum::reached(&state.membership, |node| {
             if node == state.config.node {
                 u64::MAX
@@ -244,7 +257,7 @@ impl Leader {
 
     /// Before the first commit of its term a leader does not know what is committed.
     fn knows_commit(&self, state: &State) -> bool {
-        state.log.commit() >= self.first_in_term
+        state.log.commit() >= self.first_in_term || defect!(ReadBeforeOwnCommit)
     }
 
     /// The leadership is over.

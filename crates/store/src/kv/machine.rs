@@ -7,7 +7,7 @@ use quorate_types::kv::{
     PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, command, op, outcome, query,
 };
 use quorate_types::machine::{ReadError, RowScope, StateError};
-use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader};
+use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader, defect};
 
 use super::meta::Meta;
 use super::read::{Refusal, View};
@@ -188,7 +188,11 @@ impl KvMachine {
         let view = self.view(batch);
         let plan = Plan::new(txn, &view)?;
         plan.check(&view)?;
-        self.write(taken, batch, |writer| plan.run(&mut Access::Write(writer)))
+        let outcome = self.write(taken, batch, |writer| plan.run(&mut Access::Write(writer)))?;
+        if defect!(FailedSwapTakesRevision) && !outcome.succeeded {
+            self.meta.revision = taken;
+        }
+        Ok(outcome)
     }
 
     /// Runs `write`, and moves to the revision `taken` if it wrote anything.
