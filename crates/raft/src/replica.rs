@@ -397,6 +397,10 @@ impl Replica {
 
     /// Learns of a higher term: whatever it was, it is a follower there.
     pub(crate) fn follow_in(&mut self, term: Term, from: NodeId) {
+        if defect!(NewTermDropsTail) {
+            let from = self.state.log.commit().next();
+            self.state.overwrite([], from);
+        }
         self.state.enter_term(term, None);
         self.follow(None, Cause::HigherTerm(from));
     }
@@ -410,13 +414,7 @@ impl Replica {
         match &mut self.acting {
             Acting::Follower(follower) => follower.end(&mut self.state),
             Acting::Candidate(_) => {}
-            Acting::Leader(leader) => {
-                leader.end(&mut self.state);
-                if defect!(StepDownDropsTail) {
-                    let from = self.state.log.commit().next();
-                    self.state.overwrite([], from);
-                }
-            }
+            Acting::Leader(leader) => leader.end(&mut self.state),
         }
         self.acting = acting;
         self.cause = cause;

@@ -212,7 +212,7 @@ impl World {
     }
 
     /// A cluster survives the loss of a minority only: no plan may lose more.
-    fn may_lose(&self, node: NodeId) -> bool {
+    pub(crate) fn may_lose(&self, node: NodeId) -> bool {
         let Some(resident) = self.nodes.iter().find_map(|at| at.resident(GroupId::FIRST_DATA))
         else {
             return false;

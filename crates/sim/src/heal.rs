@@ -19,6 +19,7 @@ use quorate_types::{GroupId, LogIndex, NodeId, Term};
 use crate::check::{Checked, Oracle};
 use crate::client::Ask;
 use crate::event::Event;
+use crate::fault::node_of;
 use crate::requests::{NOBODY, Request};
 use crate::trace::What;
 use crate::world::World;
@@ -56,12 +57,19 @@ enum Stage {
 
 impl World {
     /// Ends all faults.
-    pub(crate) fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) -> Checked {
         self.note(None, What::Healed);
         for undo in std::mem::take(&mut self.undo).into_values() {
             self.take_back(undo);
         }
         self.net.heal();
+        let absent: Vec<_> = self.plan.absent.iter().filter_map(|name| node_of(name)).collect();
+        for node in absent {
+            if self.may_lose(node) {
+                self.node(node).lost = true;
+                self.stop(node, "stays away", true)?;
+            }
+        }
         let now_us = self.now_us;
         for node in &mut self.nodes {
             node.crash_after = None;
@@ -84,6 +92,7 @@ impl World {
             tries: 0,
         });
         self.queue.push(now_us + LOOK_US, Event::Look);
+        Ok(())
     }
 
     pub(crate) fn on_look(&mut self) -> Checked {

@@ -27,6 +27,8 @@ pub struct Plan {
     pub clocks: Clocks,
     /// Clients.
     pub workload: Workload,
+    /// Nodes that stay away at the end, by letter: whoever is left must be able to serve.
+    pub absent: Vec<String>,
     /// What goes wrong, and when.
     #[serde(rename = "fault")]
     pub faults: Vec<Fault>,
@@ -43,6 +45,7 @@ impl Default for Plan {
             disk: Disk::default(),
             clocks: Clocks::default(),
             workload: Workload::default(),
+            absent: Vec::new(),
             faults: Vec::new(),
         }
     }

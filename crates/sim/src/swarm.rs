@@ -6,7 +6,7 @@
 
 use quorate_types::NodeId;
 
-use crate::fault::{Fault, FaultKind, Target};
+use crate::fault::{Fault, FaultKind, Target, node_name};
 use crate::plan::{Clocks, Cluster, Disk, Network, Plan, Workload};
 
 /// Two clocks that run apart by this, one fast and one slow, are within what leases allow for: one per cent.
@@ -32,8 +32,10 @@ impl Plan {
             clocks: clocks(&mut random),
             workload: workload(&mut random),
             cluster,
+            absent: Vec::new(),
             faults: Vec::new(),
         };
+        plan.absent = absent(&mut random, &plan.cluster);
         plan.faults = faults(&mut random, &plan);
         plan
     }
@@ -79,6 +81,19 @@ fn cluster(random: &mut fastrand::Rng) -> Cluster {
         turn_delay_us_max: one_of(random, &[0, 0, 0, 300]),
         ..Cluster::default()
     }
+}
+
+/// Now and then only a quorum comes back: the others must not be needed.
+fn absent(random: &mut fastrand::Rng, cluster: &Cluster) -> Vec<String> {
+    if cluster.outgoing > 0 || chance(random, 50) {
+        return Vec::new();
+    }
+    let mut voters: Vec<u64> = (1..=cluster.voters).collect();
+    random.shuffle(&mut voters);
+    let spare = (cluster.voters as usize - 1) / 2;
+    let count = random.usize(..=spare);
+    voters.truncate(count);
+    voters.into_iter().map(|voter| node_name(NodeId(voter))).collect()
 }
 
 fn network(random: &mut fastrand::Rng, cluster: &Cluster) -> Network {

@@ -163,7 +163,7 @@ impl World {
                 && (self.events >= self.plan.events_max
                     || self.now_us >= self.plan.duration_ms * 1000);
             if due {
-                self.heal();
+                self.heal()?;
             }
             let Some((at_us, event)) = self.queue.pop() else {
                 return Err(Oracle::Liveness.broken("nothing is going to happen any more"));

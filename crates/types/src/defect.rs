@@ -93,8 +93,8 @@ mod catalogue {
         VoteNotSaved = "tikv#3572",
         /// A candidate whose log is behind gets the vote.
         VoteForOlderLog = "NuRaft#185",
-        /// Who steps down drops what it had not seen committed.
-        StepDownDropsTail = "CCF#5674",
+        /// Who hears of a higher term drops what it has acknowledged and not seen committed.
+        NewTermDropsTail = "CCF#5674",
         /// The completion of a write counts for what has overwritten its entries since.
         OverwrittenWriteCounts = "openraft cecb5de8",
         /// The lease is compared with the time of an earlier turn.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_raft::Replica;
+use quorate_raft::{Replica, Role};
 use quorate_types::{Entry, EntryId, GroupId, LogIndex, NodeId, Payload, Term};
 
 use super::durable::Platter;
@@ -105,6 +105,16 @@ impl LogOracle {
             format!("node {node}: {now:?}, last {}, after {before:?}", replica.last())
         })?;
         self.seen.insert(node, now);
+        // What a leader commits it commits by an entry of its own term (thesis section 3.6.2): an older one that a
+        // quorum holds may still be overwritten.
+        let by_counting = replica.role() == Role::Leader
+            && before.term == now.term
+            && now.commit > before.commit
+            && now.commit > self.last_committed();
+        let own = replica.term_at(now.commit) == Some(now.term);
+        Oracle::Durability.check(!by_counting || own, || {
+            format!("node {node} leads term {} and commits {} by counting", now.term, now.commit)
+        })?;
         let mut index = before.commit.max(now.base);
         while index < now.commit {
             index = index.next();
