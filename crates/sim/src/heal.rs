@@ -143,6 +143,10 @@ impl World {
             healing.stage = Stage::Settling;
             return Ok(());
         };
+        // It may be starting again, after a failure that was still on its way.
+        if self.nodes[gateway.value() as usize - 1].process.is_none() {
+            return Ok(());
+        }
         // A write that is tried again is another write.
         if let Ask::Put { value, .. } = &mut ask {
             self.last_value += 1;
