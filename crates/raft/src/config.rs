@@ -56,6 +56,10 @@ pub struct Config {
     /// slews by at most 0.5, so two differ by 1.2 at most; the rest is margin, and costs one per cent
     /// of a lease that is renewed by every heartbeat.
     pub clock_drift_permille_max: u32,
+    /// Who should lead, if it can: a leader that is someone else hands over when this voter is alive
+    /// and has caught up, not before it has led for `election_ticks_max`, and more seldom after each
+    /// attempt that fails. Default nobody.
+    pub preferred_leader: Option<NodeId>,
     /// Added to the first [`Moment`](quorate_types::Moment) of this life, it tells this life's read
     /// requests from those of earlier lives. The clock alone does that until the machine restarts;
     /// draw this at random at each start to be certain then too. Default 0.
@@ -83,6 +87,7 @@ impl Config {
             tick_us: 100_000,
             lease: true,
             clock_drift_permille_max: 10,
+            preferred_leader: None,
             life: 0,
         }
     }

@@ -22,6 +22,7 @@ pub(crate) enum Undo {
     SlowDisk(NodeId),
     FullDisk(NodeId),
     Drift(NodeId),
+    Preference,
 }
 
 impl World {
@@ -43,12 +44,12 @@ impl World {
     pub(crate) fn on_fault_ends(&mut self, number: usize) -> Checked {
         if let Some(undo) = self.undo.remove(&number) {
             self.note(None, What::FaultEnds(number));
-            self.take_back(undo);
+            self.take_back(undo)?;
         }
         Ok(())
     }
 
-    pub(crate) fn take_back(&mut self, undo: Undo) {
+    pub(crate) fn take_back(&mut self, undo: Undo) -> Checked {
         match undo {
             Undo::Links(links) => self.net.mend(&links),
             Undo::Storm(permille) => self.net.storm(-(permille as i32)),
@@ -58,7 +59,22 @@ impl World {
                 let now_us = self.now_us;
                 self.node(node).clock.set_rate(now_us, 0);
             }
+            Undo::Preference => self.prefer(None)?,
         }
+        Ok(())
+    }
+
+    fn prefer(&mut self, preferred: Option<NodeId>) -> Checked {
+        for at in 0..self.nodes.len() {
+            let node = self.nodes[at].id;
+            for group in self.groups_of(node) {
+                if let Some(resident) = self.node(node).resident_mut(group) {
+                    resident.group.prefer_leader(preferred);
+                }
+                self.input(node, group)?;
+            }
+        }
+        Ok(())
     }
 
     fn afflict(&mut self, kind: FaultKind, for_us: u64) -> Result<Option<Undo>, crate::check::Violation> {
@@ -167,6 +183,22 @@ impl World {
                 let node = self.whom(node);
                 self.node(node).clock.jump(by_ms * 1000);
                 None
+            }
+            FaultKind::Transfer { to } => {
+                let (leader, to) = (self.whom(Target::Leader), self.whom(to));
+                for group in self.groups_of(leader) {
+                    if let Some(resident) = self.node(leader).resident_mut(group) {
+                        // It may have stepped down, or `to` may be no voter.
+                        drop(resident.group.transfer_leadership(to));
+                    }
+                    self.input(leader, group)?;
+                }
+                None
+            }
+            FaultKind::Prefer { node } => {
+                let node = self.whom(node);
+                self.prefer(Some(node))?;
+                Some(Undo::Preference)
             }
             FaultKind::Campaign { node } => {
                 let node = self.whom(node);

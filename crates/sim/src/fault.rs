@@ -129,6 +129,16 @@ pub enum FaultKind {
         /// Whose.
         node: Target,
     },
+    /// The leader is asked to hand over.
+    Transfer {
+        /// To whom.
+        to: Target,
+    },
+    /// All replicas are told who should lead; nobody in particular after `for_us`.
+    Prefer {
+        /// Who.
+        node: Target,
+    },
 }
 
 impl FaultKind {
@@ -155,6 +165,8 @@ impl FaultKind {
             Self::Drift { .. } => "drift",
             Self::Jump { .. } => "jump",
             Self::Campaign { .. } => "campaign",
+            Self::Transfer { .. } => "transfer",
+            Self::Prefer { .. } => "prefer",
         }
     }
 }
@@ -187,6 +199,8 @@ impl fmt::Display for Fault {
             | FaultKind::FullDisk { node }
             | FaultKind::Damage { node }
             | FaultKind::Wipe { node }
+            | FaultKind::Transfer { to: node }
+            | FaultKind::Prefer { node }
             | FaultKind::Campaign { node } => write!(f, "{node}")?,
         }
         if self.for_us > 0 {

@@ -60,7 +60,7 @@ impl World {
     pub(crate) fn heal(&mut self) -> Checked {
         self.note(None, What::Healed);
         for undo in std::mem::take(&mut self.undo).into_values() {
-            self.take_back(undo);
+            self.take_back(undo)?;
         }
         self.net.heal();
         let absent: Vec<_> = self.plan.absent.iter().filter_map(|name| node_of(name)).collect();

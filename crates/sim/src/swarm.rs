@@ -172,7 +172,7 @@ fn workload(random: &mut fastrand::Rng) -> Workload {
 }
 
 /// Which kinds of faults a seed may have.
-const KINDS: usize = 16;
+const KINDS: usize = 18;
 
 fn faults(random: &mut fastrand::Rng, plan: &Plan) -> Vec<Fault> {
     if chance(random, 5) {
@@ -235,6 +235,8 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
             true => FaultKind::Drift { node, ppm: random.i32(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX) },
             false => FaultKind::Jump { node, by_ms: random.i64(-3_600_000..=3_600_000) },
         },
-        _ => FaultKind::Campaign { node },
+        15 => FaultKind::Campaign { node },
+        16 => FaultKind::Prefer { node },
+        _ => FaultKind::Transfer { to: node },
     }
 }

@@ -124,7 +124,7 @@ impl Brief {
     #[must_use]
     pub fn of(message: &Message) -> Self {
         let numbers = match &message.body {
-            Body::PreVote { last } | Body::Vote { last } => {
+            Body::PreVote { last } | Body::Vote { last, .. } => {
                 [last.index.value(), last.term.value(), 0]
             }
             Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
@@ -136,6 +136,7 @@ impl Brief {
             Body::AppendAccepted { last } => [last.value(), 0, 0],
             Body::AppendRejected { refused, hint } => [refused.value(), hint.index.value(), 0],
             Body::Heartbeat { commit, round } => [commit.value(), *round, 0],
+            Body::TimeoutNow => [0; 3],
             Body::HeartbeatReply { round, promise_us } => [*round, *promise_us, 0],
             Body::ReadIndex { context } => [context.number, context.life, 0],
             Body::ReadIndexReply { context, index } => {
@@ -159,6 +160,7 @@ impl fmt::Display for Brief {
             "AppendAccepted" => write!(f, "Accepted t{term} to {a}"),
             "AppendRejected" => write!(f, "Rejected t{term} {a} hint {b}"),
             "Heartbeat" => write!(f, "Heartbeat t{term} commit {a} round {b}"),
+            "TimeoutNow" => write!(f, "TimeoutNow t{term}"),
             "ReadIndex" => write!(f, "ReadIndex t{term} number {a}"),
             "ReadIndexReply" => write!(f, "ReadIndexReply t{term} number {a} index {c}"),
             "HeartbeatReply" => write!(f, "HeartbeatReply t{term} round {a}"),

@@ -143,6 +143,8 @@ mod catalogue {
         SilenceForgotten = "own",
         /// A lease lasts as long as the longest promise.
         LeaseOfLongestPromise = "own",
+        /// A leader that has told a successor to campaign goes on to read by its lease.
+        LeaseAfterFarewell = "own",
         /// A silent replica votes all the same.
         SilenceBroken = "own",
         /// A leader believes the hint of a rejection to be what its peer holds.

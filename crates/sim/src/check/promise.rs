@@ -13,7 +13,7 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         Body::VoteReply { granted: true } => {
             durable.term > term || durable.term == term && durable.vote == Some(message.to)
         }
-        Body::Vote { last } => {
+        Body::Vote { last, .. } => {
             durable.term > term
                 || durable.term == term
                     && durable.vote == Some(message.from)
@@ -29,6 +29,7 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         | Body::AppendRejected { .. }
         | Body::Heartbeat { .. }
         | Body::HeartbeatReply { .. }
+        | Body::TimeoutNow
         | Body::ReadIndex { .. }
         | Body::ReadIndexReply { .. } => true,
     };
