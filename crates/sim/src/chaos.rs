@@ -91,6 +91,12 @@ impl World {
                 }
                 None
             }
+            FaultKind::CrashWinner { after_effects } => {
+                let planned =
+                    PlannedCrash { effects: after_effects, power: true, down_us: for_us };
+                self.crash_winner = Some(planned);
+                None
+            }
             FaultKind::Blackout => {
                 for at in 0..self.nodes.len() {
                     let node = self.nodes[at].id;

@@ -33,6 +33,11 @@ pub enum FaultKind {
         #[serde(default)]
         after_effects: u32,
     },
+    /// Whoever is elected next crashes in that very moment, and starts again after `for_us`.
+    CrashWinner {
+        /// After so many effects of the turn that made it a leader.
+        after_effects: u32,
+    },
     /// The power of all nodes goes; they start again after `for_us`, one after another.
     Blackout,
     /// A process stands still, and then goes on as if nothing had been.
@@ -148,6 +153,7 @@ impl FaultKind {
         match self {
             Self::Crash { power: false, .. } => "crash",
             Self::Crash { power: true, .. } => "power-loss",
+            Self::CrashWinner { .. } => "crash-winner",
             Self::Blackout => "blackout",
             Self::Pause { .. } => "pause",
             Self::Partition { .. } => "partition",
@@ -178,6 +184,9 @@ impl fmt::Display for Fault {
             FaultKind::Crash { node, after_effects: 0, .. } => write!(f, "{node}")?,
             FaultKind::Crash { node, after_effects, .. } => {
                 write!(f, "{node} after {after_effects} effects")?;
+            }
+            FaultKind::CrashWinner { after_effects } => {
+                write!(f, "of the next election after {after_effects} effects")?;
             }
             FaultKind::Blackout => write!(f, "of all")?,
             FaultKind::Partition { side } => {

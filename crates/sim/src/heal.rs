@@ -63,6 +63,7 @@ impl World {
             self.take_back(undo)?;
         }
         self.net.heal();
+        self.crash_winner = None;
         let absent: Vec<_> = self.plan.absent.iter().filter_map(|name| node_of(name)).collect();
         for node in absent {
             if self.may_lose(node) {
@@ -84,6 +85,7 @@ impl World {
             }
         }
         self.plan.disk.fetch_refused_permille = 0;
+        self.plan.disk.tail_permille = 0;
         self.healing = Some(Healing {
             stage: Stage::Converging,
             progress: 0,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use quorate_group::{Effect, Generation};
-use quorate_raft::LogFetch;
+use quorate_raft::{LogFetch, Role};
 use quorate_store::{GroupRow, Overlay, ScopedView, StateEngine};
 use quorate_types::{Committed, Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, codec, defect};
 use quorate_wal::Write;
@@ -132,6 +132,14 @@ impl World {
         }
         let clocks = |of: NodeId| Moment(self.nodes[of.value() as usize - 1].clock.shown_us(self.now_us));
         self.checks.on_turn(node, replica, &clocks)?;
+        let wins = |effect: &Effect<Slot, Slot>| {
+            matches!(effect, Effect::Leadership(now) if now.role == Role::Leader && !now.serving)
+        };
+        if effects.iter().any(wins)
+            && let Some(planned) = self.crash_winner.take()
+        {
+            self.node(node).crash_after = Some(planned);
+        }
         let after = self.checks.committed(group);
         if after > before {
             self.note(node, What::Committed { group, index: after });

@@ -110,7 +110,7 @@ impl Net {
         self.storm_permille = self.storm_permille.saturating_add_signed(permille);
     }
 
-    /// No more cuts, losses and repetitions; latencies stay.
+    /// No more cuts, losses, repetitions and stragglers; latencies stay.
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
         self.clogged.clear();
@@ -126,7 +126,7 @@ impl Net {
                 self.spec.latency_us + away + self.random.u64(..=self.spec.jitter_us)
             }
         };
-        if self.spec.tail_permille > 0 && self.random.u32(..1000) < self.spec.tail_permille {
+        if !self.calm && self.spec.tail_permille > 0 && self.random.u32(..1000) < self.spec.tail_permille {
             latency += self.spec.tail_us;
         }
         let clogged_us = self.clogged.get(&(from, to)).copied().unwrap_or(0);

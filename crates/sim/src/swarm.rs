@@ -208,14 +208,23 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
             power: random.bool(),
             after_effects: if random.bool() { random.u32(1..20) } else { 0 },
         },
-        2 => match random.u8(..3) {
-            0 => FaultKind::Blackout,
+        2 => match random.u8(..6) {
+            0 | 1 => FaultKind::Blackout,
+            2 | 3 => FaultKind::CrashWinner { after_effects: random.u32(..4) },
             _ => FaultKind::Crash { node: Target::Leader, power: true, after_effects: 0 },
         },
         3 => FaultKind::Pause { node },
         4 => {
-            let side = (1..=nodes).filter(|_| random.bool()).map(|id| Target::Node(NodeId(id)));
-            FaultKind::Partition { side: side.collect() }
+            // Mostly a leader goes on with fewer than a quorum, so that logs come to differ.
+            let side = if random.u8(..3) == 0 {
+                let some = (1..=nodes).filter(|_| random.bool());
+                some.map(|id| Target::Node(NodeId(id))).collect()
+            } else {
+                let company = random.u64(..=nodes.saturating_sub(1) / 2);
+                let followers = (1..=company).map(Target::Follower);
+                std::iter::once(Target::Leader).chain(followers).collect()
+            };
+            FaultKind::Partition { side }
         }
         5 => FaultKind::Partition { side: vec![node] },
         6 => FaultKind::Cut { a: node, b: other },

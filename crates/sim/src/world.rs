@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::event::{Event, Queue};
 use crate::heal::Healing;
 use crate::net::Net;
-use crate::node::{Node, groups};
+use crate::node::{Node, PlannedCrash, groups};
 use crate::plan::Plan;
 use crate::requests::Request;
 use crate::trace::{Trace, What};
@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) last_value: u64,
     /// What takes back the faults that are under way.
     pub(crate) undo: BTreeMap<usize, Undo>,
+    /// Waits for whoever is elected next.
+    pub(crate) crash_winner: Option<PlannedCrash>,
     pub(crate) healing: Option<Healing>,
     pub(crate) done: bool,
     pub(crate) counts: Counts,
@@ -125,6 +127,7 @@ impl World {
             last_request: 0,
             last_value: 0,
             undo: BTreeMap::new(),
+            crash_winner: None,
             healing: None,
             done: false,
             counts: Counts::default(),
