@@ -5,7 +5,7 @@ use std::mem;
 
 use bytes::Bytes;
 use quorate_raft::ReadId;
-use quorate_types::{EntryId, LogIndex, defect};
+use quorate_types::{EntryId, LogIndex};
 
 /// Proposals that are in the log, in log order.
 ///
@@ -75,7 +75,7 @@ impl<P> Proposals<P> {
         while self.waiting.front().is_some_and(|first| first.id.index <= through) {
             let Some(Waiting { id, slot, .. }) = self.waiting.pop_front() else { return };
             while outcomes.next_if(|(applied, _)| applied.index < id.index).is_some() {}
-            let by_index = defect!(AnsweredByIndex);
+            let by_index = quorate_types::defect!(AnsweredByIndex);
             let answers =
                 |applied: EntryId| applied == id || by_index && applied.index == id.index;
             match outcomes.next_if(|(applied, _)| answers(*applied)) {
@@ -156,7 +156,7 @@ impl<R> Reads<R> {
 
     /// The confirmed reads whose index is applied, oldest first.
     pub(crate) fn take_applied(&mut self, applied: LogIndex) -> Vec<R> {
-        if defect!(ReadBeforeApplied) {
+        if quorate_types::defect!(ReadBeforeApplied) {
             let all = mem::take(&mut self.unapplied).into_values();
             return all.flat_map(|asked| asked.slots).collect();
         }

@@ -312,6 +312,8 @@ impl From<GroupRecord> for Group {
             voters: ids(record.voters),
             outgoing: ids(record.outgoing),
             learners: ids(record.learners),
+            // How a change goes on is the group's own matter.
+            ..Membership::default()
         };
         Self { id: GroupId(record.id), replicas }
     }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_types::{Moment, defect};
+use quorate_types::Moment;
 
 /// Beats whose start is remembered. An answer to an older one confirms its round, and extends no
 /// lease: at one beat for a tick, it took longer than any promise runs.
@@ -61,7 +61,7 @@ pub(crate) struct Beats {
 impl Beats {
     /// Begins a round: `now` is the moment of the turn that makes its beats, before they leave.
     pub(crate) fn begin(&mut self, now: Moment) {
-        if self.latest == 0 || !defect!(ReadRoundReused) {
+        if self.latest == 0 || !quorate_types::defect!(ReadRoundReused) {
             self.latest += 1;
         }
         if self.starts.len() == STARTS_MAX {

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_types::{Body, HardState, LogIndex, Message, NodeId, Term, defect};
+use quorate_types::{Body, HardState, LogIndex, Message, NodeId, Term};
 
 use crate::ready::Ticket;
 
@@ -120,7 +120,7 @@ impl Persist {
 
     /// The entries from `index` on are overwritten: what is under way for them proves nothing.
     pub(crate) fn on_truncated(&mut self, kept: LogIndex) {
-        if defect!(OverwrittenWriteCounts) {
+        if quorate_types::defect!(OverwrittenWriteCounts) {
             return;
         }
         for append in &mut self.outstanding {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_types::{LogIndex, Moment, defect};
+use quorate_types::{LogIndex, Moment};
 
 use crate::config::Config;
 
@@ -122,8 +122,9 @@ impl Window {
 }
 
 impl Progress {
-    /// A peer about which nothing is known; `next` is a guess.
-    pub(crate) const fn new(next: LogIndex) -> Self {
+    /// A peer about which nothing is known; `next` is a guess. It counts as heard `now`, so that one
+    /// that was just added does not look as if it had been silent for ever.
+    pub(crate) const fn new(next: LogIndex, now: u64) -> Self {
         Self {
             match_index: LogIndex::ZERO,
             next,
@@ -131,7 +132,7 @@ impl Progress {
             told_commit: LogIndex::ZERO,
             doubted: false,
             asked_tick: 0,
-            heard_tick: 0,
+            heard_tick: now,
             confirmed_round: 0,
             promised_until: Moment::ZERO,
             fetch: None,
@@ -199,14 +200,14 @@ impl Progress {
     pub(crate) fn on_heartbeat_answered(&mut self, now: u64) {
         match &mut self.flow {
             Flow::Probe { paused_tick } => {
-                if paused_tick.is_some_and(|tick| tick < now) && !defect!(ProbeNotRepeated) {
+                if paused_tick.is_some_and(|tick| tick < now) && !quorate_types::defect!(ProbeNotRepeated) {
                     *paused_tick = None;
                 }
             }
             Flow::Replicate(window) => {
                 if window.is_overdue(now)
                     && self.asked_tick < now
-                    && !defect!(LostAppendForgotten)
+                    && !quorate_types::defect!(LostAppendForgotten)
                 {
                     self.doubted = true;
                     self.asked_tick = now;
@@ -283,6 +284,10 @@ impl Progress {
         self.next
     }
 
+    pub(crate) const fn is_replicating(&self) -> bool {
+        matches!(self.flow, Flow::Replicate(_))
+    }
+
     pub(crate) fn report(&self) -> PeerProgress {
         let (state, inflight, inflight_bytes) = match &self.flow {
             Flow::Probe { paused_tick: None } => (ProgressState::Probe, 0, 0),
@@ -330,7 +335,7 @@ mod tests {
                 inflight_bytes_max: 100,
                 ..Config::new(GroupId(1), NodeId(1))
             };
-            let mut progress = Progress::new(LogIndex(10));
+            let mut progress = Progress::new(LogIndex(10), 0);
             for (now, event) in (0..).zip(events) {
                 let before = progress.report();
                 match event {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_types::{Membership, NodeId, defect};
+use quorate_types::{Membership, NodeId};
 
 /// Halves up to this size are sorted on the stack; larger ones, which nobody should run, on the
 /// heap.
@@ -75,7 +75,7 @@ fn majority_reached(voters: &BTreeSet<NodeId>, value_of: &impl Fn(NodeId) -> u64
     for (value, &node) in values.iter_mut().zip(voters) {
         *value = value_of(node);
     }
-    if !defect!(QuorumOutOfOrder) {
+    if !quorate_types::defect!(QuorumOutOfOrder) {
         values.sort_unstable();
     }
     values[count - majority(count)]

@@ -1,13 +1,14 @@
 //! Faults begin and end; processes stop and start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_types::{GroupId, NodeId};
+use quorate_raft::{MembershipChange, NodeChange, Via};
+use quorate_types::{GroupId, Membership, NodeId};
 
 use crate::check::{Checked, Oracle};
 use crate::event::{Event, Finished};
 use crate::fault::{FaultKind, Target};
-use crate::node::{OpenFailed, PlannedCrash};
+use crate::node::{OpenFailed, PlannedCrash, Slot};
 use crate::trace::What;
 use crate::world::World;
 
@@ -201,6 +202,10 @@ impl World {
                 }
                 None
             }
+            FaultKind::Members { add, learn, remove, explicit } => {
+                self.change_members(&add, &learn, &remove, explicit)?;
+                None
+            }
             FaultKind::Prefer { node } => {
                 let node = self.whom(node);
                 self.prefer(Some(node))?;
@@ -251,17 +256,82 @@ impl World {
 
     /// A cluster survives the loss of a minority only: no plan may lose more.
     pub(crate) fn may_lose(&self, node: NodeId) -> bool {
-        let Some(resident) = self.nodes.iter().find_map(|at| at.resident(GroupId::FIRST_DATA))
-        else {
-            return false;
-        };
-        [&resident.membership.voters, &resident.membership.outgoing].into_iter().all(|half| {
+        let residents = self.nodes.iter().filter_map(|at| at.process.as_ref());
+        let mut residents = residents.flat_map(|process| process.residents.values()).peekable();
+        residents.peek().is_some()
+            && residents.all(|resident| {
+                let in_force = resident.group.replica().membership();
+                self.survives(in_force, Some(node)) && self.survives(&resident.membership, Some(node))
+            })
+    }
+
+    /// True when `membership` has a quorum of nodes that are not lost, and are not `node`.
+    fn survives(&self, membership: &Membership, node: Option<NodeId>) -> bool {
+        [&membership.voters, &membership.outgoing].into_iter().all(|half| {
             let gone = |id: &&NodeId| {
                 let at = &self.nodes[id.value() as usize - 1];
-                at.lost || at.damaged || **id == node
+                at.lost || at.damaged || Some(**id) == node
             };
             half.is_empty() || half.iter().filter(gone).count() * 2 < half.len()
         })
+    }
+
+    fn change_members(
+        &mut self,
+        add: &[Target],
+        learn: &[Target],
+        remove: &[Target],
+        explicit: bool,
+    ) -> Checked {
+        let mut nodes: BTreeMap<NodeId, NodeChange> = BTreeMap::new();
+        for &target in add {
+            let node = self.whom(target);
+            nodes.insert(node, NodeChange::Voter(node));
+        }
+        for &target in learn {
+            let node = self.whom(target);
+            nodes.insert(node, NodeChange::Learner { node, promote: true });
+        }
+        for &target in remove {
+            let node = self.whom(target);
+            nodes.insert(node, NodeChange::Remove(node));
+        }
+        let via = if explicit { Via::JointExplicit } else { Via::Auto };
+        let change = MembershipChange { nodes: nodes.into_values().collect(), via };
+        let leader = self.whom(Target::Leader);
+        for group in self.groups_of(leader) {
+            let Some(resident) = self.node(leader).resident(group) else { continue };
+            let mut next = resident.group.replica().membership().clone();
+            if next.is_joint() {
+                // It has to be left first.
+                self.change_member(leader, group, MembershipChange::leave())?;
+                continue;
+            }
+            for change in &change.nodes {
+                next.voters.remove(&change.node());
+                if matches!(change, NodeChange::Voter(_)) {
+                    next.voters.insert(change.node());
+                }
+            }
+            if !next.voters.is_empty() && self.survives(&next, None) {
+                self.change_member(leader, group, change.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn change_member(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        change: MembershipChange,
+    ) -> Checked {
+        // Nobody waits for the answer: what comes of it shows in the log.
+        let slot = Slot { request: 0, attempt: 0, gateway: node };
+        if let Some(resident) = self.node(node).resident_mut(group) {
+            resident.group.change_membership(change, slot);
+        }
+        self.input(node, group)
     }
 
     /// True when a planned crash falls on this effect.

@@ -139,6 +139,22 @@ pub enum FaultKind {
         /// To whom.
         to: Target,
     },
+    /// The leader is asked to change the membership: all of these at once. What would leave a group without
+    /// enough nodes that can come back is not asked for.
+    Members {
+        /// Become voters.
+        #[serde(default)]
+        add: Vec<Target>,
+        /// Become learners, to be voters when they have caught up.
+        #[serde(default)]
+        learn: Vec<Target>,
+        /// Take part no longer.
+        #[serde(default)]
+        remove: Vec<Target>,
+        /// Through a joint membership that has to be left by another change.
+        #[serde(default)]
+        explicit: bool,
+    },
     /// All replicas are told who should lead; nobody in particular after `for_us`.
     Prefer {
         /// Who.
@@ -173,6 +189,7 @@ impl FaultKind {
             Self::Campaign { .. } => "campaign",
             Self::Transfer { .. } => "transfer",
             Self::Prefer { .. } => "prefer",
+            Self::Members { .. } => "members",
         }
     }
 }
@@ -192,6 +209,14 @@ impl fmt::Display for Fault {
             FaultKind::Partition { side } => {
                 let side: Vec<_> = side.iter().map(ToString::to_string).collect();
                 write!(f, "[{}] from the rest", side.join(" "))?;
+            }
+            FaultKind::Members { add, learn, remove, explicit } => {
+                for (sign, targets) in [("+", add), ("~", learn), ("-", remove)] {
+                    for target in targets {
+                        write!(f, "{sign}{target} ")?;
+                    }
+                }
+                f.write_str(if *explicit { "explicitly" } else { "" })?;
             }
             FaultKind::Cut { a, b } => write!(f, "{a} | {b}")?,
             FaultKind::OneWay { from, to } | FaultKind::Clog { from, to } => {

@@ -12,14 +12,15 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use quorate_raft::Role;
-use quorate_store::StateEngine;
+use quorate_raft::{MembershipChange, Role};
+use quorate_store::{StateEngine, layout};
 use quorate_types::{GroupId, LogIndex, NodeId, Term};
 
 use crate::check::{Checked, Oracle};
 use crate::client::Ask;
 use crate::event::Event;
 use crate::fault::node_of;
+use crate::node::Resident;
 use crate::requests::{NOBODY, Request};
 use crate::trace::What;
 use crate::world::World;
@@ -98,6 +99,7 @@ impl World {
     }
 
     pub(crate) fn on_look(&mut self) -> Checked {
+        self.leave_joint()?;
         let progress = self.progress();
         let (now_us, cluster) = (self.now_us, &self.plan.cluster);
         let timeout_us = cluster.tick_us * u64::from(cluster.election_ticks_max);
@@ -163,14 +165,15 @@ impl World {
 
     fn serve(&mut self) -> Checked {
         let mut asks: VecDeque<(NodeId, Ask)> = VecDeque::new();
-        for node in self.present() {
+        for node in self.present_in(GroupId::FIRST_DATA) {
             let key = node.value() as u32 % self.plan.workload.keys;
             asks.push_back((node, Ask::Put { key, value: 0 }));
             asks.push_back((node, Ask::Read { key, local: false }));
             asks.push_back((node, Ask::Range { local: true }));
-            if self.plan.cluster.placement {
-                asks.push_back((node, Ask::ReadMap));
-            }
+        }
+        if self.plan.cluster.placement {
+            let members = self.present_in(GroupId::PLACEMENT).into_iter();
+            asks.extend(members.map(|node| (node, Ask::ReadMap)));
         }
         let now_us = self.now_us;
         if let Some(healing) = &mut self.healing {
@@ -181,15 +184,37 @@ impl World {
         self.serve_next()
     }
 
-    /// The nodes that can take part.
-    fn present(&self) -> Vec<NodeId> {
-        self.nodes.iter().filter(|node| !node.lost).map(|node| node.id).collect()
+    /// The members of a group that can take part, as its latest leader sees it.
+    fn present_in(&self, group: GroupId) -> Vec<NodeId> {
+        let replicas = self.nodes.iter().filter_map(|node| node.resident(group));
+        let leaders = replicas.filter(|resident| resident.group.leadership().role == Role::Leader);
+        let latest = leaders.max_by_key(|resident| resident.group.leadership().term);
+        let members = latest.map(|leader| leader.group.replica().membership().nodes());
+        let is_lost = |node: &NodeId| self.nodes[node.value() as usize - 1].lost;
+        members.unwrap_or_default().into_iter().filter(|node| !is_lost(node)).collect()
+    }
+
+    /// Ends changes of the membership that nobody would end by itself.
+    fn leave_joint(&mut self) -> Checked {
+        let groups: Vec<_> = self.checks.groups.keys().copied().collect();
+        for group in groups {
+            for at in 0..self.nodes.len() {
+                let Some(resident) = self.nodes[at].resident(group) else { continue };
+                let membership = resident.group.replica().membership();
+                let leads = resident.group.leadership().serving;
+                if leads && membership.is_joint() && !membership.auto_leave {
+                    let node = self.nodes[at].id;
+                    self.change_member(node, group, MembershipChange::leave())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn progress(&self) -> u64 {
         let residents = self.nodes.iter().filter_map(|node| node.process.as_ref());
         let residents = residents.flat_map(|process| process.residents.values());
-        let of = |resident: &crate::node::Resident| {
+        let of = |resident: &Resident| {
             let replica = resident.group.replica();
             replica.durable().value() + replica.commit().value() + replica.applied_index().value()
         };
@@ -198,23 +223,24 @@ impl World {
     }
 
     fn has_converged(&self) -> bool {
-        let present = self.present();
-        let up = present.iter().all(|&node| {
-            let process = self.nodes[node.value() as usize - 1].process.as_ref();
-            process.is_some_and(|process| process.to_apply.is_empty() && !process.wal.busy)
-        });
-        up && self.requests.is_empty()
+        self.requests.is_empty()
             && self.checks.groups.keys().all(|&group| {
+                let present = self.present_in(group);
                 let mut ends: BTreeSet<(LogIndex, Option<NodeId>, Term)> = BTreeSet::new();
                 let mut serving = 0;
                 for &node in &present {
-                    let Some(resident) = self.nodes[node.value() as usize - 1].resident(group)
-                    else {
-                        return false;
-                    };
+                    let at = &self.nodes[node.value() as usize - 1];
+                    let Some(process) = &at.process else { return false };
+                    let Some(resident) = process.residents.get(&group) else { return false };
                     let (replica, leads) = (resident.group.replica(), resident.group.leadership());
                     let last = replica.last().index;
-                    if replica.applied_index() < last || replica.durable() < last {
+                    if !process.to_apply.is_empty()
+                        || process.wal.busy
+                        || replica.applied_index() < last
+                        || replica.durable() < last
+                        || replica.membership().is_joint()
+                        || !replica.membership().promote.is_empty() && !self.awaits_lost(resident)
+                    {
                         return false;
                     }
                     serving += u32::from(leads.serving && leads.role == Role::Leader);
@@ -224,24 +250,33 @@ impl World {
             })
     }
 
+    /// True when a learner is to be promoted that will never catch up.
+    fn awaits_lost(&self, resident: &Resident) -> bool {
+        let promote = &resident.group.replica().membership().promote;
+        promote.iter().any(|node| self.nodes[node.value() as usize - 1].lost)
+    }
+
     fn compare(&mut self) -> Checked {
-        let present = self.present();
-        for &node in &present {
-            let process = self.nodes[node.value() as usize - 1].process.as_ref();
-            for resident in process.iter().flat_map(|process| process.residents.values()) {
-                self.checks.resources.on_quiet(node, resident)?;
+        let groups: Vec<_> = self.checks.groups.keys().copied().collect();
+        for group in groups {
+            let present = self.present_in(group);
+            for &node in &present {
+                if let Some(resident) = self.nodes[node.value() as usize - 1].resident(group) {
+                    self.checks.resources.on_quiet(node, resident)?;
+                }
             }
+            self.compare_rows(group, &present)?;
         }
-        self.compare_rows(&present)?;
         self.checks.history.check(JUDGE_STEPS_MAX)
     }
 
-    /// Sweeps go at their own pace on each node; when all are through, all rows must be the same.
-    fn compare_rows(&mut self, present: &[NodeId]) -> Checked {
+    /// Sweeps go at their own pace on each node; when all are through, all rows of a group must be the same.
+    fn compare_rows(&mut self, group: GroupId, present: &[NodeId]) -> Checked {
         let mut first = None;
         for &node in present {
             self.sweep_all(node)?;
-            let rows = self.node(node).state.rows();
+            let mut rows = self.node(node).state.rows();
+            rows.retain(|row, _| belongs_to(row, group));
             match &first {
                 None => first = Some((node, rows)),
                 Some((other, expected)) => {
@@ -251,7 +286,7 @@ impl World {
                         .map(|(key, _)| key)
                         .or_else(|| rows.keys().find(|key| !expected.contains_key(*key)));
                     Oracle::StateMachineSafety.check(differing.is_none(), || {
-                        format!("nodes {other} and {node} differ in row {differing:?}")
+                        format!("group {group}: nodes {other} and {node} differ in row {differing:?}")
                     })?;
                 }
             }
@@ -308,5 +343,14 @@ impl World {
         };
         at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
         Ok(more)
+    }
+}
+
+/// True for the rows of a group: its own row, and those of its machine.
+fn belongs_to(row: &[u8], group: GroupId) -> bool {
+    match row.first() {
+        Some(&layout::TAG_GROUP) => *row == layout::group(group),
+        Some(&layout::TAG_OWN) => row.starts_with(&layout::own_prefix(group)),
+        Some(_) | None => group == GroupId::FIRST_DATA,
     }
 }

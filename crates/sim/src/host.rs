@@ -128,6 +128,7 @@ impl World {
                 let index = first.id.index.previous().unwrap_or_default();
                 let term = replica.term_at(index).unwrap_or_default();
                 self.checks.on_append(group, EntryId::new(term, index), entries)?;
+                self.checks.group(group).members.on_append(node, replica, entries)?;
             }
         }
         let clocks = |of: NodeId| Moment(self.nodes[of.value() as usize - 1].clock.shown_us(self.now_us));
@@ -190,6 +191,8 @@ impl World {
                 Effect::Deny { slot, refusal } => {
                     self.answer(node, slot, Answer::Refused(refusal))?;
                 }
+                // Here everybody can reach everybody; who takes part is in the trace of what is committed.
+                Effect::Membership(_) => {}
                 Effect::Leadership(now) => {
                     let what = What::Role {
                         group,
@@ -476,7 +479,7 @@ fn apply(
     let committed: Vec<_> = entries
         .iter()
         .filter_map(|entry| match &entry.payload {
-            Payload::Empty => None,
+            Payload::Empty | Payload::Membership(_) => None,
             Payload::Command(command) => {
                 Some(Committed { id: entry.id, command: command.clone() })
             }
@@ -491,8 +494,11 @@ fn apply(
             .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
         resident.sweeping = true;
     }
-    if let Some(last) = entries.last() {
-        resident.applied = last.id;
+    for entry in entries {
+        resident.applied = entry.id;
+        if let Payload::Membership(membership) = &entry.payload {
+            resident.membership = (**membership).clone();
+        }
     }
     if !defect!(AppliedIndexApart) {
         put_group_row(resident, group, overlay);

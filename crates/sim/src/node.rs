@@ -120,9 +120,12 @@ impl Node {
         let mut writes = Vec::new();
         for (group, kind, range) in groups(&plan.cluster) {
             let label = Descriptor { kind: kind.name().to_owned(), range }.encode();
-            let snapshot = SnapshotMeta { last: FIRST, membership: membership.clone() };
+            // Whoever is no member knows nothing of the group but what is in no log: an empty first snapshot.
+            let is_member = membership.contains(id);
+            let known = if is_member { membership.clone() } else { Membership::default() };
+            let snapshot = SnapshotMeta { last: FIRST, membership: known };
             writes.push(Write::Create { group, label, snapshot });
-            writes.extend(past(group, &plan.cluster));
+            writes.extend(past(group, &plan.cluster).filter(|_| is_member));
         }
         log.write(&writes).expect("a new disk takes writes");
         Self {
@@ -153,11 +156,12 @@ impl Node {
             log.recover().map_err(|error| OpenFailed::Damaged(error.to_string()))?;
         self.life += 1;
         let (mut host, mut residents) = (Host::new(), BTreeMap::new());
+        let reader = log.reader();
         for (&group, found) in &recovered {
-            let resident = self.resume(&mut host, cluster, group, found.clone())?;
+            let changes = memberships(group, found, &*reader);
+            let resident = self.resume(&mut host, cluster, group, found.clone(), changes)?;
             residents.insert(group, resident);
         }
-        let reader = log.reader();
         let wal = Wal {
             log,
             reader,
@@ -176,6 +180,7 @@ impl Node {
         cluster: &Cluster,
         group: GroupId,
         log: RecoveredLog,
+        memberships: Vec<(LogIndex, Membership)>,
     ) -> Result<Resident, OpenFailed> {
         let inconsistent = |why: String| OpenFailed::Inconsistent(format!("group {group}: {why}"));
         let descriptor =
@@ -187,8 +192,11 @@ impl Node {
         let view = self.state.view();
         let row =
             GroupRow::load(group, &*view).map_err(|error| inconsistent(error.to_string()))?;
-        let (applied, meta) =
-            row.map_or_else(|| (log.snapshot.last, Default::default()), |r| (r.applied, r.meta));
+        let caught_up_at = log.hard_state.commit;
+        let (applied, meta, membership) = match row {
+            Some(row) => (row.applied, row.meta, row.membership),
+            None => (log.snapshot.last, Default::default(), log.snapshot.membership.clone()),
+        };
         if applied.index > log.last.index {
             return Err(inconsistent(format!(
                 "the state is at {applied}, beyond the log's end {}",
@@ -198,11 +206,11 @@ impl Node {
         let scoped = ScopedView::new(&*view, kind.scope(), group);
         let machine =
             kind.open(group, &meta, &scoped).map_err(|error| inconsistent(error.to_string()))?;
-        let (membership, caught_up_at) = (log.snapshot.membership.clone(), log.hard_state.commit);
         let state = LogState {
             hard_state: log.hard_state,
             snapshot: log.snapshot,
             terms: log.terms,
+            memberships,
             last: log.last,
             applied: applied.index,
         };
@@ -242,6 +250,21 @@ impl Node {
     pub(crate) fn resident_mut(&mut self, group: GroupId) -> Option<&mut Resident> {
         self.process.as_mut()?.residents.get_mut(&group)
     }
+}
+
+/// The changes of the membership that a log holds.
+fn memberships(
+    group: GroupId,
+    found: &RecoveredLog,
+    reader: &dyn LogReader,
+) -> Vec<(LogIndex, Membership)> {
+    let from = found.snapshot.last.index.next();
+    let entries = reader.read(group, from, found.last.index, usize::MAX).unwrap_or_default();
+    let change = |entry: Entry| match entry.payload {
+        Payload::Membership(membership) => Some((entry.id.index, *membership)),
+        Payload::Empty | Payload::Command(_) => None,
+    };
+    entries.into_iter().filter_map(change).collect()
 }
 
 /// The groups of a cluster: id, machine, and the keys that it owns.

@@ -61,6 +61,8 @@ pub struct Cluster {
     pub outgoing: u64,
     /// The next so many nodes only receive the log.
     pub learners: u64,
+    /// The next so many nodes are no members until a change of the membership makes them.
+    pub spares: u64,
     /// Run the placement group beside the data group.
     pub placement: bool,
     /// Nodes per region, in order of their ids; nodes beyond the list are in the last one.
@@ -107,6 +109,7 @@ impl Default for Cluster {
             voters: 3,
             outgoing: 0,
             learners: 0,
+            spares: 0,
             placement: false,
             regions: Vec::new(),
             tick_us: 50_000,

@@ -253,7 +253,8 @@ impl World {
                 self.finish(id, Finished::Done { id: Some(entry), outcome })
             }
             Answer::Read { outcome } => self.finish(id, Finished::Done { id: None, outcome }),
-            Answer::Refused(Refusal::NotLeader { .. }) | Answer::NotSent => {
+            Answer::Refused(Refusal::NotLeader { .. } | Refusal::Membership(_))
+            | Answer::NotSent => {
                 request.perhaps_proposed = false;
                 self.route_again(id, LOOK_AGAIN_US);
                 Ok(())

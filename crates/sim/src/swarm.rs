@@ -63,6 +63,7 @@ fn cluster(random: &mut fastrand::Rng) -> Cluster {
         voters,
         outgoing: if is_joint { voters } else { 0 },
         learners: if chance(random, 25) { random.u64(1..=2) } else { 0 },
+        spares: if chance(random, 40) { random.u64(1..=3) } else { 0 },
         placement: chance(random, 20),
         regions: one_of(random, &[[9, 9, 9], [1, 1, 9], [2, 2, 9], [1, 9, 9]]).to_vec(),
         tick_us: one_of(random, &[20_000, 50_000, 100_000]),
@@ -172,13 +173,13 @@ fn workload(random: &mut fastrand::Rng) -> Workload {
 }
 
 /// Which kinds of faults a seed may have.
-const KINDS: usize = 18;
+const KINDS: usize = 20;
 
 fn faults(random: &mut fastrand::Rng, plan: &Plan) -> Vec<Fault> {
     if chance(random, 5) {
         return Vec::new();
     }
-    let nodes = plan.cluster.voters + plan.cluster.learners;
+    let nodes = plan.cluster.voters + plan.cluster.learners + plan.cluster.spares;
     let timeout_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_max);
     let enabled: Vec<usize> = (0..KINDS).filter(|_| random.bool()).collect();
     let gap_us = one_of(random, &[1, 2, 4]) * timeout_us / 2;
@@ -246,6 +247,18 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
         },
         15 => FaultKind::Campaign { node },
         16 => FaultKind::Prefer { node },
-        _ => FaultKind::Transfer { to: node },
+        17 => FaultKind::Transfer { to: node },
+        _ => {
+            let mut some = |most: usize| {
+                let count = random.usize(..=most);
+                let node = |_| Target::Node(NodeId(random.u64(1..=nodes)));
+                (0..count).map(node).collect::<Vec<_>>()
+            };
+            let (add, learn, mut remove) = (some(2), some(1), some(2));
+            if random.u8(..4) == 0 {
+                remove.push(Target::Leader);
+            }
+            FaultKind::Members { add, learn, remove, explicit: random.u8(..4) == 0 }
+        }
     }
 }

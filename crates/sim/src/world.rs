@@ -290,5 +290,7 @@ fn membership(plan: &Plan) -> (Membership, u64) {
         membership.outgoing = outgoing.collect();
     }
     membership.learners = range(count + 1, cluster.learners).collect();
-    (membership, count + cluster.learners)
+    // Half of the clusters that begin in the middle of a change are to end it by themselves.
+    membership.auto_leave = membership.is_joint() && cluster.voters % 2 == 1;
+    (membership, count + cluster.learners + cluster.spares)
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, SnapshotMeta, defect};
+use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, SnapshotMeta};
 
 use crate::error::LogError;
 use crate::log_store::{
@@ -91,7 +91,7 @@ impl MemDisk {
         let survived = fastrand::Rng::with_seed(seed).usize(0..=staged);
         state.sync_staged(survived);
         state.staged.clear();
-        if defect!(TornTailRefused) && survived < staged {
+        if quorate_types::defect!(TornTailRefused) && survived < staged {
             state.damaged = state.synced.keys().next().map(|&group| (group, LogIndex::ZERO));
         }
         state.next_process();
@@ -177,7 +177,7 @@ impl MemLog {
         match &mut state.syncs_before_failure {
             Some(0) => {
                 state.syncs_before_failure = None;
-                if defect!(FailedSyncRetried) {
+                if quorate_types::defect!(FailedSyncRetried) {
                     state.staged.clear();
                     return Ok(());
                 }
@@ -204,7 +204,7 @@ impl LogStore for MemLog {
         let mut state = self.disk.lock();
         state.check_process(self.process)?;
         if let Some((group, index)) = state.damaged {
-            if !defect!(DamageTakenForTail) {
+            if !quorate_types::defect!(DamageTakenForTail) {
                 let what = "a synced record cannot be read".to_owned();
                 return Err(LogError::Damaged { group, index, what });
             }
@@ -345,7 +345,7 @@ fn apply(logs: &mut BTreeMap<GroupId, MemGroup>, write: Write) {
             let count = entries.len();
             let overwritten = log.entries.split_off(from);
             log.entries.extend(entries);
-            if defect!(OverwrittenEntriesReturn) {
+            if quorate_types::defect!(OverwrittenEntriesReturn) {
                 log.entries.extend(overwritten.into_iter().skip(count));
             }
         }

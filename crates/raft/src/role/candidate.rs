@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_types::{Body, NodeId, defect};
+use quorate_types::{Body, NodeId};
 
 use crate::quorum::{self, Election};
 use crate::ready::{Cause, Role};
@@ -52,7 +52,7 @@ impl Candidate {
         state.enter_term(state.term.next(), Some(state.config.node));
         let last = state.log.last();
         for peer in voting_peers(state) {
-            if defect!(OwnVoteUnsynced) {
+            if quorate_types::defect!(OwnVoteUnsynced) {
                 state.send(peer, Body::Vote { last, transfer });
             } else {
                 state.send_durably(peer, last.index, Body::Vote { last, transfer });
@@ -113,7 +113,7 @@ impl Candidate {
         // grant.
         let vote = self.votes.entry(from).or_insert(granted);
         *vote |= granted;
-        match quorum::election(&state.membership, |node| self.votes.get(&node).copied()) {
+        match quorum::election(state.membership(), |node| self.votes.get(&node).copied()) {
             Election::Open => None,
             Election::Lost => Some(Transition::Follow { leader: None, cause: Cause::VotesRefused }),
             Election::Won => Some(match self.phase {
@@ -128,5 +128,5 @@ impl Candidate {
 
 /// The voters beside this replica, in order.
 fn voting_peers(state: &State) -> Vec<NodeId> {
-    state.peers().filter(|&peer| state.membership.is_voter(peer)).collect()
+    state.peers().filter(|&peer| state.membership().is_voter(peer)).collect()
 }

@@ -1,6 +1,6 @@
 //! A follower: takes the leader's entries, or waits for one and then campaigns.
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, ReadContext, defect};
+use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, ReadContext};
 
 use crate::error::NotLeader;
 use crate::read_request::ReadRequests;
@@ -45,7 +45,7 @@ impl Follower {
     pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
         self.elapsed_ticks = self.elapsed_ticks.saturating_add(1);
         self.reads.tick(state.config.heartbeat_ticks.saturating_mul(READ_RETRY_HEARTBEATS));
-        (self.elapsed_ticks >= self.timeout_ticks && state.is_voter() && !state.is_silent())
+        (self.elapsed_ticks >= self.timeout_ticks && state.may_campaign() && !state.is_silent())
             .then_some(Transition::PreCampaign(Cause::ElectionTimeout))
     }
 
@@ -163,7 +163,7 @@ impl Follower {
         } else {
             (prev, 0)
         };
-        let ignores_term = defect!(AppendIgnoresTerm) && prev.index <= state.log.last().index;
+        let ignores_term = quorate_types::defect!(AppendIgnoresTerm) && prev.index <= state.log.last().index;
         if !state.log.holds(prev) && !ignores_term {
             let hint = state.log.terms().last_not_after(prev);
             state.send(from, Body::AppendRejected { refused: prev.index, hint });
@@ -185,10 +185,10 @@ impl Follower {
             state.overwrite(entries, from_index);
         }
         self.verified = self.verified.max(last);
-        if defect!(AppendDropsTail) && fresh.is_none() && last >= state.log.commit() {
+        if quorate_types::defect!(AppendDropsTail) && fresh.is_none() && last >= state.log.commit() {
             state.overwrite([], last.next());
         }
-        state.log.commit_to(if defect!(CommitUnverified) { commit } else { commit.min(last) });
+        state.log.commit_to(if quorate_types::defect!(CommitUnverified) { commit } else { commit.min(last) });
         state.send_durably(from, last, Body::AppendAccepted { last });
     }
 }

@@ -69,7 +69,7 @@ impl ApplyOracle {
             })?;
             self.applied.insert(node, entry.id.index);
             let outcome = match &entry.payload {
-                Payload::Empty => None,
+                Payload::Empty | Payload::Membership(_) => None,
                 Payload::Command(command) => {
                     let next = outcomes.next().filter(|(id, _)| *id == entry.id);
                     let Some((_, outcome)) = next else {

@@ -7,7 +7,7 @@ use quorate_types::{Moment, NodeId, Term};
 
 use super::{Checked, Oracle};
 
-/// The leases that were held. A lease outlives its holder's process here: the promises that it is made of do.
+/// The leases that are held. A lease outlives its holder's process: the promises that it is made of do.
 #[derive(Debug, Default)]
 pub(crate) struct LeaseOracle {
     /// The latest of each node: its term, and its end on the node's own clock.
@@ -24,6 +24,8 @@ impl LeaseOracle {
         clocks: &dyn Fn(NodeId) -> Moment,
     ) -> Checked {
         if replica.role() != Role::Leader {
+            // Who leads no more reads no more by its lease; it may have told a successor so.
+            self.leases.remove(&node);
             return Ok(());
         }
         let term = replica.term();

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use quorate_raft::{Replica, Role};
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, NodeId, Payload, Term};
+use bytes::BytesMut;
+use quorate_types::{
+    Entry, EntryId, GroupId, LogIndex, Membership, NodeId, Payload, Term, codec,
+};
 
 use super::durable::Platter;
 use super::{Checked, Oracle};
@@ -19,6 +22,8 @@ pub(crate) struct LogOracle {
     committed: Vec<(EntryId, Term)>,
     /// How far each process was seen to commit and to apply.
     seen: BTreeMap<NodeId, Seen>,
+    /// What was in force at each replica when it was last looked at.
+    memberships: BTreeMap<NodeId, Membership>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +97,9 @@ impl LogOracle {
         platters: &BTreeMap<NodeId, Platter>,
     ) -> Checked {
         let now = Seen::of(replica);
+        let in_force = replica.membership();
+        let memberships = self.memberships.entry(node).or_insert_with(|| in_force.clone());
+        let earlier = std::mem::replace(memberships, in_force.clone());
         let before = *self.seen.entry(node).or_insert(now);
         if now.commit == before.commit && now.applied == before.applied && now.term == before.term {
             return Ok(());
@@ -119,7 +127,7 @@ impl LogOracle {
         while index < now.commit {
             index = index.next();
             let Some(term) = replica.term_at(index) else { continue };
-            self.on_committed(node, replica, EntryId::new(term, index), platters)?;
+            self.on_committed(node, replica, EntryId::new(term, index), &earlier, platters)?;
         }
         Ok(())
     }
@@ -129,6 +137,7 @@ impl LogOracle {
         node: NodeId,
         replica: &Replica,
         id: EntryId,
+        earlier: &Membership,
         platters: &BTreeMap<NodeId, Platter>,
     ) -> Checked {
         if let Some(known) = self.committed_at(id.index) {
@@ -140,14 +149,14 @@ impl LogOracle {
             format!("node {node} commits {id}, but {} is the last", self.last_committed())
         })?;
         let group = replica.config().group;
-        let membership = replica.membership();
-        for half in [&membership.voters, &membership.outgoing] {
-            let holds = |peer: &&NodeId| held(platters, **peer, group, id);
-            let holders: Vec<_> = half.iter().filter(holds).collect();
-            Oracle::Durability.check(half.is_empty() || holders.len() * 2 > half.len(), || {
-                format!("node {node} commits {id}, but of {half:?} only {holders:?} hold it durably")
-            })?;
-        }
+        let holds = |peer: &NodeId| held(platters, *peer, group, id);
+        // In one turn an entry may be committed and another membership be proposed.
+        let now = replica.membership();
+        let enough = has_quorum(now, &holds) || has_quorum(earlier, &holds);
+        Oracle::Durability.check(enough, || {
+            let holders: Vec<_> = now.nodes().into_iter().filter(|peer| holds(peer)).collect();
+            format!("node {node} commits {id}, but of {now:?} only {holders:?} hold it durably")
+        })?;
         self.committed.push((id, replica.term()));
         Ok(())
     }
@@ -164,6 +173,13 @@ impl Seen {
     }
 }
 
+fn has_quorum(membership: &Membership, holds: &dyn Fn(&NodeId) -> bool) -> bool {
+    [&membership.voters, &membership.outgoing].into_iter().all(|half| {
+        let holders = half.iter().filter(|peer| holds(peer)).count();
+        half.is_empty() || holders * 2 > half.len()
+    })
+}
+
 fn held(platters: &BTreeMap<NodeId, Platter>, node: NodeId, group: GroupId, id: EntryId) -> bool {
     platters.get(&node).and_then(|platter| platter.log(group)).is_some_and(|log| log.holds(id))
 }
@@ -172,5 +188,10 @@ fn payload_hash(payload: &Payload) -> u64 {
     match payload {
         Payload::Empty => 0,
         Payload::Command(command) => hash_of(command.as_ref()),
+        Payload::Membership(membership) => {
+            let mut bytes = BytesMut::new();
+            codec::put_membership(&mut bytes, membership);
+            hash_of(bytes.as_ref())
+        }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod election;
 pub mod history;
 pub(crate) mod lease;
 pub(crate) mod log;
+pub(crate) mod members;
 pub(crate) mod model;
 pub(crate) mod placement;
 pub(crate) mod promise;
@@ -27,6 +28,7 @@ use durable::Platter;
 use election::ElectionOracle;
 use lease::LeaseOracle;
 use log::LogOracle;
+use members::MembersOracle;
 use placement::PlacementOracle;
 use resource::ResourceOracle;
 use revision::RevisionOracle;
@@ -56,6 +58,8 @@ pub enum Oracle {
     ElectionSafety,
     /// I2: one id, one entry, one history.
     LogMatching,
+    /// I3: of the membership there is one uncommitted change at most, and each can be decided only once.
+    Members,
     /// I4: a leader has everything committed.
     LeaderCompleteness,
     /// I5: replicas that have applied the same have the same, and gave the same answers.
@@ -93,6 +97,7 @@ impl fmt::Display for Oracle {
         f.write_str(match self {
             Self::ElectionSafety => "I1 election safety",
             Self::LogMatching => "I2 log matching",
+            Self::Members => "I3 members",
             Self::LeaderCompleteness => "I4 leader completeness",
             Self::StateMachineSafety => "I5 state machine safety",
             Self::Ordering => "I6 ordering",
@@ -142,6 +147,7 @@ pub(crate) struct GroupChecks {
     pub(crate) log: LogOracle,
     pub(crate) apply: ApplyOracle,
     pub(crate) lease: LeaseOracle,
+    pub(crate) members: MembersOracle,
 }
 
 impl Checks {
@@ -200,6 +206,7 @@ impl GroupChecks {
             log: LogOracle::default(),
             apply: ApplyOracle::new(group),
             lease: LeaseOracle::default(),
+            members: MembersOracle::default(),
         }
     }
 }

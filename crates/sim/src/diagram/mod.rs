@@ -54,7 +54,7 @@ enum Weight {
 fn nodes(plan: &Plan) -> Vec<NodeId> {
     let cluster = &plan.cluster;
     let joint = if cluster.outgoing > 0 { cluster.voters.max(cluster.outgoing + 1) } else { cluster.voters };
-    (1..=joint + cluster.learners).map(NodeId).collect()
+    (1..=joint + cluster.learners + cluster.spares).map(NodeId).collect()
 }
 
 /// What is to be drawn of the part of a trace.

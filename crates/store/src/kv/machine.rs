@@ -7,7 +7,7 @@ use quorate_types::kv::{
     PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, command, op, outcome, query,
 };
 use quorate_types::machine::{ReadError, RowScope, StateError};
-use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader, defect};
+use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader};
 
 use super::meta::Meta;
 use super::read::{Refusal, View};
@@ -189,7 +189,7 @@ impl KvMachine {
         let plan = Plan::new(txn, &view)?;
         plan.check(&view)?;
         let outcome = self.write(taken, batch, |writer| plan.run(&mut Access::Write(writer)))?;
-        if defect!(FailedSwapTakesRevision) && !outcome.succeeded {
+        if quorate_types::defect!(FailedSwapTakesRevision) && !outcome.succeeded {
             self.meta.revision = taken;
         }
         Ok(outcome)

@@ -18,7 +18,7 @@
 use std::ops::ControlFlow;
 
 use quorate_types::machine::{Direction, StateError};
-use quorate_types::{StateBatch, StateReader, defect};
+use quorate_types::{StateBatch, StateReader};
 
 use super::meta::Meta;
 use super::record::{Change, Event, damaged, decode_event};
@@ -31,7 +31,7 @@ pub(crate) fn sweep(
     budget_rows: usize,
     batch: &mut dyn StateBatch,
 ) -> Result<bool, StateError> {
-    let too_far = if defect!(SweepTooFar) { 2 } else { 0 };
+    let too_far = if quorate_types::defect!(SweepTooFar) { 2 } else { 0 };
     let floor = Stamp { revision: meta.floor.max(0) + too_far, sub: 0 };
     // Each event costs a row at least, so more of them are not needed.
     let events_max = budget_rows.max(1);

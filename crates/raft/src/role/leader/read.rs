@@ -1,6 +1,6 @@
 //! Reads at the leader: which rounds and leases confirm them, and who is told.
 
-use quorate_types::{Body, LogIndex, Moment, NodeId, defect};
+use quorate_types::{Body, LogIndex, Moment, NodeId};
 
 use super::Leader;
 use crate::lease;
@@ -41,7 +41,7 @@ impl Leader {
     }
 
     pub(super) fn maybe_confirm(&mut self, state: &mut State) {
-        let round = quorum::reached(&state.membership, |node| {
+        let round = quorum::reached(state.membership(), |node| {
             if node == state.config.node {
                 self.beats.latest()
             } else {
@@ -61,11 +61,11 @@ impl Leader {
         if self.took_leave {
             return Moment::ZERO;
         }
-        if defect!(LeaseOfLongestPromise) {
+        if quorate_types::defect!(LeaseOfLongestPromise) {
             let promises = self.peers.values().map(|peer| peer.promised_until);
             return promises.max().unwrap_or_default();
         }
-        Moment(quorum::reached(&state.membership, |node| {
+        Moment(quorum::reached(state.membership(), |node| {
             if node == state.config.node {
                 u64::MAX
             } else {
@@ -91,7 +91,7 @@ impl Leader {
 
     /// Before the first commit of its term a leader does not know what is committed.
     pub(super) fn knows_commit(&self, state: &State) -> bool {
-        state.log.commit() >= self.first_in_term || defect!(ReadBeforeOwnCommit)
+        state.log.commit() >= self.first_in_term || quorate_types::defect!(ReadBeforeOwnCommit)
     }
 
     pub(super) fn wants_round(&self, state: &State) -> bool {

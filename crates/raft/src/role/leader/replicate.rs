@@ -1,6 +1,6 @@
 //! Entries to peers: what they answered, and what to send them next.
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, defect};
+use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId};
 
 use super::Leader;
 use crate::progress::Progress;
@@ -39,7 +39,7 @@ impl Leader {
         // The peer's log may agree with ours at the hint, or at the last entry of ours that is not
         // newer than the hint: whole terms are skipped in one round trip, on both sides.
         let meeting = state.log.terms().last_not_after(hint);
-        if defect!(HintTakenForMatch) {
+        if quorate_types::defect!(HintTakenForMatch) {
             peer.on_accepted(meeting.index);
             return self.maybe_commit(state);
         }

@@ -6,7 +6,7 @@
 //! within an election timeout, the leader goes on; it has no lease for the rest of its term, since
 //! the leave that it gave cannot be called back.
 
-use quorate_types::{Body, NodeId, defect};
+use quorate_types::{Body, NodeId};
 
 use super::Leader;
 use crate::error::TransferError;
@@ -47,7 +47,7 @@ impl Leader {
             self.transfer = None;
             return Ok(());
         }
-        if !state.membership.is_voter(to) || !self.peers.contains_key(&to) {
+        if !state.membership().is_voter(to) || !self.peers.contains_key(&to) {
             return Err(TransferError::NotVoter { node: to });
         }
         if self.transferring_to() != Some(to) {
@@ -65,7 +65,7 @@ impl Leader {
             transfer.elapsed_ticks += 1;
             transfer.tell_due |= self.beat_elapsed_ticks == 0;
             if transfer.elapsed_ticks >= state.config.election_ticks_min
-                || !state.membership.is_voter(transfer.to)
+                || !state.membership().is_voter(transfer.to)
             {
                 self.transfer = None;
             }
@@ -114,7 +114,7 @@ impl Leader {
         }
         if let Some(transfer) = &mut self.transfer {
             transfer.tell_due = false;
-            self.took_leave = !defect!(LeaseAfterFarewell);
+            self.took_leave = !quorate_types::defect!(LeaseAfterFarewell);
             state.send(transfer.to, Body::TimeoutNow);
         }
     }
