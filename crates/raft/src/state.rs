@@ -177,6 +177,9 @@ impl State {
     /// True when a vote for a candidate whose log ends at `last` can elect no one who lacks a
     /// committed entry (thesis section 3.6.1).
     pub(crate) fn is_up_to_date(&self, last: EntryId) -> bool {
+        if quorate_types::defect!(LearnerRefusesVote) && !self.is_voter() {
+            return false;
+        }
         last >= self.log.last() || quorate_types::defect!(VoteForOlderLog)
     }
 

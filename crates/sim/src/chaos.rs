@@ -87,14 +87,23 @@ impl World {
                 if after_effects == 0 {
                     self.stop(node, "crash", power)?;
                 } else {
-                    let planned = PlannedCrash { effects: after_effects, power, down_us: for_us };
+                    let planned = PlannedCrash {
+                        effects: after_effects,
+                        power,
+                        down_us: for_us,
+                        for_good: false,
+                    };
                     self.node(node).crash_after = Some(planned);
                 }
                 None
             }
-            FaultKind::CrashWinner { after_effects } => {
-                let planned =
-                    PlannedCrash { effects: after_effects, power: true, down_us: for_us };
+            FaultKind::CrashWinner { after_effects, for_good } => {
+                let planned = PlannedCrash {
+                    effects: after_effects,
+                    power: true,
+                    down_us: for_us,
+                    for_good,
+                };
                 self.crash_winner = Some(planned);
                 None
             }
@@ -342,8 +351,11 @@ impl World {
             planned.effects -= 1;
             return Ok(false);
         }
-        let PlannedCrash { power, down_us, .. } = *planned;
+        let PlannedCrash { power, down_us, for_good, .. } = *planned;
         at.down_us = down_us;
+        if for_good && self.may_lose(node) {
+            self.node(node).lost = true;
+        }
         self.stop(node, "crash between effects", power)?;
         Ok(true)
     }

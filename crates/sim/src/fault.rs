@@ -37,6 +37,9 @@ pub enum FaultKind {
     CrashWinner {
         /// After so many effects of the turn that made it a leader.
         after_effects: u32,
+        /// It never comes back.
+        #[serde(default)]
+        for_good: bool,
     },
     /// The power of all nodes goes; they start again after `for_us`, one after another.
     Blackout,
@@ -202,7 +205,8 @@ impl fmt::Display for Fault {
             FaultKind::Crash { node, after_effects, .. } => {
                 write!(f, "{node} after {after_effects} effects")?;
             }
-            FaultKind::CrashWinner { after_effects } => {
+            FaultKind::CrashWinner { after_effects, for_good } => {
+                f.write_str(if *for_good { "for good, " } else { "" })?;
                 write!(f, "of the next election after {after_effects} effects")?;
             }
             FaultKind::Blackout => write!(f, "of all")?,

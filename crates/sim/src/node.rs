@@ -59,6 +59,8 @@ pub(crate) struct PlannedCrash {
     pub(crate) effects: u32,
     pub(crate) power: bool,
     pub(crate) down_us: u64,
+    /// It never comes back.
+    pub(crate) for_good: bool,
 }
 
 /// What runs on a node between a start and a stop.

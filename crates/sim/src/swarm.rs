@@ -37,6 +37,9 @@ impl Plan {
         };
         plan.absent = absent(&mut random, &plan.cluster);
         plan.faults = faults(&mut random, &plan);
+        if chance(&mut random, 5) {
+            term_race(&mut random, &mut plan);
+        }
         plan
     }
 }
@@ -196,6 +199,35 @@ fn faults(random: &mut fastrand::Rng, plan: &Plan) -> Vec<Fault> {
     faults
 }
 
+/// A leader that is cut off keeps the longest log in the lowest term, while those who are elected without it die
+/// before they have written anything: what is left differs as much as it can.
+fn term_race(random: &mut fastrand::Rng, plan: &mut Plan) {
+    let timeout_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_max);
+    let start_us = random.u64(3..8) * timeout_us;
+    let mut recipe = vec![Fault {
+        at_us: start_us,
+        for_us: 10 * timeout_us,
+        kind: FaultKind::Partition { side: vec![Target::Leader] },
+    }];
+    let winners = random.u64(2..4);
+    for number in 0..winners {
+        recipe.push(Fault {
+            at_us: start_us + 1 + number * 3 * timeout_us,
+            for_us: 1 + random.u64(..timeout_us / 10),
+            kind: FaultKind::CrashWinner {
+                after_effects: random.u32(..2),
+                for_good: number + 1 == winners || random.bool(),
+            },
+        });
+    }
+    plan.duration_ms = plan.duration_ms.max((start_us + 16 * timeout_us) / 1000);
+    if random.bool() {
+        plan.faults.clear();
+    }
+    plan.faults.retain(|fault| fault.at_us < start_us);
+    plan.faults.extend(recipe);
+}
+
 fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) -> FaultKind {
     let mut anybody = || match random.u8(..4) {
         0 | 1 => Target::Leader,
@@ -211,7 +243,10 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
         },
         2 => match random.u8(..6) {
             0 | 1 => FaultKind::Blackout,
-            2 | 3 => FaultKind::CrashWinner { after_effects: random.u32(..4) },
+            2 | 3 => FaultKind::CrashWinner {
+                after_effects: random.u32(..4),
+                for_good: random.u8(..4) == 0,
+            },
             _ => FaultKind::Crash { node: Target::Leader, power: true, after_effects: 0 },
         },
         3 => FaultKind::Pause { node },

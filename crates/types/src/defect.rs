@@ -85,6 +85,12 @@ mod catalogue {
         LowTermPreVoteUnanswered = "etcd#8243",
         /// A pre-candidate still believes in its old leader and refuses everybody else.
         PreCandidateKeepsLeader = "raft-rs#84",
+        /// Whoever does not know that it votes refuses its vote.
+        LearnerRefusesVote = "raft-rs#57",
+        /// The membership is changed while the change before is not committed.
+        ChangeWhilePending = "redpanda#17675",
+        /// A joint membership is left before it is committed.
+        JointLeftAtOnce = "camunda#60086",
         /// The quorum's match index is taken from a list that is not in order.
         QuorumOutOfOrder = "openraft#1802",
         /// A log that is read back has entries again that were overwritten.
@@ -123,6 +129,10 @@ mod catalogue {
         ReadBeforeApplied = "own",
         /// A new leader confirms reads before it knows what is committed.
         ReadBeforeOwnCommit = "own",
+        /// A new leader changes the membership before it has committed in its own term.
+        ChangeBeforeOwnCommit = "own",
+        /// Of a joint membership the incoming half commits alone.
+        OneHalfCommits = "own",
         /// A second candidate of a term gets a vote too.
         SecondVoteGranted = "own",
         /// An append drops whatever follows it, even what it agrees with.
