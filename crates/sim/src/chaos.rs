@@ -205,7 +205,7 @@ impl World {
                 for group in self.groups_of(leader) {
                     if let Some(resident) = self.node(leader).resident_mut(group) {
                         // It may have stepped down, or `to` may be no voter.
-                        drop(resident.group.transfer_leadership(to));
+                        let _ = resident.group.transfer_leadership(to);
                     }
                     self.input(leader, group)?;
                 }

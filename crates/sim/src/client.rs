@@ -21,7 +21,6 @@ use crate::plan::Workload;
 /// A client between two requests.
 #[derive(Debug)]
 pub(crate) struct Client {
-    pub(crate) id: u32,
     pub(crate) random: fastrand::Rng,
     /// The node that it talks to.
     pub(crate) gateway: NodeId,
@@ -51,11 +50,11 @@ pub(crate) enum Ask {
 }
 
 impl Client {
-    pub(crate) fn new(id: u32, seed: u64, nodes: u64) -> Self {
+    pub(crate) fn new(seed: u64, nodes: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let gateway = NodeId(random.u64(1..=nodes));
         let seen = BTreeMap::new();
-        Self { id, random, gateway, busy: false, seen, revision: 1, map: None }
+        Self { random, gateway, busy: false, seen, revision: 1, map: None }
     }
 
     /// Draws the next request. `next_value` makes a value that nobody has used.

@@ -35,6 +35,8 @@ pub(crate) enum Event {
     Resume { node: NodeId },
     /// A client makes its next request.
     Client { client: u32 },
+    /// A request of the plan is next.
+    PlanRequest { number: usize },
     /// A request of the plan.
     Planned { number: usize },
     /// A request is to be routed, for the first time or again.
@@ -71,8 +73,8 @@ pub(crate) enum Answer {
 /// What a client gets to hear.
 #[derive(Clone, Debug)]
 pub(crate) enum Finished {
-    /// The outcome; of a write with the entry that carried it.
-    Done { id: Option<EntryId>, outcome: Bytes },
+    /// The outcome.
+    Done { outcome: Bytes },
     /// Certainly not done.
     Failed,
     /// Perhaps done.

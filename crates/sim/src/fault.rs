@@ -21,7 +21,12 @@ pub struct Fault {
 
 /// The kinds of faults. Whoever is named as "leader" or "follower" is looked up when the fault begins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(
+    tag = "kind",
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
 pub enum FaultKind {
     /// A process ends at once, in the middle of what it does, and starts again after `for_us`.
     Crash {

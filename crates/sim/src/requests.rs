@@ -145,7 +145,7 @@ impl World {
             // Never behind what this gateway has answered before: then the leader is asked.
             let fresh = |found: Outcome| found.revision >= answered || defect!(GatewayForgets);
             if Outcome::decode(outcome.clone()).is_ok_and(fresh) {
-                return self.finish(id, Finished::Done { id: None, outcome });
+                return self.finish(id, Finished::Done { outcome });
             }
         }
         // A linearizable read may be made at any replica; the real router asks the leader's.
@@ -249,10 +249,7 @@ impl World {
             return Ok(());
         }
         match answer {
-            Answer::Written { id: entry, outcome } => {
-                self.finish(id, Finished::Done { id: Some(entry), outcome })
-            }
-            Answer::Read { outcome } => self.finish(id, Finished::Done { id: None, outcome }),
+            Answer::Written { outcome, .. } | Answer::Read { outcome } => self.finish(id, Finished::Done { outcome }),
             Answer::Refused(Refusal::NotLeader { .. } | Refusal::Membership(_))
             | Answer::NotSent => {
                 request.perhaps_proposed = false;
@@ -280,7 +277,7 @@ impl World {
         let (client, group) = (request.client, request.ask.group());
         let is_write = request.ask.is_write();
         match &result {
-            Finished::Done { outcome, .. } => self.on_gateway_answer(id, &outcome.clone())?,
+            Finished::Done { outcome } => self.on_gateway_answer(id, &outcome.clone())?,
             Finished::Failed if is_write => {
                 let bytes = request.bytes.clone();
                 self.checks.group(group).apply.on_refused(&bytes)?;
@@ -355,7 +352,7 @@ impl World {
             Finished::Unknown => self.counts.unknown += 1,
         }
         let outcome = match result {
-            Finished::Done { outcome, .. } => Some(outcome),
+            Finished::Done { outcome } => Some(outcome),
             Finished::Unknown => None,
             Finished::Failed => {
                 self.served(&request, false);

@@ -1,12 +1,13 @@
 //! Scenarios: a plan written by hand, with what must happen.
 //!
 //! A scenario is a TOML file: a [`Plan`] and a list of expectations, each an event that the trace must hold within
-//! a time. Times of a plan count from the start; those of an expectation may count from the moment a request was
-//! made.
+//! a time. All times count from the start.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use quorate_types::{LogIndex, NodeId, Term};
+use quorate_raft::Role;
+use quorate_types::{GroupId, LogIndex, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{node_name, node_of};
@@ -23,7 +24,7 @@ pub struct Scenario {
     pub seed: u64,
     /// The plan.
     pub plan: Plan,
-    /// What must happen, in this order.
+    /// What must happen; the times say in which order.
     #[serde(default, rename = "expect")]
     pub expected: Vec<Expectation>,
     /// What must not happen.
@@ -33,7 +34,7 @@ pub struct Scenario {
 
 /// Something that must happen, or must not.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub struct Expectation {
     /// Not before this time.
     #[serde(default)]
@@ -51,7 +52,12 @@ pub struct Expectation {
 
 /// The events that can be expected, all of the data group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "kebab-case")]
+#[serde(
+    tag = "event",
+    deny_unknown_fields,
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case"
+)]
 pub enum ExpectedEvent {
     /// A message of this kind arrives.
     Receives {
@@ -104,7 +110,7 @@ pub enum ScenarioError {
     #[error("{0}")]
     Broken(String),
     /// Something did not happen.
-    #[error("expected, but not seen in this order: {0}")]
+    #[error("expected, but not seen: {0}")]
     Missing(String),
     /// Something happened that must not.
     #[error("must not happen: {0}")]
@@ -134,54 +140,49 @@ impl Scenario {
         if let Some(violation) = &outcome.violation {
             return Err(ScenarioError::Broken(violation.to_string()));
         }
-        let mut at = 0;
-        let mut leading = None;
-        for expected in &self.expected {
-            let found = outcome.trace[at..].iter().position(|event| {
-                let matches = expected.matches(event, leading);
-                note_leader(event, &mut leading);
-                matches
-            });
-            match found {
-                // Several things may happen in one event.
-                Some(offset) => at += offset,
-                None => return Err(ScenarioError::Missing(expected.to_string())),
-            }
-        }
-        let mut leading = None;
+        let mut seen = vec![false; self.expected.len()];
+        let mut roles = BTreeMap::new();
         for event in &outcome.trace {
-            if let Some(forbidden) = self.forbidden.iter().find(|f| f.matches(event, leading)) {
-                let seen = format!("{forbidden}: {event}");
-                return Err(ScenarioError::Forbidden(seen));
+            let stepped_down = steps_down(event, &mut roles);
+            let matches = |expected: &Expectation| expected.matches(event, stepped_down);
+            for (expected, seen) in self.expected.iter().zip(&mut seen) {
+                *seen |= matches(expected);
             }
-            note_leader(event, &mut leading);
+            if let Some(forbidden) = self.forbidden.iter().find(|forbidden| matches(forbidden)) {
+                return Err(ScenarioError::Forbidden(format!("{forbidden}: {event}")));
+            }
         }
-        Ok(())
+        match seen.iter().position(|seen| !seen) {
+            Some(missing) => Err(ScenarioError::Missing(self.expected[missing].to_string())),
+            None => Ok(()),
+        }
     }
 }
 
-/// Remembers who led last, so that stepping down can be told from following on.
-fn note_leader(event: &TraceEvent, leading: &mut Option<NodeId>) {
-    if let What::Role { role: quorate_raft::Role::Leader, .. } = &event.what {
-        *leading = event.node;
+/// True when `event` says that a node that led does so no more; `roles` remembers what each was.
+fn steps_down(event: &TraceEvent, roles: &mut BTreeMap<NodeId, Role>) -> bool {
+    match (&event.what, event.node) {
+        (What::Role { group: GroupId::FIRST_DATA, role, .. }, Some(node)) => {
+            roles.insert(node, *role) == Some(Role::Leader) && *role != Role::Leader
+        }
+        _ => false,
     }
 }
 
 impl Expectation {
-    fn matches(&self, event: &TraceEvent, leading: Option<NodeId>) -> bool {
+    fn matches(&self, event: &TraceEvent, stepped_down: bool) -> bool {
         let in_time =
             event.at_us >= self.from_us && self.to_us.is_none_or(|to_us| event.at_us <= to_us);
         let here = match &self.node {
             None => true,
             Some(name) => event.node.is_some() && event.node == node_of(name),
         };
-        in_time && here && self.event.matches(event, leading)
+        in_time && here && self.event.matches(event, stepped_down)
     }
 }
 
 impl ExpectedEvent {
-    fn matches(&self, event: &TraceEvent, leading: Option<NodeId>) -> bool {
-        use quorate_raft::Role;
+    fn matches(&self, event: &TraceEvent, stepped_down: bool) -> bool {
         match (self, &event.what) {
             (Self::Receives { message, from }, What::Received { from: sender, brief, .. }) => {
                 brief.kind == message && node_name(*sender) == *from
@@ -194,7 +195,7 @@ impl ExpectedEvent {
             (Self::Follows { leader }, What::Role { role: Role::Follower, leader: of, .. }) => {
                 of.map(node_name).as_ref() == Some(leader)
             }
-            (Self::StepsDown, What::Role { role: Role::Follower, .. }) => leading == event.node,
+            (Self::StepsDown, _) => stepped_down,
             (Self::Campaigns, What::Role { role: Role::Candidate, .. }) => true,
             (Self::Answers { request, result }, What::Answered { client, result: of, .. }) => {
                 *client == crate::requests::NOBODY + request && of == result

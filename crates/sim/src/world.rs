@@ -121,7 +121,7 @@ impl World {
             trace: Trace::new(keep_trace),
             random,
             clients: (0..plan.workload.clients)
-                .map(|id| Client::new(id, clients.u64(..), count))
+                .map(|_| Client::new(clients.u64(..), count))
                 .collect(),
             requests: BTreeMap::new(),
             last_request: 0,
@@ -154,8 +154,9 @@ impl World {
             self.queue.push(at_us, Event::Client { client });
         }
         for number in 0..self.plan.workload.requests.len() {
-            let at_us = self.plan.workload.requests[number].at_us;
-            self.queue.push(at_us, Event::Planned { number });
+            // Planned anew just before, so that it comes after a tick of the same moment.
+            let at_us = self.plan.workload.requests[number].at_us.saturating_sub(1);
+            self.queue.push(at_us, Event::PlanRequest { number });
         }
     }
 
@@ -227,6 +228,11 @@ impl World {
             Event::Start { node, life } => self.on_start(node, life),
             Event::Resume { node } => self.on_resume(node),
             Event::Client { client } => self.on_client(client),
+            Event::PlanRequest { number } => {
+                let at_us = self.plan.workload.requests[number].at_us;
+                self.queue.push(at_us, Event::Planned { number });
+                Ok(())
+            }
             Event::Planned { number } => self.on_planned(number),
             Event::Route { request, attempt } => self.on_route(request, attempt),
             Event::Forward { request, attempt, to } => self.on_forward(request, attempt, to),
@@ -260,6 +266,7 @@ impl World {
             Event::Start { .. }
             | Event::Resume { .. }
             | Event::Client { .. }
+            | Event::PlanRequest { .. }
             | Event::Planned { .. }
             | Event::Answered { .. }
             | Event::Expire { .. }

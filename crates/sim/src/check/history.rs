@@ -274,14 +274,15 @@ impl Search {
     }
 }
 
-/// The value that an action proves to have been there.
+/// The value that an action saw, or may have seen.
 const fn seen_by(action: Action) -> Option<u64> {
     match action {
         Action::Read(seen)
         | Action::Delete { seen: Some(seen) }
         | Action::Swap { result: Some(Some(seen)), .. } => seen,
-        Action::Swap { result: Some(None), expected, .. } => expected,
-        Action::Put(_) | Action::Delete { seen: None } | Action::Swap { result: None, .. } => None,
+        // One of unknown outcome proves nothing, but may need the value to have been there.
+        Action::Swap { result: Some(None) | None, expected, .. } => expected,
+        Action::Put(_) | Action::Delete { seen: None } => None,
     }
 }
 
