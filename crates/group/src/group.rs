@@ -123,8 +123,11 @@ impl<P, R> Group<P, R> {
         self.replica.tick();
         let refusal = self.not_leader();
         for slot in self.proposals.expire(self.tick) {
-            let unknown =
-                if quorate_types::defect!(UnknownTakenForRefused) { refusal } else { Refusal::Unknown };
+            let unknown = if quorate_types::defect!(UnknownTakenForRefused) {
+                refusal
+            } else {
+                Refusal::Unknown
+            };
             self.effects.push(Effect::Answer { slot, result: Err(unknown) });
         }
         for slot in self.reads.expire(self.tick) {

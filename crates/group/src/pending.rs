@@ -76,8 +76,7 @@ impl<P> Proposals<P> {
             let Some(Waiting { id, slot, .. }) = self.waiting.pop_front() else { return };
             while outcomes.next_if(|(applied, _)| applied.index < id.index).is_some() {}
             let by_index = quorate_types::defect!(AnsweredByIndex);
-            let answers =
-                |applied: EntryId| applied == id || by_index && applied.index == id.index;
+            let answers = |applied: EntryId| applied == id || by_index && applied.index == id.index;
             match outcomes.next_if(|(applied, _)| answers(*applied)) {
                 Some((_, outcome)) => ended(Ended::Applied(slot, id, outcome)),
                 None => ended(Ended::Displaced(slot)),

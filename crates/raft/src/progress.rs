@@ -200,7 +200,9 @@ impl Progress {
     pub(crate) fn on_heartbeat_answered(&mut self, now: u64) {
         match &mut self.flow {
             Flow::Probe { paused_tick } => {
-                if paused_tick.is_some_and(|tick| tick < now) && !quorate_types::defect!(ProbeNotRepeated) {
+                if paused_tick.is_some_and(|tick| tick < now)
+                    && !quorate_types::defect!(ProbeNotRepeated)
+                {
                     *paused_tick = None;
                 }
             }

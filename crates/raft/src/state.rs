@@ -333,8 +333,9 @@ impl State {
         let hard_state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
         let (ticket, hard_state, release) =
             self.persist.begin(hard_state, self.log.last().index, bytes);
-        let hard_state = hard_state
-            .map(|new| if quorate_types::defect!(VoteNotSaved) { HardState { vote: None, ..new } } else { new });
+        let hard_state = hard_state.map(|new| {
+            if quorate_types::defect!(VoteNotSaved) { HardState { vote: None, ..new } } else { new }
+        });
         Some(Append { ticket, hard_state, entries, release })
     }
 

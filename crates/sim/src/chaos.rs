@@ -78,7 +78,11 @@ impl World {
         Ok(())
     }
 
-    fn afflict(&mut self, kind: FaultKind, for_us: u64) -> Result<Option<Undo>, crate::check::Violation> {
+    fn afflict(
+        &mut self,
+        kind: FaultKind,
+        for_us: u64,
+    ) -> Result<Option<Undo>, crate::check::Violation> {
         let now_us = self.now_us;
         let undo = match kind {
             FaultKind::Crash { node, power, after_effects } => {
@@ -98,12 +102,8 @@ impl World {
                 None
             }
             FaultKind::CrashWinner { after_effects, for_good } => {
-                let planned = PlannedCrash {
-                    effects: after_effects,
-                    power: true,
-                    down_us: for_us,
-                    for_good,
-                };
+                let planned =
+                    PlannedCrash { effects: after_effects, power: true, down_us: for_us, for_good };
                 self.crash_winner = Some(planned);
                 None
             }
@@ -270,7 +270,8 @@ impl World {
         residents.peek().is_some()
             && residents.all(|resident| {
                 let in_force = resident.group.replica().membership();
-                self.survives(in_force, Some(node)) && self.survives(&resident.membership, Some(node))
+                self.survives(in_force, Some(node))
+                    && self.survives(&resident.membership, Some(node))
             })
     }
 
@@ -416,7 +417,8 @@ impl World {
         self.note(node, What::Started);
         let life = self.node(node).life;
         let tick_us = self.plan.cluster.tick_us;
-        let first_us = if self.plan.cluster.ticks_aligned { tick_us } else { self.random.u64(1..=tick_us) };
+        let first_us =
+            if self.plan.cluster.ticks_aligned { tick_us } else { self.random.u64(1..=tick_us) };
         self.queue.push(self.now_us + first_us, Event::Tick { node, life });
         self.plan_flush(node);
         for group in self.groups_of(node) {

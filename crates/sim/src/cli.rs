@@ -145,7 +145,8 @@ fn one(args: &Args, out: &mut dyn Write) -> Result<(), Failed> {
         }
         None => None,
     };
-    let seed = args.seed.or(scenario.as_ref().map(|scenario| scenario.seed)).unwrap_or(0);
+    let own = scenario.as_ref().map_or(0, |scenario| scenario.seed);
+    let seed = args.seed.unwrap_or(own);
     let plan = match &scenario {
         Some(scenario) => scenario.plan.clone(),
         None => Plan::of_seed(seed),
@@ -194,10 +195,14 @@ fn summary(out: &mut dyn Write, plan: &Plan, seed: u64, outcome: &Outcome) -> io
     )?;
     count_lines(out, counts)?;
     writeln!(out, "trace hash      {:016x}", outcome.trace_hash)?;
-    writeln!(out, "verdict         {}", match &outcome.violation {
-        None => "every promise was kept".to_owned(),
-        Some(violation) => format!("BROKEN {}", violation.oracle),
-    })
+    writeln!(
+        out,
+        "verdict         {}",
+        match &outcome.violation {
+            None => "every promise was kept".to_owned(),
+            Some(violation) => format!("BROKEN {}", violation.oracle),
+        }
+    )
 }
 
 fn count_lines(out: &mut dyn Write, counts: &Counts) -> io::Result<()> {
@@ -242,6 +247,7 @@ fn explain(
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "how many seeds a minute is a matter of real time")]
 fn many(args: &CampaignArgs, out: &mut dyn Write) -> Result<(), Failed> {
     let done = args.state.as_deref().map_or(Ok(0), seeds_done)?;
     let from = args.from.unwrap_or(done);

@@ -35,18 +35,41 @@ pub(crate) struct Client {
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
-    Put { key: u32, value: u64 },
-    Swap { key: u32, expected: Value, new: u64 },
+    Put {
+        key: u32,
+        value: u64,
+    },
+    Swap {
+        key: u32,
+        expected: Value,
+        new: u64,
+    },
     /// One key, or all.
-    Delete { key: Option<u32> },
-    Batch { values: BTreeMap<u32, u64> },
-    Read { key: u32, local: bool },
-    Range { local: bool },
+    Delete {
+        key: Option<u32>,
+    },
+    Batch {
+        values: BTreeMap<u32, u64>,
+    },
+    Read {
+        key: u32,
+        local: bool,
+    },
+    Range {
+        local: bool,
+    },
     /// Of one key, at an old revision.
-    History { key: u32, revision: i64 },
-    Compact { revision: i64 },
+    History {
+        key: u32,
+        revision: i64,
+    },
+    Compact {
+        revision: i64,
+    },
     ReadMap,
-    ChangeMap { expected: u64 },
+    ChangeMap {
+        expected: u64,
+    },
 }
 
 impl Client {
@@ -67,8 +90,7 @@ impl Client {
         let Workload { put, swap, delete, batch, read, range, .. } = *workload;
         let Workload { serializable, history, compact, .. } = *workload;
         let map = if placement { workload.placement } else { 0 };
-        let weights =
-            [put, swap, delete, batch, read, range, serializable, history, compact, map];
+        let weights = [put, swap, delete, batch, read, range, serializable, history, compact, map];
         let total: u32 = weights.iter().sum();
         let mut drawn = self.random.u32(..total.max(1));
         let kind = weights.iter().position(|&weight| {
@@ -172,7 +194,7 @@ impl Ask {
         let put = |key: u32, value: u64| Put {
             key: key_of(key),
             value: value_of(value, workload.value_bytes_max),
-            prev_kv: value % 2 == 0,
+            prev_kv: value.is_multiple_of(2),
             ..Put::default()
         };
         let put_op = |key, value| Op { body: Some(op::Body::Put(put(key, value))) };

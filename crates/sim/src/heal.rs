@@ -123,7 +123,11 @@ impl World {
             Stage::Converging | Stage::Serving | Stage::Settling => {}
         }
         Oracle::Liveness.check(!stalled, || {
-            format!("no progress while {stage:?} since {} ms: {}", (now_us - 1) / 1000, self.describe())
+            format!(
+                "no progress while {stage:?} since {} ms: {}",
+                (now_us - 1) / 1000,
+                self.describe()
+            )
         })?;
         self.queue.push(now_us + LOOK_US, Event::Look);
         Ok(())
@@ -286,7 +290,9 @@ impl World {
                         .map(|(key, _)| key)
                         .or_else(|| rows.keys().find(|key| !expected.contains_key(*key)));
                     Oracle::StateMachineSafety.check(differing.is_none(), || {
-                        format!("group {group}: nodes {other} and {node} differ in row {differing:?}")
+                        format!(
+                            "group {group}: nodes {other} and {node} differ in row {differing:?}"
+                        )
                     })?;
                 }
             }
@@ -301,6 +307,8 @@ impl World {
                 text.push(format!("node {} is down", node.id));
                 continue;
             };
+            let wall_ms = node.clock.wall_us(self.now_us) / 1000;
+            text.push(format!("node {} runs, wall clock {wall_ms} ms", node.id));
             for (&group, resident) in &process.residents {
                 let replica = resident.group.replica();
                 text.push(format!(

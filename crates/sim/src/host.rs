@@ -8,7 +8,9 @@ use bytes::{Bytes, BytesMut};
 use quorate_group::{Effect, Generation};
 use quorate_raft::{LogFetch, Role};
 use quorate_store::{GroupRow, Overlay, ScopedView, StateEngine};
-use quorate_types::{Committed, Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, codec, defect};
+use quorate_types::{
+    Committed, Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, codec, defect,
+};
 use quorate_wal::Write;
 
 use crate::check::{Checked, Oracle, promise};
@@ -131,11 +133,10 @@ impl World {
                 self.checks.group(group).members.on_append(node, replica, entries)?;
             }
         }
-        let clocks = |of: NodeId| Moment(self.nodes[of.value() as usize - 1].clock.shown_us(self.now_us));
+        let clocks =
+            |of: NodeId| Moment(self.nodes[of.value() as usize - 1].clock.shown_us(self.now_us));
         self.checks.on_turn(node, replica, &clocks)?;
-        let wins = |effect: &Effect<Slot, Slot>| {
-            matches!(effect, Effect::Leadership(now) if now.role == Role::Leader && !now.serving)
-        };
+        let wins = |effect: &Effect<Slot, Slot>| matches!(effect, Effect::Leadership(now) if now.role == Role::Leader && !now.serving);
         if effects.iter().any(wins)
             && let Some(planned) = self.crash_winner.take()
         {
@@ -182,7 +183,9 @@ impl World {
                 }
                 Effect::Answer { slot, result } => {
                     let answer = match result {
-                        Ok(proposed) => Answer::Written { id: proposed.id, outcome: proposed.outcome },
+                        Ok(proposed) => {
+                            Answer::Written { id: proposed.id, outcome: proposed.outcome }
+                        }
                         Err(refusal) => Answer::Refused(refusal),
                     };
                     self.answer(node, slot, answer)?;
@@ -414,7 +417,10 @@ impl World {
         if !self.is_alive(node, life) {
             return Ok(());
         }
-        self.node(node).state.flush().map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        self.node(node)
+            .state
+            .flush()
+            .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
         self.plan_flush(node);
         Ok(())
     }
@@ -466,7 +472,8 @@ impl World {
 
     pub(crate) fn groups_of(&self, node: NodeId) -> Vec<GroupId> {
         let process = self.nodes[node.value() as usize - 1].process.as_ref();
-        process.map(|p| p.residents.keys().copied().collect()).unwrap_or_default()
+        let groups = process.map(|process| process.host.groups().map(|(group, _)| group));
+        groups.map(Iterator::collect).unwrap_or_default()
     }
 }
 
@@ -480,9 +487,7 @@ fn apply(
         .iter()
         .filter_map(|entry| match &entry.payload {
             Payload::Empty | Payload::Membership(_) => None,
-            Payload::Command(command) => {
-                Some(Committed { id: entry.id, command: command.clone() })
-            }
+            Payload::Command(command) => Some(Committed { id: entry.id, command: command.clone() }),
         })
         .collect();
     let mut outcomes = Vec::new();

@@ -42,9 +42,10 @@ impl Net {
         }
         let last = plan.cluster.regions.len().saturating_sub(1) as u64;
         regions.resize(nodes as usize, last);
-        let exact = plan.network.links.iter().filter_map(|link| {
-            Some(((node_of(&link.from)?, node_of(&link.to)?), link.latency_us))
-        });
+        let exact =
+            plan.network.links.iter().filter_map(|link| {
+                Some(((node_of(&link.from)?, node_of(&link.to)?), link.latency_us))
+            });
         Self {
             exact: exact.collect(),
             spec: plan.network.clone(),
@@ -126,7 +127,10 @@ impl Net {
                 self.spec.latency_us + away + self.random.u64(..=self.spec.jitter_us)
             }
         };
-        if !self.calm && self.spec.tail_permille > 0 && self.random.u32(..1000) < self.spec.tail_permille {
+        if !self.calm
+            && self.spec.tail_permille > 0
+            && self.random.u32(..1000) < self.spec.tail_permille
+        {
             latency += self.spec.tail_us;
         }
         let clogged_us = self.clogged.get(&(from, to)).copied().unwrap_or(0);

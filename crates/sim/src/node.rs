@@ -154,8 +154,7 @@ impl Node {
         cluster: &Cluster,
     ) -> Result<BTreeMap<GroupId, RecoveredLog>, OpenFailed> {
         let mut log = self.disk.open();
-        let recovered =
-            log.recover().map_err(|error| OpenFailed::Damaged(error.to_string()))?;
+        let recovered = log.recover().map_err(|error| OpenFailed::Damaged(error.to_string()))?;
         self.life += 1;
         let (mut host, mut residents) = (Host::new(), BTreeMap::new());
         let reader = log.reader();
@@ -164,13 +163,8 @@ impl Node {
             let resident = self.resume(&mut host, cluster, group, found.clone(), changes)?;
             residents.insert(group, resident);
         }
-        let wal = Wal {
-            log,
-            reader,
-            waiting: VecDeque::new(),
-            syncing: BTreeMap::new(),
-            busy: false,
-        };
+        let wal =
+            Wal { log, reader, waiting: VecDeque::new(), syncing: BTreeMap::new(), busy: false };
         let to_apply = VecDeque::new();
         self.process = Some(Process { host, residents, wal, to_apply, answered_revision: 0 });
         Ok(recovered)
@@ -192,8 +186,7 @@ impl Node {
         let generation =
             host.admit(group, descriptor).map_err(|error| inconsistent(error.to_string()))?;
         let view = self.state.view();
-        let row =
-            GroupRow::load(group, &*view).map_err(|error| inconsistent(error.to_string()))?;
+        let row = GroupRow::load(group, &*view).map_err(|error| inconsistent(error.to_string()))?;
         let caught_up_at = log.hard_state.commit;
         let (applied, meta, membership) = match row {
             Some(row) => (row.applied, row.meta, row.membership),
@@ -270,9 +263,7 @@ fn memberships(
 }
 
 /// The groups of a cluster: id, machine, and the keys that it owns.
-pub(crate) fn groups(
-    cluster: &Cluster,
-) -> Vec<(GroupId, Arc<dyn MachineKind>, Option<KeyRange>)> {
+pub(crate) fn groups(cluster: &Cluster) -> Vec<(GroupId, Arc<dyn MachineKind>, Option<KeyRange>)> {
     let data: (GroupId, Arc<dyn MachineKind>, _) =
         (GroupId::FIRST_DATA, Arc::new(KvKind), Some(KeyRange::all()));
     if cluster.placement {

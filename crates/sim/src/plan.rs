@@ -227,19 +227,13 @@ impl Default for Disk {
 }
 
 /// The clocks of all nodes.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Clocks {
     /// Wall clocks differ from true time by up to this.
     pub skew_ms_max: u64,
     /// Rates differ from that of true time by up to this, in parts per million.
     pub drift_ppm_max: u32,
-}
-
-impl Default for Clocks {
-    fn default() -> Self {
-        Self { skew_ms_max: 0, drift_ppm_max: 0 }
-    }
 }
 
 /// What clients do. Weights are relative to each other.

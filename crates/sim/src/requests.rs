@@ -249,7 +249,9 @@ impl World {
             return Ok(());
         }
         match answer {
-            Answer::Written { outcome, .. } | Answer::Read { outcome } => self.finish(id, Finished::Done { outcome }),
+            Answer::Written { outcome, .. } | Answer::Read { outcome } => {
+                self.finish(id, Finished::Done { outcome })
+            }
             Answer::Refused(Refusal::NotLeader { .. } | Refusal::Membership(_))
             | Answer::NotSent => {
                 request.perhaps_proposed = false;
@@ -398,7 +400,9 @@ impl World {
             Ask::Swap { key, expected, new } => {
                 let result = match body {
                     Some(outcome::Body::Txn(txn)) if txn.succeeded => Some(None),
-                    Some(outcome::Body::Txn(txn)) => Some(Some(value_in(txn.responses.first(), *key))),
+                    Some(outcome::Body::Txn(txn)) => {
+                        Some(Some(value_in(txn.responses.first(), *key)))
+                    }
                     _ => None,
                 };
                 let action = Action::Swap { expected: *expected, new: *new, result };
@@ -422,14 +426,14 @@ impl World {
             }
             Ask::Range { local: false } => {
                 if let Some(answer) = &answer {
-                    actions.extend(
-                        keys.map(|key| (key, Action::Read(value_in(Some(answer), key)))),
-                    );
+                    actions
+                        .extend(keys.map(|key| (key, Action::Read(value_in(Some(answer), key)))));
                 }
             }
             Ask::ReadMap => {
                 let map = outcome.and_then(|outcome| MapAnswer::map(outcome).ok()).flatten();
-                if let (Some(map), Some(at)) = (map, self.clients.get_mut(request.client as usize)) {
+                if let (Some(map), Some(at)) = (map, self.clients.get_mut(request.client as usize))
+                {
                     at.map = Some(map);
                 }
                 return;
@@ -444,7 +448,8 @@ impl World {
             && request.ask.group() == GroupId::FIRST_DATA
         {
             at.revision = at.revision.max(answer.revision);
-            at.seen.extend(actions.iter().filter_map(|(key, action)| Some((*key, left_by(*action)?))));
+            at.seen
+                .extend(actions.iter().filter_map(|(key, action)| Some((*key, left_by(*action)?))));
         }
         for (key, action) in actions {
             self.checks.history.push(Operation { key, action, from_us: request.from_us, to_us });

@@ -208,10 +208,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) -> Checked {
-        let event = match self.put_off(event) {
-            Some(event) => event,
-            None => return Ok(()),
-        };
+        let Some(event) = self.put_off(event) else { return Ok(()) };
         match event {
             Event::Tick { node, life } => self.on_tick(node, life),
             Event::Frame { from, to, sent_us, messages } => {

@@ -126,8 +126,7 @@ fn random_histories_are_judged_as_by_trying_every_order() {
         operations.retain(|(_, to, action)| to.is_some() || !matches!(action, Action::Read(_)));
         let expected = explainable(&operations, 0, None);
         let judged = history(&operations).judge(STEPS);
-        let wanted =
-            if expected { Judgement::Linearizable } else { Judgement::NotLinearizable(0) };
+        let wanted = if expected { Judgement::Linearizable } else { Judgement::NotLinearizable(0) };
         assert_eq!(judged, wanted, "seed {seed}: {operations:?}");
         verdicts[usize::from(expected)] += 1;
     }

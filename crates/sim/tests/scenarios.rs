@@ -37,9 +37,10 @@ fn every_scenario_shows_what_it_says() {
 fn a_scenario_can_fail() {
     let mut late = scenario("commit_needs_one_follower");
     // As accounts have it that count the followers alone.
-    let commits = late.expected.iter_mut().find(|expected| {
-        format!("{:?}", expected.event) == "Commits { index: 11 }"
-    });
+    let commits = late
+        .expected
+        .iter_mut()
+        .find(|expected| format!("{:?}", expected.event) == "Commits { index: 11 }");
     let commits = commits.expect("an expectation of the commit");
     (commits.from_us, commits.to_us) = (2_012_000, Some(2_012_000));
     let judged = late.judge(&late.run(None));

@@ -21,12 +21,17 @@ fn every_seed_keeps_every_promise() {
         None => 0..number("SEEDS").unwrap_or(SEEDS),
     };
     let report = campaign(seeds.clone(), 2, 1, &|_| {});
-    assert!(report.failures.is_empty(), "repeat it with `make sim ARGS='--seed N'`: {:?}", report.failures);
+    assert!(
+        report.failures.is_empty(),
+        "repeat it with `make sim ARGS='--seed N'`: {:?}",
+        report.failures
+    );
     if seeds.end - seeds.start < SEEDS {
         return;
     }
     // What is never tried is never found.
-    let Counts { elections, committed, answered, unknown, faults, starts, lost, .. } = report.counts;
+    let Counts { elections, committed, answered, unknown, faults, starts, lost, .. } =
+        report.counts;
     let per_seed = |count: u64| count / report.seeds;
     assert!(per_seed(elections) >= 3, "{elections} elections");
     assert!(per_seed(committed) >= 50, "{committed} entries");

@@ -163,7 +163,8 @@ impl Follower {
         } else {
             (prev, 0)
         };
-        let ignores_term = quorate_types::defect!(AppendIgnoresTerm) && prev.index <= state.log.last().index;
+        let ignores_term =
+            quorate_types::defect!(AppendIgnoresTerm) && prev.index <= state.log.last().index;
         if !state.log.holds(prev) && !ignores_term {
             let hint = state.log.terms().last_not_after(prev);
             state.send(from, Body::AppendRejected { refused: prev.index, hint });
@@ -185,10 +186,15 @@ impl Follower {
             state.overwrite(entries, from_index);
         }
         self.verified = self.verified.max(last);
-        if quorate_types::defect!(AppendDropsTail) && fresh.is_none() && last >= state.log.commit() {
+        if quorate_types::defect!(AppendDropsTail) && fresh.is_none() && last >= state.log.commit()
+        {
             state.overwrite([], last.next());
         }
-        state.log.commit_to(if quorate_types::defect!(CommitUnverified) { commit } else { commit.min(last) });
+        state.log.commit_to(if quorate_types::defect!(CommitUnverified) {
+            commit
+        } else {
+            commit.min(last)
+        });
         state.send_durably(from, last, Body::AppendAccepted { last });
     }
 }

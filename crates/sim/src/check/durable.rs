@@ -70,7 +70,8 @@ impl Platter {
             let mut entries = Vec::new();
             let mut runs = log.terms.iter().peekable();
             while let Some(&run) = runs.next() {
-                let end = runs.peek().map_or(log.last.index.value() + 1, |next| next.index.value());
+                let behind = log.last.index.next();
+                let end = runs.peek().map_or(behind, |next| next.index).value();
                 let indexes = run.index.value()..end;
                 entries.extend(indexes.map(|index| EntryId::new(run.term, LogIndex(index))));
             }

@@ -20,12 +20,7 @@ impl ElectionOracle {
         self.leaders.len()
     }
 
-    pub(crate) fn on_turn(
-        &mut self,
-        node: NodeId,
-        replica: &Replica,
-        log: &LogOracle,
-    ) -> Checked {
+    pub(crate) fn on_turn(&mut self, node: NodeId, replica: &Replica, log: &LogOracle) -> Checked {
         if replica.role() != Role::Leader {
             return Ok(());
         }

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use quorate_raft::{Replica, Role};
 use bytes::BytesMut;
-use quorate_types::{
-    Entry, EntryId, GroupId, LogIndex, Membership, NodeId, Payload, Term, codec,
-};
+use quorate_raft::{Replica, Role};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, Payload, Term, codec};
 
 use super::durable::Platter;
 use super::{Checked, Oracle};

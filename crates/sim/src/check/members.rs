@@ -41,19 +41,26 @@ impl MembersOracle {
         membership: &Membership,
     ) -> Checked {
         let id = entry.id;
-        Oracle::Members
-            .check(membership.is_valid(), || format!("node {node} proposes {id}: {membership:?}"))?;
+        Oracle::Members.check(membership.is_valid(), || {
+            format!("node {node} proposes {id}: {membership:?}")
+        })?;
         let commit = replica.commit();
         let knows = replica.first_in_term().is_some_and(|first| commit >= first);
         Oracle::Members.check(knows, || {
-            format!("node {node} proposes {membership:?} as {id} before it has committed in its term")
+            format!(
+                "node {node} proposes {membership:?} as {id} before it has committed in its term"
+            )
         })?;
-        let before = self.known.range(..(id.index, Term::ZERO)).rev().find(|((index, term), _)| {
-            replica.term_at(*index) == Some(*term)
-        });
+        let before = self
+            .known
+            .range(..(id.index, Term::ZERO))
+            .rev()
+            .find(|((index, term), _)| replica.term_at(*index) == Some(*term));
         let Some((&(index, _), before)) = before else { return Ok(()) };
         Oracle::Members.check(index <= commit, || {
-            format!("node {node} proposes {membership:?} as {id}, but that at {index} is uncommitted")
+            format!(
+                "node {node} proposes {membership:?} as {id}, but that at {index} is uncommitted"
+            )
         })?;
         let moved = before.voters.symmetric_difference(&membership.voters).count();
         let fits = if before.is_joint() {
@@ -64,8 +71,7 @@ impl MembersOracle {
         } else {
             moved <= 1
         };
-        Oracle::Members.check(fits, || {
-            format!("node {node} proposes {membership:?} as {id} after {before:?}")
-        })
+        Oracle::Members
+            .check(fits, || format!("node {node} proposes {membership:?} as {id} after {before:?}"))
     }
 }

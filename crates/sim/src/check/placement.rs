@@ -28,9 +28,10 @@ impl PlacementOracle {
                     format!("request {request} was made for version {expected} and made {version}")
                 })
             }
-            Err(Refused::Conflict { version }) => Oracle::Placement.check(version != expected, || {
-                format!("request {request} for version {expected} conflicts with that very one")
-            }),
+            Err(Refused::Conflict { version }) => Oracle::Placement
+                .check(version != expected, || {
+                    format!("request {request} for version {expected} conflicts with that very one")
+                }),
             Err(other) => Err(Oracle::Placement.broken(format!("request {request}: {other}"))),
         }
     }

@@ -15,9 +15,7 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         }
         Body::Vote { last, .. } => {
             durable.term > term
-                || durable.term == term
-                    && durable.vote == Some(message.from)
-                    && log.last() >= *last
+                || durable.term == term && durable.vote == Some(message.from) && log.last() >= *last
         }
         Body::AppendAccepted { last } => {
             durable.term > term || durable.term == term && log.last().index >= *last

@@ -53,7 +53,11 @@ enum Weight {
 /// The nodes of a plan, in order.
 fn nodes(plan: &Plan) -> Vec<NodeId> {
     let cluster = &plan.cluster;
-    let joint = if cluster.outgoing > 0 { cluster.voters.max(cluster.outgoing + 1) } else { cluster.voters };
+    let joint = if cluster.outgoing > 0 {
+        cluster.voters.max(cluster.outgoing + 1)
+    } else {
+        cluster.voters
+    };
     (1..=joint + cluster.learners + cluster.spares).map(NodeId).collect()
 }
 

@@ -45,7 +45,9 @@ pub fn svg(plan: &Plan, trace: &[TraceEvent], span_ms: &Range<u64>) -> String {
     for (at, node) in nodes.iter().enumerate() {
         let x = MARGIN + at * STEP;
         let name = node_name(*node);
-        put(format!("<text x=\"{x}\" y=\"24\" font-size=\"16\" font-weight=\"bold\" text-anchor=\"middle\">{name}</text>"));
+        put(format!(
+            "<text x=\"{x}\" y=\"24\" font-size=\"16\" font-weight=\"bold\" text-anchor=\"middle\">{name}</text>"
+        ));
         put(format!("<line x1=\"{x}\" y1=\"34\" x2=\"{x}\" y2=\"{height}\" stroke=\"#999\"/>"));
     }
     let mut shown_at = None;
