@@ -26,9 +26,15 @@ pub struct Config {
     /// With so many unanswered appends, a further one leaves at once only if it is full
     /// (`append_bytes_max`); what is smaller waits for an answer, or for the next tick. Default 256:
     /// never waits. 1 is best where a round trip is short: what comes meanwhile fills the next
-    /// append, and one message, one sync and one answer serve many proposals. The tick bounds what a
-    /// long round trip adds to latency.
+    /// append, and one message, one sync and one answer serve many proposals. Over a long link more may
+    /// be under way, see `partial_interval_us`; the tick bounds what waiting adds to latency.
     pub inflight_partial_max: usize,
+    /// Over a long link one partial append may be under way for each so many microseconds of the round
+    /// trip, if that is more than `inflight_partial_max`. Default 5,000: with 140 ms that is 28 appends,
+    /// and one of a steady stream leaves every 5 ms; below 10 ms it changes nothing. The round trip is
+    /// that of beats, which wait for no disk, and the shortest of late, so that a busy peer does not
+    /// look far away.
+    pub partial_interval_us: u64,
     /// Tell peers a new commit index by an empty append when there is nothing else to send. Default
     /// true. Without it they learn by the next append or heartbeat: half the messages of a busy
     /// group, and followers that apply up to a heartbeat later.
@@ -60,6 +66,10 @@ pub struct Config {
     /// and has caught up, not before it has led for `election_ticks_max`, and more seldom after each
     /// attempt that fails. Default nobody.
     pub preferred_leader: Option<NodeId>,
+    /// A leader that had nothing to do for so many ticks lets its group fall asleep, see
+    /// [`is_asleep`](crate::Replica::is_asleep). Default 0: never. Whoever switches it on must
+    /// [`wake`](crate::Replica::wake) the groups of a node that is gone: asleep, nobody notices.
+    pub quiesce_ticks: u32,
     /// Added to the first [`Moment`](quorate_types::Moment) of this life, it tells this life's read
     /// requests from those of earlier lives. The clock alone does that until the machine restarts;
     /// draw this at random at each start to be certain then too. Default 0.
@@ -79,6 +89,7 @@ impl Config {
             append_bytes_max: 1 << 20,
             inflight_appends_max: 256,
             inflight_partial_max: 256,
+            partial_interval_us: 5_000,
             eager_commit: true,
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
@@ -88,6 +99,7 @@ impl Config {
             lease: true,
             clock_drift_permille_max: 10,
             preferred_leader: None,
+            quiesce_ticks: 0,
             life: 0,
         }
     }
@@ -123,6 +135,7 @@ impl Config {
         );
         assert!(self.inflight_appends_max > 0, "inflight_appends_max must be positive");
         assert!(self.inflight_partial_max > 0, "inflight_partial_max must be positive");
+        assert!(self.partial_interval_us > 0, "partial_interval_us must be positive");
         assert!(self.inflight_bytes_max > 0, "inflight_bytes_max must be positive");
     }
 }

@@ -31,6 +31,18 @@
 //! more than one voter comes or goes (chapter 4). A membership is an entry, and in force as soon as it
 //! is in the log. `docs/protocol/members.md` has the rules.
 //!
+//! # Snapshots
+//!
+//! The log is cut at its beginning by [`Replica::compact`]. A peer that needs what is gone is sent the
+//! state instead, beside the messages: [`Ready::snapshot_requests`] asks for it at the leader, and
+//! [`Ready::install`] at the receiver, once it is there and only if it is newer than what the receiver
+//! has.
+//!
+//! # Sleep
+//!
+//! With [`Config::quiesce_ticks`], an idle group falls asleep: no beats, no ticks, no timers, until
+//! anything happens. Its host watches over the nodes meanwhile, and wakes it by [`Replica::wake`].
+//!
 //! # Durability
 //!
 //! Nothing here writes. [`Ready::append`] is one synced write, and carries the promises that rest
@@ -138,6 +150,7 @@ mod log;
 mod membership;
 mod persist;
 mod progress;
+mod quiesce;
 mod quorum;
 mod read_index;
 mod read_request;
@@ -154,6 +167,8 @@ pub use error::{MembershipError, NotLeader, ProposeError, TransferError};
 pub use log::APPLYING_BYTES_MAX;
 pub use membership::{MEMBERS_MAX, MembershipChange, NodeChange, Via};
 pub use progress::{PeerProgress, ProgressState};
-pub use ready::{Append, Cause, LogFetch, ReadId, ReadReady, Ready, Role, RoleChange, Ticket};
+pub use ready::{
+    Append, Cause, LogFetch, ReadId, ReadReady, Ready, Role, RoleChange, SnapshotRequest, Ticket,
+};
 pub use replica::Replica;
 pub use state::Counters;

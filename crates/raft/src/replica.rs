@@ -1,7 +1,7 @@
 //! The replica: its inputs, its output, its getters, and the changes of its role.
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, LogIndex, Moment, NodeId, Term};
+use quorate_types::{Entry, EntryId, LogIndex, Moment, NodeId, SnapshotMeta, Term};
 
 use crate::config::{Config, LogState};
 use crate::error::{MembershipError, NotLeader, ProposeError, TransferError};
@@ -21,7 +21,9 @@ use crate::state::State;
 ///   [`change_membership`](Self::change_membership), [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
 /// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
 ///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
-///   [`unreachable`](Self::unreachable).
+///   [`unreachable`](Self::unreachable), [`wake`](Self::wake), [`snapshot_sent`](Self::snapshot_sent),
+///   [`installed`](Self::installed), [`install_failed`](Self::install_failed),
+///   [`compact`](Self::compact).
 /// - *The output*: [`take_ready`](Self::take_ready), after any number of the above.
 /// - *Getters*: everything else. They tell how things stand, also between inputs of one turn.
 ///
@@ -66,6 +68,7 @@ impl Replica {
     /// When this replica does not lead, too many bytes wait to be committed, or the leadership is
     /// being handed over.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<EntryId, ProposeError> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => leader.propose(&mut self.state, commands),
             Acting::Follower(_) | Acting::Candidate(_) => {
@@ -83,6 +86,7 @@ impl Replica {
     /// # Errors
     /// When this replica neither leads nor knows who does.
     pub fn read(&mut self, id: ReadId) -> Result<(), NotLeader> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => {
                 leader.read(Asker::Own(id));
@@ -96,6 +100,7 @@ impl Replica {
     /// Campaigns as if the election timeout had passed. Does nothing at a leader, at a replica
     /// without a vote, and at one that has promised a leader to be silent.
     pub fn campaign(&mut self) {
+        self.wake();
         let may = self.state.may_campaign() && !self.state.is_silent();
         if may && !matches!(self.acting, Acting::Leader(_)) {
             self.enter(Some(Transition::PreCampaign(Cause::Asked)));
@@ -114,6 +119,7 @@ impl Replica {
         &mut self,
         change: &MembershipChange,
     ) -> Result<EntryId, MembershipError> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => leader.change_membership(&mut self.state, change),
             Acting::Follower(_) | Acting::Candidate(_) => {
@@ -129,6 +135,7 @@ impl Replica {
     /// # Errors
     /// When this replica does not lead, or `to` is no voter.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferError> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => leader.transfer_to(&self.state, to),
             Acting::Follower(_) | Acting::Candidate(_) => {
@@ -139,6 +146,7 @@ impl Replica {
 
     /// Changes who should lead, as [`Config::preferred_leader`] says.
     pub fn prefer_leader(&mut self, preferred: Option<NodeId>) {
+        self.wake();
         self.state.config.preferred_leader = preferred;
     }
 
@@ -146,6 +154,7 @@ impl Replica {
     /// the leader is gone. It does not break a promise of silence, and it follows again when it hears
     /// that leader. Waiting reads are refused.
     pub fn forget_leader(&mut self) {
+        self.wake();
         if let Acting::Follower(follower) = &mut self.acting
             && follower.forget_leader(&mut self.state)
         {
@@ -153,13 +162,31 @@ impl Replica {
         }
     }
 
-    /// One tick of time has passed.
+    /// Wakes a replica that [`is_asleep`](Self::is_asleep): its timers run again, and a leader beats at
+    /// once. To be called when a node of the group is gone; every command and every message does it
+    /// too.
+    pub fn wake(&mut self) {
+        if !std::mem::take(&mut self.state.asleep) {
+            return;
+        }
+        match &mut self.acting {
+            Acting::Follower(follower) => follower.on_woken(),
+            Acting::Candidate(_) => {}
+            Acting::Leader(leader) => leader.on_woken(),
+        }
+    }
+
+    /// One tick of time has passed. Does nothing while the replica [`is_asleep`](Self::is_asleep), so
+    /// its driver may as well leave it out.
     pub fn tick(&mut self) {
+        if self.state.asleep {
+            return;
+        }
         self.state.on_tick();
         let next = match &mut self.acting {
             Acting::Follower(follower) => follower.tick(&self.state),
             Acting::Candidate(candidate) => candidate.tick(),
-            Acting::Leader(leader) => leader.tick(&self.state),
+            Acting::Leader(leader) => leader.tick(&mut self.state),
         };
         self.enter(next);
     }
@@ -205,8 +232,48 @@ impl Replica {
 
     /// Something that was sent to `peer` was lost. Sending stops until it answers a heartbeat.
     pub fn unreachable(&mut self, peer: NodeId) {
+        self.wake();
         if let Acting::Leader(leader) = &mut self.acting {
             leader.on_unreachable(peer);
+        }
+    }
+
+    /// A snapshot that was asked for has arrived at `to` completely, and contains everything up to
+    /// `last`; `None` when it did not get there. Must be reported for each request.
+    pub fn snapshot_sent(&mut self, to: NodeId, last: Option<LogIndex>) {
+        if let Acting::Leader(leader) = &mut self.acting {
+            leader.on_snapshot_sent(&self.state, to, last);
+        }
+    }
+
+    /// The state machine holds the snapshot of `meta`, and the log is empty behind it, durably. The
+    /// hard state is as it was.
+    ///
+    /// # Panics
+    /// When that was not asked for.
+    pub fn installed(&mut self, meta: &SnapshotMeta) {
+        self.state.on_installed(meta);
+        if let Acting::Follower(follower) = &mut self.acting {
+            follower.on_installed(&mut self.state, meta.last.index);
+        }
+    }
+
+    /// The snapshot could not be installed, and log and state are as they were. It may come again; what
+    /// was given out to be applied and is not reported as applied is given out again.
+    pub fn install_failed(&mut self) {
+        if self.state.installing.take().is_some() {
+            self.state.log.rewind_applying();
+        }
+    }
+
+    /// The driver gives up the entries up to `through`; whoever still needs them gets a snapshot. Does
+    /// nothing when they are gone already.
+    ///
+    /// # Panics
+    /// When not all of them are applied and durable.
+    pub fn compact(&mut self, through: LogIndex) {
+        if through > self.state.log.terms().base().index {
+            self.state.compact(through);
         }
     }
 
@@ -244,6 +311,8 @@ impl Replica {
             reads: std::mem::take(&mut self.state.reads),
             refused_reads: std::mem::take(&mut self.state.refused_reads),
             fetch: std::mem::take(&mut self.state.fetches),
+            install: self.state.take_install(),
+            snapshot_requests: std::mem::take(&mut self.state.snapshot_requests),
             membership: std::mem::take(&mut self.state.membership_changed)
                 .then(|| self.state.membership().clone()),
             role,
@@ -263,6 +332,7 @@ impl Replica {
             || self.state.wants_append()
             || self.state.wants_apply()
             || self.state.membership_changed
+            || self.state.wants_install()
             || self.role_change().is_some()
             || match &self.acting {
                 Acting::Follower(follower) => follower.wants_pump(),
@@ -292,7 +362,7 @@ impl Replica {
                 }
                 Transition::Lead => {
                     let leader = Leader::new(&mut self.state);
-                    self.act(Acting::Leader(leader), Cause::Elected);
+                    self.act(Acting::Leader(Box::new(leader)), Cause::Elected);
                     None
                 }
             };
@@ -326,6 +396,7 @@ impl Replica {
             Acting::Candidate(_) => {}
             Acting::Leader(leader) => leader.end(&mut self.state),
         }
+        self.state.asleep = false;
         self.acting = acting;
         self.cause = cause;
     }

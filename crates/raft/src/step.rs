@@ -8,14 +8,14 @@
 
 use std::cmp::Ordering;
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Payload, Term};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Membership, Message, NodeId, Payload, Term};
 
 use crate::membership::MEMBERS_MAX;
 use crate::read_index::Asker;
 use crate::ready::Cause;
 use crate::replica::Replica;
 use crate::role::{Acting, Transition};
-use crate::state::{State, TERM_MAX};
+use crate::state::{INDEX_MAX, State, TERM_MAX};
 
 impl Replica {
     /// Takes a message from a peer. Nothing that a peer may send makes it panic.
@@ -23,6 +23,13 @@ impl Replica {
         if !is_believable(&self.state, &message) || self.is_strange_answer(&message) {
             self.state.counters.ignored_messages += 1;
             return;
+        }
+        // Another proposal to sleep wakes nobody, nor does an answer that was under way.
+        if !matches!(
+            message.body,
+            Body::Sleep { .. } | Body::Asleep { .. } | Body::HeartbeatReply { .. }
+        ) {
+            self.wake();
         }
         match message.term.cmp(&self.state.term) {
             Ordering::Less => self.answer_older_term(message),
@@ -51,12 +58,15 @@ impl Replica {
             | Body::Vote { .. }
             | Body::Append { .. }
             | Body::Heartbeat { .. }
+            | Body::Sleep { .. }
+            | Body::Snapshot { .. }
             | Body::TimeoutNow => false,
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. } => !is_known(),
         }
@@ -73,12 +83,18 @@ impl Replica {
             Body::Append { prev, .. } => {
                 Body::AppendRejected { refused: prev.index, hint: EntryId::ZERO }
             }
-            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, promise_us: 0 },
+            Body::Snapshot { meta } => {
+                Body::AppendRejected { refused: meta.last.index, hint: EntryId::ZERO }
+            }
+            Body::Heartbeat { round, .. } | Body::Sleep { round, .. } => {
+                Body::HeartbeatReply { round, promise_us: 0 }
+            }
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::TimeoutNow => return,
@@ -107,6 +123,9 @@ impl Replica {
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
+            | Body::Sleep { .. }
+            | Body::Asleep { .. }
+            | Body::Snapshot { .. }
             | Body::TimeoutNow => {
                 self.follow_in(message.term, message.from);
                 true
@@ -136,6 +155,26 @@ impl Replica {
                 {
                     follower.on_append(&mut self.state, from, prev, entries, commit);
                 }
+                None
+            }
+            (Body::Snapshot { meta }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.on_snapshot(&mut self.state, from, meta);
+                }
+                None
+            }
+            (Body::Sleep { last, round }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.on_sleep(&mut self.state, from, last, round);
+                }
+                None
+            }
+            (Body::Asleep { round }, Acting::Leader(leader)) => {
+                leader.on_asleep(&mut self.state, from, round);
                 None
             }
             (Body::Heartbeat { commit, round }, _) => {
@@ -175,6 +214,7 @@ impl Replica {
                 Body::AppendAccepted { .. }
                 | Body::AppendRejected { .. }
                 | Body::HeartbeatReply { .. }
+                | Body::Asleep { .. }
                 | Body::ReadIndex { .. },
                 Acting::Follower(_) | Acting::Candidate(_),
             )
@@ -278,8 +318,14 @@ fn is_believable(state: &State, message: &Message) -> bool {
             Body::Append { prev, entries, .. } => {
                 *term > Term::ZERO && is_run(*prev, entries, *term)
             }
-            Body::PreVote { last } | Body::Vote { last, .. } => {
+            Body::PreVote { last } | Body::Vote { last, .. } | Body::Sleep { last, .. } => {
                 *term > Term::ZERO && last.term <= *term
+            }
+            Body::Snapshot { meta } => {
+                *term > Term::ZERO
+                    && meta.last.term <= *term
+                    && meta.last.index <= INDEX_MAX
+                    && is_working(&meta.membership)
             }
             // A replica that has heard of no term yet may refuse.
             Body::PreVoteReply { .. } => true,
@@ -288,6 +334,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::TimeoutNow => *term > Term::ZERO,
@@ -312,8 +359,10 @@ fn is_run(prev: EntryId, entries: &[Entry], term: Term) -> bool {
 fn is_sound(payload: &Payload) -> bool {
     match payload {
         Payload::Empty | Payload::Command(_) => true,
-        Payload::Membership(membership) => {
-            membership.is_valid() && membership.nodes().len() <= MEMBERS_MAX
-        }
+        Payload::Membership(membership) => is_working(membership),
     }
+}
+
+fn is_working(membership: &Membership) -> bool {
+    membership.is_valid() && membership.nodes().len() <= MEMBERS_MAX
 }

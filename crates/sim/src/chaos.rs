@@ -396,6 +396,7 @@ impl World {
         }
         let is_first = !self.checks.platters.contains_key(&node);
         self.platter(node).sync_all(node)?;
+        self.install_again(node)?;
         let opened = self.nodes[node.value() as usize - 1].open(&self.plan.cluster);
         let recovered = match opened {
             Ok(recovered) => recovered,
@@ -421,11 +422,12 @@ impl World {
             if self.plan.cluster.ticks_aligned { tick_us } else { self.random.u64(1..=tick_us) };
         self.queue.push(self.now_us + first_us, Event::Tick { node, life });
         self.plan_flush(node);
+        self.plan_watch(node);
         for group in self.groups_of(node) {
             let at = &self.nodes[node.value() as usize - 1];
             let Some(resident) = at.resident(group) else { continue };
             let checks = self.checks.group(group);
-            checks.log.on_started(node, resident.group.replica())?;
+            checks.log.on_started(node, resident.group.replica());
             checks.apply.on_started(node, resident.applied.index);
             self.input(node, group)?;
         }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use quorate_group::{Generation, Refusal};
 use quorate_raft::LogFetch;
-use quorate_types::{EntryId, GroupId, Message, NodeId};
+use quorate_types::{EntryId, GroupId, LogIndex, Message, NodeId};
 
 use bytes::Bytes;
+
+use crate::snapshot::Snapshot;
 
 /// Something that is due. Whatever concerns a process names its life: an event for a process that is gone
 /// means nothing to the next one.
@@ -27,6 +29,14 @@ pub(crate) enum Event {
     Apply { node: NodeId, life: u64 },
     /// Old entries are read.
     Fetched { node: NodeId, life: u64, group: GroupId, generation: Generation, fetch: LogFetch },
+    /// A snapshot is there as a whole.
+    Snapshot { life: u64, sent_us: u64, message: Message, snapshot: Box<Snapshot> },
+    /// Its sender hears what became of it.
+    SnapshotSent { node: NodeId, life: u64, group: GroupId, to: NodeId, last: Option<LogIndex> },
+    /// A snapshot takes the place of the state, and then of the log.
+    Install { node: NodeId, life: u64, rows_written: bool },
+    /// Sleeping groups are woken whose nodes are gone.
+    Watch { node: NodeId, life: u64 },
     /// The state engine makes durable what it has.
     Flush { node: NodeId, life: u64 },
     /// A process is started again.

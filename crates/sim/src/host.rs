@@ -41,9 +41,11 @@ impl World {
         let span_us = self.node(node).clock.true_span_us(tick_us);
         self.queue.push(self.now_us + span_us, Event::Tick { node, life });
         for group in self.groups_of(node) {
-            if let Some(resident) = self.node(node).resident_mut(group) {
-                resident.group.tick();
+            let Some(resident) = self.node(node).resident_mut(group) else { continue };
+            if resident.group.is_asleep() {
+                continue;
             }
+            resident.group.tick();
             self.input(node, group)?;
         }
         Ok(())
@@ -168,7 +170,12 @@ impl World {
                     let Some(process) = &mut at.process else { return Ok(()) };
                     let Some(resident) = process.residents.get(&group) else { return Ok(()) };
                     let generation = resident.generation;
-                    process.wal.waiting.push_back(Task { group, generation, ticket, write });
+                    let ticket = Some(ticket);
+                    let task = Task { group, generation, ticket, write };
+                    match process.residents.get_mut(&group).and_then(|r| r.held.as_mut()) {
+                        Some(held) => held.push(task),
+                        None => process.wal.waiting.push_back(task),
+                    }
                     self.pump_log(node)?;
                 }
                 Effect::Send(messages) => self.send(node, messages)?,
@@ -196,6 +203,8 @@ impl World {
                 }
                 // Here everybody can reach everybody; who takes part is in the trace of what is committed.
                 Effect::Membership(_) => {}
+                Effect::SendSnapshot(request) => self.send_snapshot(node, group, request)?,
+                Effect::Install(meta) => self.begin_install(node, group, meta)?,
                 Effect::Leadership(now) => {
                     let what = What::Role {
                         group,
@@ -263,7 +272,7 @@ impl World {
     }
 
     /// Begins the next batch, if none is under way: everything that waits, written and not yet synced.
-    fn pump_log(&mut self, node: NodeId) -> Checked {
+    pub(crate) fn pump_log(&mut self, node: NodeId) -> Checked {
         let now_us = self.now_us;
         let disk = &self.plan.disk;
         let mut sync_us = disk.sync_us + self.random.u64(..=disk.sync_jitter_us);
@@ -280,7 +289,9 @@ impl World {
         let count = wal.waiting.len().min(BATCH_TASKS_MAX);
         let mut batch = Vec::with_capacity(count);
         for task in wal.waiting.drain(..count) {
-            wal.syncing.insert((task.group, task.generation), task.ticket);
+            if let Some(ticket) = task.ticket {
+                wal.syncing.insert((task.group, task.generation), ticket);
+            }
             batch.push(task.write);
         }
         if at.full {
@@ -422,7 +433,47 @@ impl World {
             .flush()
             .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
         self.plan_flush(node);
+        if self.plan.cluster.log_tail < u64::MAX >> 1 { self.cut_logs(node) } else { Ok(()) }
+    }
+
+    /// Asleep, a group does not notice that a node is gone; its host does, by the beats between nodes.
+    pub(crate) fn on_watch(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        self.plan_watch(node);
+        for group in self.groups_of(node) {
+            let Some(resident) = self.node(node).resident(group) else { continue };
+            if !resident.group.is_asleep() {
+                continue;
+            }
+            let peers = resident.group.replica().membership().nodes();
+            let is_gone = |peer: &NodeId| {
+                let at = &self.nodes[peer.value() as usize - 1];
+                *peer != node
+                    && (at.process.is_none()
+                        || at.paused_until.is_some()
+                        || self.net.is_cut(*peer, node)
+                        || self.net.is_cut(node, *peer))
+            };
+            if peers.iter().any(is_gone) {
+                if let Some(resident) = self.node(node).resident_mut(group) {
+                    resident.group.wake();
+                }
+                self.input(node, group)?;
+            }
+        }
         Ok(())
+    }
+
+    pub(crate) fn plan_watch(&mut self, node: NodeId) {
+        let cluster = &self.plan.cluster;
+        if cluster.quiesce_ticks > 0 {
+            let after_us = cluster.tick_us * u64::from(cluster.election_ticks_min);
+            let life = self.node(node).life;
+            let at_us = self.now_us + after_us + self.random.u64(..after_us);
+            self.queue.push(at_us, Event::Watch { node, life });
+        }
     }
 
     pub(crate) fn plan_flush(&mut self, node: NodeId) {

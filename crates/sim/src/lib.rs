@@ -37,6 +37,7 @@ mod requests;
 mod run;
 pub mod scenario;
 mod shrink;
+mod snapshot;
 mod swarm;
 mod trace;
 mod world;

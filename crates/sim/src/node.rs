@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_group::{Descriptor, Generation, Group, GroupConfig, Host};
 use quorate_placement::PlacementKind;
 use quorate_raft::{Config, LogState, Ticket};
 use quorate_store::{GroupRow, KvKind, MemState, ScopedView, StateEngine};
+use quorate_types::machine::RowScope;
 use quorate_types::{
     Entry, EntryId, GroupId, HardState, KeyRange, LogIndex, MachineKind, Membership, NodeId,
     Payload, SnapshotMeta, StateMachine, Term,
@@ -19,6 +21,7 @@ use quorate_wal::{LogReader, LogStore, RecoveredLog, Write};
 
 use crate::clock::Clock;
 use crate::plan::{Cluster, Plan};
+use crate::snapshot::Snapshot;
 
 /// Whose request a waiting proposal or read is: the group hands it back with the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,12 +40,18 @@ pub(crate) struct Node {
     pub(crate) disk: MemDisk,
     pub(crate) state: MemState,
     pub(crate) clock: Clock,
+    /// The descriptors of its groups.
+    labels: BTreeMap<GroupId, Bytes>,
     /// Counts starts and stops: odd while a process runs.
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
     pub(crate) paused_until: Option<u64>,
     /// Goes down after so many more effects.
     pub(crate) crash_after: Option<PlannedCrash>,
+    /// Snapshots that are here as a whole.
+    pub(crate) received: BTreeMap<GroupId, Snapshot>,
+    /// The one that is taking the place of log and state. Durable: a start does it again.
+    pub(crate) installing: Option<(GroupId, Snapshot)>,
     pub(crate) slow_sync_us: u64,
     pub(crate) full: bool,
     /// It must not come back: its log is damaged or gone.
@@ -87,7 +96,8 @@ pub(crate) struct Wal {
 pub(crate) struct Task {
     pub(crate) group: GroupId,
     pub(crate) generation: Generation,
-    pub(crate) ticket: Ticket,
+    /// What the group hears of it; nothing for a cut.
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) write: Write,
 }
 
@@ -103,6 +113,8 @@ pub(crate) struct Resident {
     /// Serializable reads are served from here on.
     pub(crate) caught_up_at: LogIndex,
     pub(crate) sweeping: bool,
+    /// Appends that wait for the log to begin anew, while a snapshot is installed.
+    pub(crate) held: Option<Vec<Task>>,
 }
 
 /// Why a node does not start.
@@ -119,10 +131,11 @@ impl Node {
     pub(crate) fn found(id: NodeId, plan: &Plan, membership: &Membership, clock: Clock) -> Self {
         let disk = MemDisk::new();
         let mut log = disk.open();
-        let mut writes = Vec::new();
+        let (mut writes, mut labels) = (Vec::new(), BTreeMap::new());
         for (group, kind, range) in groups(&plan.cluster) {
             let label = Descriptor { kind: kind.name().to_owned(), range }.encode();
             // Whoever is no member knows nothing of the group but what is in no log: an empty first snapshot.
+            labels.insert(group, label.clone());
             let is_member = membership.contains(id);
             let known = if is_member { membership.clone() } else { Membership::default() };
             let snapshot = SnapshotMeta { last: FIRST, membership: known };
@@ -135,10 +148,13 @@ impl Node {
             disk,
             state: MemState::new(),
             clock,
+            labels,
             life: 0,
             process: None,
             paused_until: None,
             crash_after: None,
+            received: BTreeMap::new(),
+            installing: None,
             slow_sync_us: 0,
             full: false,
             lost: false,
@@ -221,6 +237,7 @@ impl Node {
             turn_due: false,
             caught_up_at,
             sweeping: true,
+            held: None,
         })
     }
 
@@ -236,6 +253,16 @@ impl Node {
         let kept = random.usize(..=self.state.unflushed());
         self.state.crash(kept);
         power.then(|| self.disk.crash(random.u64(..)).survived)
+    }
+
+    /// What the log says of a group.
+    pub(crate) fn label_of(&self, group: GroupId) -> Bytes {
+        self.labels.get(&group).cloned().unwrap_or_default()
+    }
+
+    /// Where the rows of a group's machine are.
+    pub(crate) fn scope_of(&self, group: GroupId) -> RowScope {
+        if group == GroupId::FIRST_DATA { RowScope::Keyspace } else { RowScope::Group }
     }
 
     pub(crate) fn resident(&self, group: GroupId) -> Option<&Resident> {
@@ -310,6 +337,7 @@ fn group_config(cluster: &Cluster, group: GroupId, node: NodeId, seed: u64) -> G
             cached_bytes_max: cluster.cached_bytes_max,
             seed,
             tick_us: cluster.tick_us,
+            quiesce_ticks: cluster.quiesce_ticks,
             lease: cluster.lease,
             life: seed,
             ..Config::new(group, node)

@@ -99,6 +99,10 @@ pub struct Cluster {
     pub first_term: u64,
     /// Committed entries that every log begins with.
     pub first_entries: u64,
+    /// Cut the log after flushes of the state, to so many entries behind it at most. A large number: never.
+    pub log_tail: u64,
+    /// Let idle groups fall asleep after so many ticks; 0 for never.
+    pub quiesce_ticks: u32,
     /// All first ticks come at once and not at random: for scenarios that count milliseconds.
     pub ticks_aligned: bool,
 }
@@ -128,6 +132,8 @@ impl Default for Cluster {
             turn_delay_us_max: 0,
             first_term: 1,
             first_entries: 0,
+            log_tail: u64::MAX,
+            quiesce_ticks: 0,
             ticks_aligned: false,
         }
     }

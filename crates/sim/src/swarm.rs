@@ -82,6 +82,8 @@ fn cluster(random: &mut fastrand::Rng) -> Cluster {
         cached_bytes_max: bytes(random, &[0, 500, 1 << 20], 4 << 20),
         lease: chance(random, 70),
         proposal_ticks_max: random.u64(10..200),
+        log_tail: one_of(random, &[u64::MAX >> 1, 0, 10, 100]),
+        quiesce_ticks: one_of(random, &[0, 0, 4, 30]),
         turn_delay_us_max: one_of(random, &[0, 0, 0, 300]),
         ..Cluster::default()
     }

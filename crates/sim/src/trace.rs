@@ -137,6 +137,9 @@ impl Brief {
             Body::AppendRejected { refused, hint } => [refused.value(), hint.index.value(), 0],
             Body::Heartbeat { commit, round } => [commit.value(), *round, 0],
             Body::TimeoutNow => [0; 3],
+            Body::Sleep { last, round } => [last.index.value(), *round, 0],
+            Body::Asleep { round } => [*round, 0, 0],
+            Body::Snapshot { meta } => [meta.last.index.value(), meta.last.term.value(), 0],
             Body::HeartbeatReply { round, promise_us } => [*round, *promise_us, 0],
             Body::ReadIndex { context } => [context.number, context.life, 0],
             Body::ReadIndexReply { context, index } => {
@@ -160,6 +163,8 @@ impl fmt::Display for Brief {
             "AppendAccepted" => write!(f, "Accepted t{term} to {a}"),
             "AppendRejected" => write!(f, "Rejected t{term} {a} hint {b}"),
             "Heartbeat" => write!(f, "Heartbeat t{term} commit {a} round {b}"),
+            "Snapshot" => write!(f, "Snapshot t{term} of all to {a}@{b}"),
+            "Sleep" => write!(f, "Sleep t{term} at {a}"),
             "TimeoutNow" => write!(f, "TimeoutNow t{term}"),
             "ReadIndex" => write!(f, "ReadIndex t{term} number {a}"),
             "ReadIndexReply" => write!(f, "ReadIndexReply t{term} number {a} index {c}"),

@@ -221,6 +221,16 @@ impl World {
             Event::Fetched { node, life, group, generation, fetch } => {
                 self.on_fetched(node, life, group, generation, fetch)
             }
+            Event::Snapshot { life, sent_us, message, snapshot } => {
+                self.on_snapshot(life, sent_us, message, snapshot)
+            }
+            Event::SnapshotSent { node, life, group, to, last } => {
+                self.on_snapshot_sent(node, life, group, to, last)
+            }
+            Event::Install { node, life, rows_written } => {
+                self.on_install(node, life, rows_written)
+            }
+            Event::Watch { node, life } => self.on_watch(node, life),
             Event::Flush { node, life } => self.on_flush(node, life),
             Event::Start { node, life } => self.on_start(node, life),
             Event::Resume { node } => self.on_resume(node),
@@ -252,8 +262,12 @@ impl World {
             | Event::Synced { node, .. }
             | Event::Apply { node, .. }
             | Event::Fetched { node, .. }
+            | Event::SnapshotSent { node, .. }
+            | Event::Install { node, .. }
+            | Event::Watch { node, .. }
             | Event::Flush { node, .. }
             | Event::Forward { to: node, .. } => *node,
+            Event::Snapshot { message, .. } => message.to,
             Event::Route { request, .. } | Event::Reply { request, .. } => {
                 match self.requests.get(request) {
                     Some(request) => request.gateway,

@@ -1,6 +1,6 @@
 //! What the replicas of one group say to each other.
 
-use crate::entry::{Entry, EntryId};
+use crate::entry::{Entry, EntryId, SnapshotMeta};
 use crate::id::{GroupId, LogIndex, NodeId, Term};
 
 /// An envelope: from one replica of a group to another.
@@ -74,6 +74,18 @@ pub enum Body {
         /// The round of beats that an answer confirms; never reused within a term.
         round: u64,
     },
+    /// A heartbeat that proposes to let the group sleep: everything is done, up to and including `last`.
+    Sleep {
+        /// The last entry of the leader's log; committed.
+        last: EntryId,
+        /// The round that an answer confirms, as of a heartbeat.
+        round: u64,
+    },
+    /// "I sleep": the agreement to a [`Body::Sleep`]. Whoever does not agree answers as to a heartbeat.
+    Asleep {
+        /// That of the proposal.
+        round: u64,
+    },
     /// The answer to a heartbeat.
     HeartbeatReply {
         /// The round of the heartbeat that is answered.
@@ -81,6 +93,12 @@ pub enum Body {
         /// For so long after it heard that heartbeat the sender neither votes nor campaigns, in
         /// microseconds of its own clock; 0 promises nothing. Leases of leaders are made of it.
         promise_us: u64,
+    },
+    /// A snapshot of the leader is here, complete and durable (thesis chapter 5). The content travels
+    /// beside the messages; whoever received it gives this to its replica, in the leader's name.
+    Snapshot {
+        /// What the content stands for.
+        meta: SnapshotMeta,
     },
     /// "Campaign at once: take over from me." A leader to its successor (thesis section 3.10).
     TimeoutNow,
@@ -123,6 +141,9 @@ impl Body {
             Self::AppendRejected { .. } => "AppendRejected",
             Self::Heartbeat { .. } => "Heartbeat",
             Self::HeartbeatReply { .. } => "HeartbeatReply",
+            Self::Sleep { .. } => "Sleep",
+            Self::Asleep { .. } => "Asleep",
+            Self::Snapshot { .. } => "Snapshot",
             Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexReply { .. } => "ReadIndexReply",
@@ -133,15 +154,18 @@ impl Body {
     #[must_use]
     pub const fn is_control(&self) -> bool {
         match self {
-            Self::Append { .. } | Self::AppendAccepted { .. } | Self::AppendRejected { .. } => {
-                false
-            }
+            Self::Append { .. }
+            | Self::AppendAccepted { .. }
+            | Self::AppendRejected { .. }
+            | Self::Snapshot { .. } => false,
             Self::PreVote { .. }
             | Self::PreVoteReply { .. }
             | Self::Vote { .. }
             | Self::VoteReply { .. }
             | Self::Heartbeat { .. }
             | Self::HeartbeatReply { .. }
+            | Self::Sleep { .. }
+            | Self::Asleep { .. }
             | Self::TimeoutNow
             | Self::ReadIndex { .. }
             | Self::ReadIndexReply { .. } => true,

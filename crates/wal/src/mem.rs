@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, SnapshotMeta};
+use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, Payload, SnapshotMeta};
 
 use crate::error::LogError;
 use crate::log_store::{
@@ -354,7 +354,14 @@ fn apply(logs: &mut BTreeMap<GroupId, MemGroup>, write: Write) {
             assert_truncation(group, through, log.last());
             let count = through.since(log.snapshot.last.index) as usize;
             log.snapshot.last = log.id_at(through.max(log.snapshot.last.index));
-            log.entries.drain(..count);
+            let cut = log.entries.drain(..count).rev();
+            let changed = cut.filter_map(|entry| match entry.payload {
+                Payload::Membership(membership) => Some(*membership),
+                Payload::Empty | Payload::Command(_) => None,
+            });
+            if let Some(membership) = changed.take(1).next() {
+                log.snapshot.membership = membership;
+            }
         }
         Write::Destroy { group } => {
             logs.remove(&group);

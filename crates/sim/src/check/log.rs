@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use quorate_raft::{Replica, Role};
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, Payload, Term, codec};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term, codec};
 
 use super::durable::Platter;
 use super::{Checked, Oracle};
@@ -75,17 +75,18 @@ impl LogOracle {
     }
 
     /// A process of `node` starts; it may know less than the last one.
-    pub(crate) fn on_started(&mut self, node: NodeId, replica: &Replica) -> Checked {
+    pub(crate) fn on_started(&mut self, node: NodeId, replica: &Replica) {
+        // A restart may know less than the last life: the commit index is saved lazily, a cut of the log may be lost.
         let now = Seen::of(replica);
-        if let Some(before) = self.seen.get(&node) {
-            // Terms may not go back even over a restart, as far as they were spoken of; that is what the oracles
-            // of promises and disks hold. Here: the base never does.
-            Oracle::Ordering.check(now.base >= before.base, || {
-                format!("node {node}: base went back from {} to {}", before.base, now.base)
-            })?;
-        }
         self.seen.insert(node, Seen { commit: now.base, applied: now.base, ..now });
-        Ok(())
+    }
+
+    /// A replica takes a snapshot: it must lie on what is committed.
+    pub(crate) fn on_snapshot(&self, node: NodeId, meta: &SnapshotMeta) -> Checked {
+        let committed = self.committed_at(meta.last.index);
+        Oracle::Ordering.check(committed == Some(meta.last) || meta.last == FIRST, || {
+            format!("node {node} installs {}, but {committed:?} is committed", meta.last)
+        })
     }
 
     pub(crate) fn on_turn(

@@ -28,6 +28,9 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         | Body::Heartbeat { .. }
         | Body::HeartbeatReply { .. }
         | Body::TimeoutNow
+        | Body::Sleep { .. }
+        | Body::Asleep { .. }
+        | Body::Snapshot { .. }
         | Body::ReadIndex { .. }
         | Body::ReadIndexReply { .. } => true,
     };

@@ -35,6 +35,7 @@ impl Leader {
     }
 
     fn append_membership(&mut self, state: &mut State, next: Membership) -> EntryId {
+        self.quiesce.on_activity();
         let id = EntryId::new(state.term, state.log.last().index.next());
         state.extend([Entry { id, payload: Payload::Membership(Box::new(next)) }]);
         self.update_peers(state);

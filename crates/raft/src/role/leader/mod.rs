@@ -6,6 +6,8 @@
 mod members;
 mod read;
 mod replicate;
+mod sleep;
+mod snapshot;
 mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +18,7 @@ use quorate_types::{Body, Entry, EntryId, LogIndex, Membership, Moment, NodeId, 
 use crate::error::ProposeError;
 use crate::lease::Beats;
 use crate::progress::Progress;
+use crate::quiesce::Quiesce;
 use crate::quorum;
 use crate::read_index::{Asker, Reads};
 use crate::ready::Cause;
@@ -48,6 +51,7 @@ pub(crate) struct Leader {
     /// A successor was told to campaign in this term: there is no lease any more.
     took_leave: bool,
     handover: Handover,
+    quiesce: Quiesce,
     /// The learner that is promoted next.
     promoting: Option<NodeId>,
     /// What was committed at the last heartbeat.
@@ -74,6 +78,7 @@ impl Leader {
             transfer: None,
             took_leave: false,
             handover: Handover::new(state),
+            quiesce: Quiesce::default(),
             promoting: None,
             promotion_mark: LogIndex::ZERO,
         };
@@ -104,6 +109,7 @@ impl Leader {
         {
             return Err(ProposeError::TooManyUncommitted);
         }
+        self.quiesce.on_activity();
         let indexes = (first.index.value()..).map(LogIndex);
         state.extend(indexes.zip(commands).map(|(index, command)| Entry {
             id: EntryId::new(first.term, index),
@@ -114,15 +120,17 @@ impl Leader {
         Ok(first)
     }
 
-    pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
+    pub(crate) fn tick(&mut self, state: &mut State) -> Option<Transition> {
         self.now += 1;
         self.beat_elapsed_ticks += 1;
         if self.beat_elapsed_ticks >= state.config.heartbeat_ticks {
             self.beat_elapsed_ticks = 0;
             self.beat_due = !self.peers.is_empty();
         }
+        self.quiesce.tick();
         self.tick_transfer(state);
         self.tick_members(state);
+        self.maybe_sleep_alone(state);
         // CheckQuorum (thesis section 6.2): a leader that cannot commit must not pretend.
         let heard = quorum::reached(state.membership(), |node| {
             if node == state.config.node { self.now } else { self.peer(node, |p| p.heard_tick) }
@@ -180,20 +188,32 @@ impl Leader {
         let wants_round = self.wants_round(state);
         self.beat_due |= wants_round && !self.peers.is_empty();
         let beat_due = std::mem::take(&mut self.beat_due);
+        let mut asks_for_sleep = false;
         if beat_due {
             self.beats.begin(state.now);
+            let is_settled = !wants_round && self.is_settled(state);
+            let (round, after) = (self.beats.latest(), state.config.quiesce_ticks);
+            asks_for_sleep = self.quiesce.begin_round(round, is_settled, after);
         }
         let round = self.beats.latest();
+        let last = state.log.last();
         if wants_round {
             self.reads.begin_round(round, state.log.commit());
             self.maybe_confirm(state);
         }
         for (&node, peer) in &mut self.peers {
-            if beat_due {
+            if asks_for_sleep {
+                state.send(node, Body::Sleep { last, round });
+            } else if beat_due {
                 let commit = state.log.commit().min(peer.match_index());
                 state.send(node, Body::Heartbeat { commit, round });
             }
             replicate(state, node, peer, self.now);
+            // What was answered in this turn was answered by now.
+            let start = peer.answered_round.take().and_then(|round| self.beats.start_of(round));
+            if let Some(start) = start {
+                peer.on_round_trip(state.now.since_us(start));
+            }
         }
         self.pump_transfer(state);
         self.step_down_if_removed(state)

@@ -11,6 +11,7 @@ use crate::state::State;
 
 impl Leader {
     pub(crate) fn read(&mut self, asker: Asker) {
+        self.quiesce.on_activity();
         self.reads.push(asker);
     }
 
@@ -28,6 +29,7 @@ impl Leader {
         }
         peer.heard_tick = self.now;
         peer.on_heartbeat_answered(self.now);
+        peer.answered_round = Some(round);
         if let Some(start) = self.beats.start_of(round) {
             // No longer than what this replica would promise itself, whatever the peer says.
             let promise_us = promise_us.min(state.config.promise_us());
