@@ -10,8 +10,10 @@
 use bytes::Bytes;
 use quorate_raft::SnapshotRequest;
 use quorate_store::{GroupRow, Overlay, Rows, ScopedView, StateEngine, layout};
-use quorate_types::{Body, GroupId, LogIndex, Message, NodeId, SnapshotMeta, StateBatch, StateReader};
 use quorate_types::machine::{Direction, RowScope};
+use quorate_types::{
+    Body, GroupId, LogIndex, Message, NodeId, SnapshotMeta, StateBatch, StateReader,
+};
 use quorate_wal::{LogStore, Write};
 
 use crate::check::{Checked, Oracle, Violation};
@@ -34,7 +36,12 @@ pub(crate) struct Snapshot {
 
 impl World {
     /// A leader wants a snapshot sent to a peer.
-    pub(crate) fn send_snapshot(&mut self, node: NodeId, group: GroupId, request: SnapshotRequest) -> Checked {
+    pub(crate) fn send_snapshot(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        request: SnapshotRequest,
+    ) -> Checked {
         let at = &self.nodes[node.value() as usize - 1];
         let life = at.life;
         let Some(resident) = at.resident(group) else { return Ok(()) };
@@ -56,7 +63,8 @@ impl World {
             }
             Fate::Lost { .. } => {
                 let last = None;
-                self.queue.push(sent_us + LOST_US, Event::SnapshotSent { node, life, group, to, last });
+                self.queue
+                    .push(sent_us + LOST_US, Event::SnapshotSent { node, life, group, to, last });
             }
         }
         Ok(())
@@ -77,7 +85,8 @@ impl World {
             at.received.insert(group, *snapshot);
         }
         let at_us = self.now_us + 1_000;
-        self.queue.push(at_us, Event::SnapshotSent { node: from, life, group, to: message.to, last });
+        self.queue
+            .push(at_us, Event::SnapshotSent { node: from, life, group, to: message.to, last });
         if arrived { self.on_frame(from, to, sent_us, vec![message]) } else { Ok(()) }
     }
 
@@ -99,7 +108,12 @@ impl World {
     }
 
     /// A replica wants the snapshot that was announced to it.
-    pub(crate) fn begin_install(&mut self, node: NodeId, group: GroupId, meta: SnapshotMeta) -> Checked {
+    pub(crate) fn begin_install(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        meta: SnapshotMeta,
+    ) -> Checked {
         self.checks.group(group).log.on_snapshot(node, &meta)?;
         let at_us = self.now_us + self.plan.disk.sync_us + 1;
         let at = self.node(node);

@@ -91,6 +91,8 @@ mod catalogue {
         ChangeWhilePending = "redpanda#17675",
         /// A joint membership is left before it is committed.
         JointLeftAtOnce = "camunda#60086",
+        /// A snapshot is installed over a log that has all of it and more.
+        OldSnapshotInstalled = "camunda#6092",
         /// The quorum's match index is taken from a list that is not in order.
         QuorumOutOfOrder = "openraft#1802",
         /// A log that is read back has entries again that were overwritten.

@@ -169,7 +169,8 @@ impl Follower {
             return;
         }
         let last = meta.last.index;
-        if last > state.log.commit() && !state.log.holds(meta.last) {
+        let is_wanted = last > state.log.commit() && !state.log.holds(meta.last);
+        if is_wanted || quorate_types::defect!(OldSnapshotInstalled) {
             state.install(meta);
             return;
         }

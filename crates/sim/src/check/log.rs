@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::BytesMut;
 use quorate_raft::{Replica, Role};
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term, codec};
+use quorate_types::{
+    Entry, EntryId, GroupId, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term, codec,
+};
 
 use super::durable::Platter;
 use super::{Checked, Oracle};

@@ -94,10 +94,10 @@ fn mark_of(plan: &Plan, event: &TraceEvent) -> Option<(Shape, String)> {
         }
         What::Received { from, sent_us, brief } => {
             let weight = match brief.kind {
-                "Heartbeat" | "HeartbeatReply" | "ReadIndex" | "ReadIndexReply" | "Asleep" => return None,
-                "Append" | "AppendAccepted" | "AppendRejected" | "Snapshot" => {
-                    Weight::Replication
+                "Heartbeat" | "HeartbeatReply" | "ReadIndex" | "ReadIndexReply" | "Asleep" => {
+                    return None;
                 }
+                "Append" | "AppendAccepted" | "AppendRejected" | "Snapshot" => Weight::Replication,
                 _ => Weight::Election,
             };
             Some((Shape::Arrow { from: *from, sent_us: *sent_us, weight }, brief.to_string()))

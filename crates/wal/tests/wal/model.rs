@@ -52,6 +52,7 @@ impl Model {
                             [].into()
                         },
                         learners: [NodeId(made + 1)].into(),
+                        ..Membership::default()
                     },
                 };
                 let label = Bytes::from(format!("label {made}"));
