@@ -64,7 +64,8 @@ pub struct Config {
     pub clock_drift_permille_max: u32,
     /// Who should lead, if it can: a leader that is someone else hands over when this voter is alive
     /// and has caught up, not before it has led for `election_ticks_max`, and more seldom after each
-    /// attempt that fails. Default nobody.
+    /// attempt that fails. An attempt that fails costs the lease for the rest of the term. Default
+    /// nobody.
     pub preferred_leader: Option<NodeId>,
     /// A leader that had nothing to do for so many ticks lets its group fall asleep, see
     /// [`is_asleep`](crate::Replica::is_asleep). Default 0: never. Whoever switches it on must
