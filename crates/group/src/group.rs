@@ -126,10 +126,15 @@ impl<P, R> Group<P, R> {
     pub fn tick(&mut self) {
         self.tick += 1;
         self.replica.tick();
-        for slot in self.proposals.expire(self.tick) {
-            self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
-        }
         let refusal = self.not_leader();
+        for slot in self.proposals.expire(self.tick) {
+            let unknown = if quorate_types::defect!(UnknownTakenForRefused) {
+                refusal
+            } else {
+                Refusal::Unknown
+            };
+            self.effects.push(Effect::Answer { slot, result: Err(unknown) });
+        }
         for slot in self.reads.expire(self.tick) {
             self.effects.push(Effect::Deny { slot, refusal });
         }
@@ -283,7 +288,9 @@ impl<P, R> Group<P, R> {
             self.effects.push(Effect::Send(messages));
         }
         if let Some(Append { ticket, hard_state, entries, release }) = append {
-            if !release.is_empty() {
+            if quorate_types::defect!(PromiseBeforeSync) {
+                self.effects.push(Effect::Send(release));
+            } else if !release.is_empty() {
                 self.releases.push_back((ticket, release));
             }
             self.effects.push(Effect::Append { ticket, hard_state, entries });

@@ -284,7 +284,9 @@ impl Replica {
     /// then takes does not matter.
     #[must_use]
     pub fn take_ready(&mut self, now: Moment) -> Ready {
-        self.state.on_now(now);
+        if !quorate_types::defect!(LeaseComparedLate) {
+            self.state.on_now(now);
+        }
         let next = match &mut self.acting {
             Acting::Follower(follower) => {
                 follower.pump(&mut self.state);
@@ -294,6 +296,9 @@ impl Replica {
             Acting::Leader(leader) => leader.pump(&mut self.state),
         };
         self.enter(next);
+        if quorate_types::defect!(LeaseComparedLate) {
+            self.state.on_now(now);
+        }
         self.state.collect_committed();
         let role = self.role_change();
         if let Some(change) = role {
@@ -372,6 +377,10 @@ impl Replica {
 
     /// Learns of a higher term: whatever it was, it is a follower there.
     pub(crate) fn follow_in(&mut self, term: Term, from: NodeId) {
+        if quorate_types::defect!(NewTermDropsTail) {
+            let from = self.state.log.commit().next();
+            self.state.overwrite([], from);
+        }
         self.state.enter_term(term, None);
         self.follow(None, Cause::HigherTerm(from));
     }

@@ -77,6 +77,7 @@ impl Replica {
     /// refuse each other for ever.
     fn answer_older_term(&mut self, Message { from, body, .. }: Message) {
         let answer = match body {
+            Body::PreVote { .. } if quorate_types::defect!(LowTermPreVoteUnanswered) => return,
             Body::PreVote { .. } => Body::PreVoteReply { granted: false },
             Body::Vote { .. } => Body::VoteReply { granted: false },
             Body::Append { prev, .. } => {
@@ -269,7 +270,7 @@ impl Replica {
 
     fn is_free_to_vote_for(&self, candidate: NodeId) -> bool {
         match self.state.vote {
-            Some(voted) => voted == candidate,
+            Some(voted) => voted == candidate || quorate_types::defect!(SecondVoteGranted),
             // Who knows the leader of a term has no use for another one.
             None => self.leader().is_none(),
         }
@@ -279,7 +280,7 @@ impl Replica {
     fn hears_leader(&self) -> bool {
         match &self.acting {
             Acting::Follower(follower) => follower.hears_leader(&self.state),
-            Acting::Candidate(_) => false,
+            Acting::Candidate(_) => quorate_types::defect!(PreCandidateKeepsLeader),
             Acting::Leader(_) => true,
         }
     }

@@ -176,7 +176,8 @@ impl Follower {
             return;
         }
         let last = meta.last.index;
-        if last > state.log.commit() && !state.log.holds(meta.last) {
+        let is_wanted = last > state.log.commit() && !state.log.holds(meta.last);
+        if is_wanted || quorate_types::defect!(OldSnapshotInstalled) {
             state.install(meta);
             return;
         }
@@ -228,7 +229,9 @@ impl Follower {
         } else {
             (prev, 0)
         };
-        if !state.log.holds(prev) {
+        let ignores_term =
+            quorate_types::defect!(AppendIgnoresTerm) && prev.index <= state.log.last().index;
+        if !state.log.holds(prev) && !ignores_term {
             let hint = state.log.terms().last_not_after(prev);
             state.send(from, Body::AppendRejected { refused: prev.index, hint });
             return;
@@ -249,6 +252,13 @@ impl Follower {
             state.overwrite(entries, from_index);
         }
         self.verified = self.verified.max(last);
+        if quorate_types::defect!(AppendDropsTail) && fresh.is_none() && last >= state.log.commit()
+        {
+            state.overwrite([], last.next());
+        }
+        if quorate_types::defect!(CommitUnverified) {
+            state.log.commit_to(commit);
+        }
         self.learn_commit(state, commit);
         state.send_durably(from, last, Body::AppendAccepted { last });
     }

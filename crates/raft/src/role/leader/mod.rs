@@ -150,16 +150,21 @@ impl Leader {
     fn maybe_commit(&mut self, state: &mut State) {
         let index = LogIndex(quorum::reached(state.membership(), |node| {
             if node == state.config.node {
+                if quorate_types::defect!(OwnLogCountsUnsynced) {
+                    return state.log.last().index.value();
+                }
                 state.log.durable().value()
             } else {
                 self.peer(node, |peer| peer.match_index().value())
             }
         }));
-        if index < self.first_in_term || !state.log.commit_to(index) {
+        let may_commit = index >= self.first_in_term || quorate_types::defect!(CommitOlderTerm);
+        if !may_commit || !state.log.commit_to(index) {
             return;
         }
         while let Some(&(last, bytes)) = self.uncommitted.front()
             && last <= index
+            && !quorate_types::defect!(QuotaKept)
         {
             self.uncommitted.pop_front();
             self.uncommitted_bytes -= bytes;
