@@ -13,7 +13,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Arguments for `make dev` and the benches: make dev ARGS='--nodes 5'
 ARGS ?=
 
-.PHONY: dev build test lint bench-engine side-by-side prerequisites target-dir
+.PHONY: dev build test lint sim mutants bench-engine side-by-side prerequisites target-dir
 
 # A cluster of three nodes in one process, with real networking, disks and syncs; Ctrl-C ends it.
 dev: build
@@ -32,6 +32,22 @@ lint: prerequisites target
 	@if cargo clippy --version >/dev/null 2>&1; then echo cargo clippy $(CARGO_ARGS) --all-targets; \
 		cargo clippy $(CARGO_ARGS) --all-targets -- -D warnings; \
 	else echo 'lint: skipped: clippy is not installed (rustup component add clippy)'; fi
+
+# The simulator is built alone, without RocksDB, in a directory of its own: its features are not those of the workspace.
+# Seeds add up as long as what they test stays the same: the count is kept beside the build, named after the sources.
+SIM := CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/sim' cargo run --release --locked -p quorate-sim
+SIM_SOURCES := $(addprefix crates/,types raft group store wal placement sim)
+SIM_STATE = $(CACHE)/quorate/sim/$(shell find $(SIM_SOURCES) -name '*.rs' -o -name '*.toml' | LC_ALL=C sort \
+	| xargs cat | sha256sum | cut -c1-16)
+SEEDS ?= 10000
+
+# SEEDS more seeds; or one run: make sim ARGS='--seed 7 --trace', make sim ARGS='--scenario FILE --diagram text'
+sim:
+	$(SIM) -- $(or $(ARGS),campaign --seeds $(SEEDS) --state '$(SIM_STATE)')
+
+# Every known defect, one at a time: the oracles have to find it. Writes the table of docs/defects.md.
+mutants:
+	$(SIM) --features defects -- mutants --table docs/defects.md $(ARGS)
 
 # The embedded engine: writes per second, latency and CPU per write.
 bench-engine: build

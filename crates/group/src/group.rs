@@ -126,10 +126,15 @@ impl<P, R> Group<P, R> {
     pub fn tick(&mut self) {
         self.tick += 1;
         self.replica.tick();
-        for slot in self.proposals.expire(self.tick) {
-            self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
-        }
         let refusal = self.not_leader();
+        for slot in self.proposals.expire(self.tick) {
+            let unknown = if quorate_types::defect!(UnknownTakenForRefused) {
+                refusal
+            } else {
+                Refusal::Unknown
+            };
+            self.effects.push(Effect::Answer { slot, result: Err(unknown) });
+        }
         for slot in self.reads.expire(self.tick) {
             self.effects.push(Effect::Deny { slot, refusal });
         }
@@ -218,6 +223,19 @@ impl<P, R> Group<P, R> {
         self.replica.compact(through);
     }
 
+    /// A node of the group is gone, or it shall not sleep for another reason: its timers run again.
+    pub fn wake(&mut self) {
+        self.replica.wake();
+    }
+
+    /// True while the group sleeps: nobody waits, and ticks do nothing, so that its host may leave them
+    /// out until it hands in anything else. The host then watches over the group's nodes, and calls
+    /// [`wake`](Self::wake) when one is gone.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        self.replica.is_asleep() && self.proposals_waiting() == 0 && self.reads_waiting() == 0
+    }
+
     /// Stand for election now, as if the election timer had fired.
     pub fn campaign(&mut self) {
         self.replica.campaign();
@@ -270,7 +288,9 @@ impl<P, R> Group<P, R> {
             self.effects.push(Effect::Send(messages));
         }
         if let Some(Append { ticket, hard_state, entries, release }) = append {
-            if !release.is_empty() {
+            if quorate_types::defect!(PromiseBeforeSync) {
+                self.effects.push(Effect::Send(release));
+            } else if !release.is_empty() {
                 self.releases.push_back((ticket, release));
             }
             self.effects.push(Effect::Append { ticket, hard_state, entries });

@@ -75,7 +75,9 @@ impl<P> Proposals<P> {
         while self.waiting.front().is_some_and(|first| first.id.index <= through) {
             let Some(Waiting { id, slot, .. }) = self.waiting.pop_front() else { return };
             while outcomes.next_if(|(applied, _)| applied.index < id.index).is_some() {}
-            match outcomes.next_if(|(applied, _)| *applied == id) {
+            let by_index = quorate_types::defect!(AnsweredByIndex);
+            let answers = |applied: EntryId| applied == id || by_index && applied.index == id.index;
+            match outcomes.next_if(|(applied, _)| answers(*applied)) {
                 Some((_, outcome)) => ended(Ended::Applied(slot, id, outcome)),
                 None => ended(Ended::Displaced(slot)),
             }
@@ -159,6 +161,10 @@ impl<R> Reads<R> {
 
     /// The confirmed reads whose index is applied, oldest first.
     pub(crate) fn take_applied(&mut self, applied: LogIndex) -> Vec<R> {
+        if quorate_types::defect!(ReadBeforeApplied) {
+            let all = mem::take(&mut self.unapplied).into_values();
+            return all.flat_map(|asked| asked.slots).collect();
+        }
         let later = self.unapplied.split_off(&(applied.next(), ReadId(0)));
         let served = mem::replace(&mut self.unapplied, later).into_values();
         served.flat_map(|asked| asked.slots).collect()

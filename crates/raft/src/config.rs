@@ -65,8 +65,13 @@ pub struct Config {
     pub clock_drift_permille_max: u32,
     /// Who should lead, if it can: a leader that is someone else hands over when this voter is alive
     /// and has caught up, not before it has led for `election_ticks_max`, and more seldom after each
-    /// attempt that fails. Default nobody.
+    /// attempt that fails. An attempt that fails costs the lease for the rest of the term. Default
+    /// nobody.
     pub preferred_leader: Option<NodeId>,
+    /// A leader that had nothing to do for so many ticks lets its group fall asleep, see
+    /// [`is_asleep`](crate::Replica::is_asleep). Default 0: never. Whoever switches it on must
+    /// [`wake`](crate::Replica::wake) the groups of a node that is gone: asleep, nobody notices.
+    pub quiesce_ticks: u32,
     /// Added to the first [`Moment`](quorate_types::Moment) of this life, it tells this life's read
     /// requests from those of earlier lives. The clock alone does that until the machine restarts;
     /// draw this at random at each start to be certain then too. Default 0.
@@ -96,6 +101,7 @@ impl Config {
             lease: true,
             clock_drift_permille_max: 10,
             preferred_leader: None,
+            quiesce_ticks: 0,
             life: 0,
         }
     }

@@ -61,7 +61,9 @@ pub(crate) struct Beats {
 impl Beats {
     /// Begins a round: `now` is the moment of the turn that makes its beats, before they leave.
     pub(crate) fn begin(&mut self, now: Moment) {
-        self.latest += 1;
+        if self.latest == 0 || !quorate_types::defect!(ReadRoundReused) {
+            self.latest += 1;
+        }
         if self.starts.len() == STARTS_MAX {
             self.starts.pop_front();
         }

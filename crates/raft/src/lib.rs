@@ -38,6 +38,11 @@
 //! [`Ready::install`] at the receiver, once it is there and only if it is newer than what the receiver
 //! has.
 //!
+//! # Sleep
+//!
+//! With [`Config::quiesce_ticks`], an idle group falls asleep: no beats, no ticks, no timers, until
+//! anything happens. Its host watches over the nodes meanwhile, and wakes it by [`Replica::wake`].
+//!
 //! # Durability
 //!
 //! Nothing here writes. [`Ready::append`] is one synced write, and carries the promises that rest
@@ -145,6 +150,7 @@ mod log;
 mod membership;
 mod persist;
 mod progress;
+mod quiesce;
 mod quorum;
 mod read_index;
 mod read_request;

@@ -262,12 +262,17 @@ impl Progress {
     pub(crate) fn on_heartbeat_answered(&mut self, now: u64) {
         match &mut self.flow {
             Flow::Probe { paused_tick } => {
-                if paused_tick.is_some_and(|tick| tick < now) {
+                if paused_tick.is_some_and(|tick| tick < now)
+                    && !quorate_types::defect!(ProbeNotRepeated)
+                {
                     *paused_tick = None;
                 }
             }
             Flow::Replicate(window) => {
-                if window.is_overdue(now) && self.asked_tick < now {
+                if window.is_overdue(now)
+                    && self.asked_tick < now
+                    && !quorate_types::defect!(LostAppendForgotten)
+                {
                     self.doubted = true;
                     self.asked_tick = now;
                 }

@@ -32,7 +32,7 @@ pub(crate) enum Election {
 /// order can be lost, and with it the quorum.
 pub(crate) fn reached(membership: &Membership, value_of: impl Fn(NodeId) -> u64) -> u64 {
     let incoming = majority_reached(&membership.voters, &value_of);
-    if membership.is_joint() {
+    if membership.is_joint() && !quorate_types::defect!(OneHalfCommits) {
         incoming.min(majority_reached(&membership.outgoing, &value_of))
     } else {
         incoming
@@ -75,7 +75,9 @@ fn majority_reached(voters: &BTreeSet<NodeId>, value_of: &impl Fn(NodeId) -> u64
     for (value, &node) in values.iter_mut().zip(voters) {
         *value = value_of(node);
     }
-    values.sort_unstable();
+    if !quorate_types::defect!(QuorumOutOfOrder) {
+        values.sort_unstable();
+    }
     values[count - majority(count)]
 }
 

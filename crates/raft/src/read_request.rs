@@ -39,6 +39,11 @@ impl ReadRequests {
         self.retry_due |= !self.asked.is_empty() && self.quiet_ticks >= retry_ticks;
     }
 
+    /// True when anybody waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.queued.is_empty() || !self.asked.is_empty()
+    }
+
     /// True when a request should leave.
     pub(crate) fn wants_request(&self) -> bool {
         self.retry_due || !self.queued.is_empty() && self.asked.len() < REQUESTS_MAX

@@ -21,7 +21,7 @@ use crate::state::State;
 ///   [`change_membership`](Self::change_membership), [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
 /// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
 ///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
-///   [`unreachable`](Self::unreachable), [`snapshot_sent`](Self::snapshot_sent),
+///   [`unreachable`](Self::unreachable), [`wake`](Self::wake), [`snapshot_sent`](Self::snapshot_sent),
 ///   [`installed`](Self::installed), [`install_failed`](Self::install_failed),
 ///   [`compact`](Self::compact).
 /// - *The output*: [`take_ready`](Self::take_ready), after any number of the above.
@@ -68,6 +68,7 @@ impl Replica {
     /// When this replica does not lead, too many bytes wait to be committed, or the leadership is
     /// being handed over.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<EntryId, ProposeError> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => leader.propose(&mut self.state, commands),
             Acting::Follower(_) | Acting::Candidate(_) => {
@@ -85,6 +86,7 @@ impl Replica {
     /// # Errors
     /// When this replica neither leads nor knows who does.
     pub fn read(&mut self, id: ReadId) -> Result<(), NotLeader> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => {
                 leader.read(Asker::Own(id));
@@ -98,6 +100,7 @@ impl Replica {
     /// Campaigns as if the election timeout had passed. Does nothing at a leader, at a replica
     /// without a vote, and at one that has promised a leader to be silent.
     pub fn campaign(&mut self) {
+        self.wake();
         let may = self.state.may_campaign() && !self.state.is_silent();
         if may && !matches!(self.acting, Acting::Leader(_)) {
             self.enter(Some(Transition::PreCampaign(Cause::Asked)));
@@ -116,6 +119,7 @@ impl Replica {
         &mut self,
         change: &MembershipChange,
     ) -> Result<EntryId, MembershipError> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => leader.change_membership(&mut self.state, change),
             Acting::Follower(_) | Acting::Candidate(_) => {
@@ -131,6 +135,7 @@ impl Replica {
     /// # Errors
     /// When this replica does not lead, or `to` is no voter.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferError> {
+        self.wake();
         match &mut self.acting {
             Acting::Leader(leader) => leader.transfer_to(&self.state, to),
             Acting::Follower(_) | Acting::Candidate(_) => {
@@ -141,6 +146,7 @@ impl Replica {
 
     /// Changes who should lead, as [`Config::preferred_leader`] says.
     pub fn prefer_leader(&mut self, preferred: Option<NodeId>) {
+        self.wake();
         self.state.config.preferred_leader = preferred;
     }
 
@@ -148,6 +154,7 @@ impl Replica {
     /// the leader is gone. It does not break a promise of silence, and it follows again when it hears
     /// that leader. Waiting reads are refused.
     pub fn forget_leader(&mut self) {
+        self.wake();
         if let Acting::Follower(follower) = &mut self.acting
             && follower.forget_leader(&mut self.state)
         {
@@ -155,13 +162,31 @@ impl Replica {
         }
     }
 
-    /// One tick of time has passed.
+    /// Wakes a replica that [`is_asleep`](Self::is_asleep): its timers run again, and a leader beats at
+    /// once. To be called when a node of the group is gone; every command and every message does it
+    /// too.
+    pub fn wake(&mut self) {
+        if !std::mem::take(&mut self.state.asleep) {
+            return;
+        }
+        match &mut self.acting {
+            Acting::Follower(follower) => follower.on_woken(),
+            Acting::Candidate(_) => {}
+            Acting::Leader(leader) => leader.on_woken(),
+        }
+    }
+
+    /// One tick of time has passed. Does nothing while the replica [`is_asleep`](Self::is_asleep), so
+    /// its driver may as well leave it out.
     pub fn tick(&mut self) {
+        if self.state.asleep {
+            return;
+        }
         self.state.on_tick();
         let next = match &mut self.acting {
             Acting::Follower(follower) => follower.tick(&self.state),
             Acting::Candidate(candidate) => candidate.tick(),
-            Acting::Leader(leader) => leader.tick(&self.state),
+            Acting::Leader(leader) => leader.tick(&mut self.state),
         };
         self.enter(next);
     }
@@ -207,6 +232,7 @@ impl Replica {
 
     /// Something that was sent to `peer` was lost. Sending stops until it answers a heartbeat.
     pub fn unreachable(&mut self, peer: NodeId) {
+        self.wake();
         if let Acting::Leader(leader) = &mut self.acting {
             leader.on_unreachable(peer);
         }
@@ -258,7 +284,9 @@ impl Replica {
     /// then takes does not matter.
     #[must_use]
     pub fn take_ready(&mut self, now: Moment) -> Ready {
-        self.state.on_now(now);
+        if !quorate_types::defect!(LeaseComparedLate) {
+            self.state.on_now(now);
+        }
         let next = match &mut self.acting {
             Acting::Follower(follower) => {
                 follower.pump(&mut self.state);
@@ -268,6 +296,9 @@ impl Replica {
             Acting::Leader(leader) => leader.pump(&mut self.state),
         };
         self.enter(next);
+        if quorate_types::defect!(LeaseComparedLate) {
+            self.state.on_now(now);
+        }
         self.state.collect_committed();
         let role = self.role_change();
         if let Some(change) = role {
@@ -331,7 +362,7 @@ impl Replica {
                 }
                 Transition::Lead => {
                     let leader = Leader::new(&mut self.state);
-                    self.act(Acting::Leader(leader), Cause::Elected);
+                    self.act(Acting::Leader(Box::new(leader)), Cause::Elected);
                     None
                 }
             };
@@ -346,6 +377,10 @@ impl Replica {
 
     /// Learns of a higher term: whatever it was, it is a follower there.
     pub(crate) fn follow_in(&mut self, term: Term, from: NodeId) {
+        if quorate_types::defect!(NewTermDropsTail) {
+            let from = self.state.log.commit().next();
+            self.state.overwrite([], from);
+        }
         self.state.enter_term(term, None);
         self.follow(None, Cause::HigherTerm(from));
     }
@@ -361,6 +396,7 @@ impl Replica {
             Acting::Candidate(_) => {}
             Acting::Leader(leader) => leader.end(&mut self.state),
         }
+        self.state.asleep = false;
         self.acting = acting;
         self.cause = cause;
     }

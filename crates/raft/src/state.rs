@@ -30,7 +30,8 @@ const UNSYNCED_WINDOWS_MAX: usize = 4;
 pub struct Counters {
     /// From nodes that are no members, to someone else, or saying what no correct peer says.
     pub ignored_messages: u64,
-    /// Appends that were refused because too much is not synced yet.
+    /// Appends and snapshots that were not taken because too much is not synced yet, or because a
+    /// snapshot is being installed.
     pub overloaded_appends: u64,
     /// Requests for votes that went unheard because the leader is alive.
     pub unheard_votes: u64,
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) committed: Vec<Entry>,
     pub(crate) fetches: Vec<LogFetch>,
     pub(crate) snapshot_requests: Vec<SnapshotRequest>,
+    /// Nothing is to be done anywhere: no timer runs.
+    pub(crate) asleep: bool,
     /// The snapshot that takes the place of the log. While there is one this replica follows, applies
     /// nothing and takes no entries.
     pub(crate) installing: Option<SnapshotMeta>,
@@ -99,6 +102,8 @@ impl State {
         );
         // The commit index is saved lazily; what was applied was committed.
         let commit = hard_state.commit.max(applied);
+        let again = quorate_types::defect!(AppliedTwice) && applied > base.index;
+        let applied = if again { LogIndex(applied.value() - 1) } else { applied };
         let terms = TermMap::new(base, &terms, last);
         assert!(
             memberships.iter().all(|&(index, _)| base.index < index && index <= last.index),
@@ -123,10 +128,11 @@ impl State {
             committed: Vec::new(),
             fetches: Vec::new(),
             snapshot_requests: Vec::new(),
+            asleep: false,
             installing: None,
             install_due: false,
             now: Moment::ZERO,
-            silence: Silence::new(may_have_promised),
+            silence: Silence::new(may_have_promised && !quorate_types::defect!(SilenceForgotten)),
             life: None,
             last_read_request: 0,
             apply_fetch: None,
@@ -191,7 +197,10 @@ impl State {
     /// True when a vote for a candidate whose log ends at `last` can elect no one who lacks a
     /// committed entry (thesis section 3.6.1).
     pub(crate) fn is_up_to_date(&self, last: EntryId) -> bool {
-        last >= self.log.last()
+        if quorate_types::defect!(LearnerRefusesVote) && !self.is_voter() {
+            return false;
+        }
+        last >= self.log.last() || quorate_types::defect!(VoteForOlderLog)
     }
 
     pub(crate) fn message(&self, to: NodeId, term: Term, body: Body) -> Message {
@@ -227,7 +236,7 @@ impl State {
 
     /// True while this replica owes a leader its silence.
     pub(crate) fn is_silent(&self) -> bool {
-        self.silence.holds(self.now)
+        self.silence.holds(self.now) && !quorate_types::defect!(SilenceBroken)
     }
 
     /// What an answer to a beat may promise, in microseconds. Nothing before the term is durable: a
@@ -243,7 +252,9 @@ impl State {
 
     /// A context that was never used before, in this life or an earlier one.
     pub(crate) fn next_read_context(&mut self) -> ReadContext {
-        self.last_read_request += 1;
+        if self.last_read_request == 0 || !quorate_types::defect!(ReadRequestReused) {
+            self.last_read_request += 1;
+        }
         ReadContext { life: self.read_life(), number: self.last_read_request }
     }
 
@@ -363,7 +374,7 @@ impl State {
     }
 
     pub(crate) fn on_tick(&mut self) {
-        self.apply_fetch_failed = false;
+        self.apply_fetch_failed &= quorate_types::defect!(FailedFetchForgotten);
     }
 
     /// A ticket's write is durable. True when that was news.
@@ -386,6 +397,9 @@ impl State {
         let hard_state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
         let (ticket, hard_state, release) =
             self.persist.begin(hard_state, self.log.last().index, bytes);
+        let hard_state = hard_state.map(|new| {
+            if quorate_types::defect!(VoteNotSaved) { HardState { vote: None, ..new } } else { new }
+        });
         Some(Append { ticket, hard_state, entries, release })
     }
 

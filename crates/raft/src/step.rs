@@ -24,6 +24,13 @@ impl Replica {
             self.state.counters.ignored_messages += 1;
             return;
         }
+        // Another proposal to sleep wakes nobody, nor does an answer that was under way.
+        if !matches!(
+            message.body,
+            Body::Sleep { .. } | Body::Asleep { .. } | Body::HeartbeatReply { .. }
+        ) {
+            self.wake();
+        }
         match message.term.cmp(&self.state.term) {
             Ordering::Less => self.answer_older_term(message),
             Ordering::Equal => self.dispatch(message),
@@ -51,6 +58,7 @@ impl Replica {
             | Body::Vote { .. }
             | Body::Append { .. }
             | Body::Heartbeat { .. }
+            | Body::Sleep { .. }
             | Body::Snapshot { .. }
             | Body::TimeoutNow => false,
             Body::PreVoteReply { .. }
@@ -58,6 +66,7 @@ impl Replica {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. } => !is_known(),
         }
@@ -68,6 +77,7 @@ impl Replica {
     /// refuse each other for ever.
     fn answer_older_term(&mut self, Message { from, body, .. }: Message) {
         let answer = match body {
+            Body::PreVote { .. } if quorate_types::defect!(LowTermPreVoteUnanswered) => return,
             Body::PreVote { .. } => Body::PreVoteReply { granted: false },
             Body::Vote { .. } => Body::VoteReply { granted: false },
             Body::Append { prev, .. } => {
@@ -76,12 +86,15 @@ impl Replica {
             Body::Snapshot { meta } => {
                 Body::AppendRejected { refused: meta.last.index, hint: EntryId::ZERO }
             }
-            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, promise_us: 0 },
+            Body::Heartbeat { round, .. } | Body::Sleep { round, .. } => {
+                Body::HeartbeatReply { round, promise_us: 0 }
+            }
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::TimeoutNow => return,
@@ -110,6 +123,8 @@ impl Replica {
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
+            | Body::Sleep { .. }
+            | Body::Asleep { .. }
             | Body::Snapshot { .. }
             | Body::TimeoutNow => {
                 self.follow_in(message.term, message.from);
@@ -150,6 +165,18 @@ impl Replica {
                 }
                 None
             }
+            (Body::Sleep { last, round }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.on_sleep(&mut self.state, from, last, round);
+                }
+                None
+            }
+            (Body::Asleep { round }, Acting::Leader(leader)) => {
+                leader.on_asleep(&mut self.state, from, round);
+                None
+            }
             (Body::Heartbeat { commit, round }, _) => {
                 if self.hear_leader(from)
                     && let Acting::Follower(follower) = &mut self.acting
@@ -187,6 +214,7 @@ impl Replica {
                 Body::AppendAccepted { .. }
                 | Body::AppendRejected { .. }
                 | Body::HeartbeatReply { .. }
+                | Body::Asleep { .. }
                 | Body::ReadIndex { .. },
                 Acting::Follower(_) | Acting::Candidate(_),
             )
@@ -242,7 +270,7 @@ impl Replica {
 
     fn is_free_to_vote_for(&self, candidate: NodeId) -> bool {
         match self.state.vote {
-            Some(voted) => voted == candidate,
+            Some(voted) => voted == candidate || quorate_types::defect!(SecondVoteGranted),
             // Who knows the leader of a term has no use for another one.
             None => self.leader().is_none(),
         }
@@ -252,7 +280,7 @@ impl Replica {
     fn hears_leader(&self) -> bool {
         match &self.acting {
             Acting::Follower(follower) => follower.hears_leader(&self.state),
-            Acting::Candidate(_) => false,
+            Acting::Candidate(_) => quorate_types::defect!(PreCandidateKeepsLeader),
             Acting::Leader(_) => true,
         }
     }
@@ -290,7 +318,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             Body::Append { prev, entries, .. } => {
                 *term > Term::ZERO && is_run(*prev, entries, *term)
             }
-            Body::PreVote { last } | Body::Vote { last, .. } => {
+            Body::PreVote { last } | Body::Vote { last, .. } | Body::Sleep { last, .. } => {
                 *term > Term::ZERO && last.term <= *term
             }
             Body::Snapshot { meta } => {
@@ -306,6 +334,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
+            | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::TimeoutNow => *term > Term::ZERO,

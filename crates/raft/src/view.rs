@@ -132,6 +132,13 @@ impl Replica {
         }
     }
 
+    /// True while the group sleeps, as far as this replica knows: there is nothing to do, no timer
+    /// runs, and nothing is sent. A sleeping leader has no lease.
+    #[must_use]
+    pub const fn is_asleep(&self) -> bool {
+        self.state.asleep
+    }
+
     /// True while it has promised a leader to be silent: it neither votes nor campaigns.
     #[must_use]
     pub fn is_silent(&self) -> bool {

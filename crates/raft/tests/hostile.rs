@@ -22,6 +22,7 @@ enum Input {
     Transfer(u64),
     Prefer(u64),
     Forget,
+    Wake,
     Change(MembershipChange),
     Installed(bool),
     SnapshotSent(u64, Option<u64>),
@@ -94,6 +95,8 @@ fn body() -> impl Strategy<Value = Body> {
         any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
         (id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
         Just(Body::TimeoutNow),
+        (id(), number()).prop_map(|(last, round)| Body::Sleep { last, round }),
+        number().prop_map(|round| Body::Asleep { round }),
         (id(), nodes(), nodes()).prop_map(|(last, voters, learners)| {
             let membership = Membership { voters, learners, ..Membership::default() };
             Body::Snapshot { meta: SnapshotMeta { last, membership } }
@@ -138,6 +141,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (0u64..5).prop_map(Input::Transfer),
         1 => (0u64..5).prop_map(Input::Prefer),
         1 => Just(Input::Forget),
+        1 => Just(Input::Wake),
         2 => change().prop_map(Input::Change),
         1 => any::<bool>().prop_map(Input::Installed),
         1 => (0u64..5, proptest::option::of(number()))
@@ -162,6 +166,7 @@ fn replica(voters: u64, cached_bytes_max: usize) -> Replica {
         inflight_partial_max: voters as usize,
         eager_commit: voters.is_multiple_of(2),
         inflight_bytes_max: 100,
+        quiesce_ticks: u32::from(voters > 1),
         cached_bytes_max,
         ..Config::new(GroupId(2), NodeId(1))
     };
@@ -200,6 +205,7 @@ proptest! {
                 }
                 Input::Prefer(node) => replica.prefer_leader(Some(NodeId(node))),
                 Input::Forget => replica.forget_leader(),
+                Input::Wake => replica.wake(),
                 Input::Installed(succeeds) => match installing.take() {
                     Some(meta) if succeeds => {
                         replica.installed(&meta);

@@ -26,7 +26,7 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         (None, seeds) => 0..seeds.unwrap_or(SEEDS),
     };
     let (mut elections, mut committed, mut reads, mut lease_reads) = (0, 0, 0, 0);
-    let (mut changes, mut compactions, mut installs) = (0, 0, 0);
+    let (mut changes, mut compactions, mut installs, mut asleep) = (0, 0, 0, 0);
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| run(seed));
         let world = world.unwrap_or_else(|_| panic!("failing seed: SEED={seed}"));
@@ -35,6 +35,7 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         changes += world.oracle.changes;
         compactions += world.oracle.compactions;
         installs += world.oracle.installs;
+        asleep += world.oracle.asleep;
         reads += world.oracle.reads_served;
         lease_reads += world.oracle.lease_reads;
     }
@@ -46,6 +47,7 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         assert!(changes > 1_000, "only {changes} changes of the membership");
         assert!(compactions > 1_000, "only {compactions} compactions");
         assert!(installs > 500, "only {installs} snapshots installed");
+        assert!(asleep > 500, "only {asleep} turns of sleeping leaders");
         assert!(lease_reads > 2_000, "only {lease_reads} reads confirmed by a lease");
     }
 }

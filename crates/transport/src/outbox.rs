@@ -398,7 +398,9 @@ fn cost_bytes(message: &Message) -> usize {
         | Body::HeartbeatReply { .. }
         | Body::ReadIndex { .. }
         | Body::ReadIndexReply { .. }
-        | Body::TimeoutNow => 0,
+        | Body::TimeoutNow
+        | Body::Sleep { .. }
+        | Body::Asleep { .. } => 0,
     };
     MESSAGE_OVERHEAD_BYTES + entries
 }

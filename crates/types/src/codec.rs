@@ -168,6 +168,11 @@ pub fn put_message(buf: &mut BytesMut, message: &Message) {
             buf.put_u8(u8::from(*transfer));
         }
         Body::TimeoutNow => {}
+        Body::Sleep { last, round } => {
+            put_id(buf, *last);
+            put_varint(buf, *round);
+        }
+        Body::Asleep { round } => put_varint(buf, *round),
         Body::Snapshot { meta } => {
             put_id(buf, meta.last);
             put_membership(buf, &meta.membership);
@@ -295,6 +300,8 @@ const READ_INDEX: u8 = 10;
 const READ_INDEX_REPLY: u8 = 11;
 const TIMEOUT_NOW: u8 = 12;
 const SNAPSHOT: u8 = 13;
+const SLEEP: u8 = 14;
+const ASLEEP: u8 = 15;
 
 const fn kind(body: &Body) -> u8 {
     match body {
@@ -311,13 +318,15 @@ const fn kind(body: &Body) -> u8 {
         Body::ReadIndexReply { .. } => READ_INDEX_REPLY,
         Body::TimeoutNow => TIMEOUT_NOW,
         Body::Snapshot { .. } => SNAPSHOT,
+        Body::Sleep { .. } => SLEEP,
+        Body::Asleep { .. } => ASLEEP,
     }
 }
 
 fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let buf = &mut buf;
     let kind = take_u8(buf)?;
-    if !(PRE_VOTE..=SNAPSHOT).contains(&kind) {
+    if !(PRE_VOTE..=ASLEEP).contains(&kind) {
         return Err(DecodeError::UnknownMessage(kind));
     }
     let group = GroupId(take_varint(buf)?);
@@ -359,6 +368,8 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
         },
         READ_INDEX => Body::ReadIndex { context: take_context(buf)? },
         TIMEOUT_NOW => Body::TimeoutNow,
+        SLEEP => Body::Sleep { last: take_id(buf)?, round: take_varint(buf)? },
+        ASLEEP => Body::Asleep { round: take_varint(buf)? },
         SNAPSHOT => {
             let last = take_id(buf)?;
             let membership = take_membership(buf.split_off(0))?;
@@ -460,6 +471,8 @@ mod tests {
             any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
             (entry_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
             Just(Body::TimeoutNow),
+            (entry_id(), any::<u64>()).prop_map(|(last, round)| Body::Sleep { last, round }),
+            any::<u64>().prop_map(|round| Body::Asleep { round }),
             (entry_id(), nodes(), nodes(), any::<bool>()).prop_map(
                 |(last, voters, learners, auto_leave)| {
                     let membership =

@@ -8,11 +8,13 @@
 //! - [`moment`]: a reading of one node's clock, as a value.
 //! - [`message`]: what replicas of one group say to each other, one variant per meaning.
 //! - [`codec`]: the versioned binary form of entries and messages; every decoder takes hostile bytes.
+//! - [`defect`]: known defects that the simulator's gate switches on; nothing at all without its feature.
 //! - [`range`]: half-open key ranges.
 //! - [`kv`]: commands, queries and outcomes of the etcd keyspace.
 //! - [`machine`]: [`StateMachine`], the seam between a group and what it replicates.
 
 pub mod codec;
+pub mod defect;
 pub mod entry;
 pub mod id;
 pub mod kv;

@@ -74,6 +74,18 @@ pub enum Body {
         /// The round of beats that an answer confirms; never reused within a term.
         round: u64,
     },
+    /// A heartbeat that proposes to let the group sleep: everything is done, up to and including `last`.
+    Sleep {
+        /// The last entry of the leader's log; committed.
+        last: EntryId,
+        /// The round that an answer confirms, as of a heartbeat.
+        round: u64,
+    },
+    /// "I sleep": the agreement to a [`Body::Sleep`]. Whoever does not agree answers as to a heartbeat.
+    Asleep {
+        /// That of the proposal.
+        round: u64,
+    },
     /// The answer to a heartbeat.
     HeartbeatReply {
         /// The round of the heartbeat that is answered.
@@ -129,6 +141,8 @@ impl Body {
             Self::AppendRejected { .. } => "AppendRejected",
             Self::Heartbeat { .. } => "Heartbeat",
             Self::HeartbeatReply { .. } => "HeartbeatReply",
+            Self::Sleep { .. } => "Sleep",
+            Self::Asleep { .. } => "Asleep",
             Self::Snapshot { .. } => "Snapshot",
             Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
@@ -150,6 +164,8 @@ impl Body {
             | Self::VoteReply { .. }
             | Self::Heartbeat { .. }
             | Self::HeartbeatReply { .. }
+            | Self::Sleep { .. }
+            | Self::Asleep { .. }
             | Self::TimeoutNow
             | Self::ReadIndex { .. }
             | Self::ReadIndexReply { .. } => true,

@@ -46,6 +46,8 @@ struct State {
     syncs_before_failure: Option<u64>,
     held: bool,
     waiting_syncs: usize,
+    /// A record that was synced can no longer be read; 0 for one that is no entry.
+    damaged: Option<(GroupId, LogIndex)>,
 }
 
 /// The logs on a [`MemDisk`], opened by one process.
@@ -90,9 +92,24 @@ impl MemDisk {
         let survived = fastrand::Rng::with_seed(seed).usize(0..=staged);
         state.sync_staged(survived);
         state.staged.clear();
+        if quorate_types::defect!(TornTailRefused) && survived < staged {
+            state.damaged = state.synced.keys().next().map(|&group| (group, LogIndex::ZERO));
+        }
         state.next_process();
         self.shared.changed.notify_all();
         Crash { survived, lost: staged - survived }
+    }
+
+    /// Damages a record of `group` that was synced, drawn from `seed`: whoever recovers the logs finds
+    /// it, and must not take it for the torn end of a log.
+    pub fn damage(&self, group: GroupId, seed: u64) {
+        let mut state = self.lock();
+        let Some(log) = state.synced.get(&group) else { return };
+        let index = match log.entries.len() {
+            0 => LogIndex::ZERO,
+            count => log.entries[fastrand::Rng::with_seed(seed).usize(..count)].id.index,
+        };
+        state.damaged = Some((group, index));
     }
 
     /// Makes a sync fail after `successes` more that succeed. The open process can write no more then;
@@ -161,6 +178,10 @@ impl MemLog {
         match &mut state.syncs_before_failure {
             Some(0) => {
                 state.syncs_before_failure = None;
+                if quorate_types::defect!(FailedSyncRetried) {
+                    state.staged.clear();
+                    return Ok(());
+                }
                 state.failed = true;
                 return Err(LogError::Engine("sync: input/output error (injected)".to_owned()));
             }
@@ -181,8 +202,18 @@ impl LogStore for MemLog {
     }
 
     fn recover(&mut self) -> Result<BTreeMap<GroupId, RecoveredLog>, LogError> {
-        let state = self.disk.lock();
+        let mut state = self.disk.lock();
         state.check_process(self.process)?;
+        if let Some((group, index)) = state.damaged {
+            if !quorate_types::defect!(DamageTakenForTail) {
+                let what = "a synced record cannot be read".to_owned();
+                return Err(LogError::Damaged { group, index, what });
+            }
+            state.damaged = None;
+            if let Some(log) = state.synced.get_mut(&group) {
+                log.entries.retain(|entry| entry.id.index < index);
+            }
+        }
         Ok(state.synced.iter().map(|(group, log)| (*group, log.recovered())).collect())
     }
 
@@ -315,8 +346,13 @@ fn apply(logs: &mut BTreeMap<GroupId, MemGroup>, write: Write) {
             let Some(first) = entries.first().map(|entry| entry.id.index) else { return };
             let base = log.snapshot.last;
             assert_append(group, base, log.last(), |index| log.id_at(index), &entries);
-            log.entries.truncate(first.since(base.index) as usize - 1);
+            let from = first.since(base.index) as usize - 1;
+            let count = entries.len();
+            let overwritten = log.entries.split_off(from);
             log.entries.extend(entries);
+            if quorate_types::defect!(OverwrittenEntriesReturn) {
+                log.entries.extend(overwritten.into_iter().skip(count));
+            }
         }
         Write::TruncatePrefix { group, through } => {
             let Some(log) = logs.get_mut(&group) else { return };

@@ -4,6 +4,7 @@
 //! - [`dev`]: a whole cluster in one process.
 //! - [`status`]: what nodes say of themselves.
 //! - [`cert`]: a cluster's authority and its nodes' certificates.
+//! - `sim`: the simulator's own command, [`quorate_sim::cli`].
 
 pub mod cert;
 pub mod dev;
@@ -33,6 +34,8 @@ enum Command {
     Dev(dev::Args),
     /// Show nodes, groups, leaders, terms and indexes
     Status(status::Args),
+    /// Run a simulated cluster from a seed, under faults, and check what it promised
+    Sim(Box<quorate_sim::cli::Args>),
     /// Make a cluster's authority and its nodes' certificates
     #[command(subcommand)]
     Cert(cert::Command),
@@ -62,6 +65,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Dev(args) => dev::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Sim(args) => sim(&args),
         Command::Cert(command) => cert::run(&command),
     };
     match result {
@@ -72,6 +76,12 @@ pub fn run(cli: Cli) -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// The simulator writes as it goes; all that is left to do here is to say how it ended.
+fn sim(args: &quorate_sim::cli::Args) -> Result<(), Failure> {
+    quorate_sim::cli::run_command(args, &mut std::io::stdout().lock())
+        .map_err(|error| Failure::new(Exit::Failed, error))
 }
 
 /// Runs `main` on a runtime of the main thread: signals, the metrics port and what waits for both.

@@ -2,7 +2,7 @@
 //! [async-storage-writes=true] [inflight=N] [inflight-partial=N] [eager-commit=true]
 //! [inflight-bytes=N] [partial-interval=US] [append-bytes=N]
 //! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true]
-//! [checkquorum=true] [read-only=safe|lease-based] [life=K]`
+//! [checkquorum=true] [read-only=safe|lease-based] [life=K] [quiesce-ticks=K]`
 //!
 //! Adds nodes with the next ids, each started from a first snapshot at `index` in term 1 with that
 //! membership and content. Defaults: one tick is a heartbeat, elections after exactly 3 ticks, no
@@ -72,6 +72,7 @@ fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
     Ok(Config {
         lease,
         life: args.value("life")?.unwrap_or(0),
+        quiesce_ticks: args.value("quiesce-ticks")?.unwrap_or(0),
         election_ticks_min: ticks_min,
         election_ticks_max: ticks_max,
         inflight_appends_max: positive(args, "inflight", defaults.inflight_appends_max)?,

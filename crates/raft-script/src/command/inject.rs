@@ -31,6 +31,10 @@ fn body(name: &str, args: &mut Args<'_>) -> Result<Body, ScriptError> {
         "PreVoteReply" => Body::PreVoteReply { granted: args.flag("granted") },
         "Vote" => Body::Vote { last: id(args, "last")?, transfer: args.flag("transfer") },
         "TimeoutNow" => Body::TimeoutNow,
+        "Sleep" => {
+            Body::Sleep { last: id(args, "last")?, round: args.value("round")?.unwrap_or(0) }
+        }
+        "Asleep" => Body::Asleep { round: args.value("round")?.unwrap_or(0) },
         "VoteReply" => Body::VoteReply { granted: args.flag("granted") },
         "Append" => {
             let entries = args.values("entries").iter().map(|text| {

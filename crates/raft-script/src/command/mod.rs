@@ -27,6 +27,7 @@ mod stabilize;
 mod status;
 mod tick;
 mod transfer_leadership;
+mod wake;
 
 use crate::args::Args;
 use crate::cluster::Cluster;
@@ -71,6 +72,7 @@ pub(crate) fn run(cluster: &mut Cluster, line: &Line, body: &[Line]) -> Result<(
         "tick-election" => tick::run_election(cluster, args),
         "tick-heartbeat" => tick::run_heartbeat(cluster, args),
         "transfer-leadership" => transfer_leadership::run(cluster, args),
+        "wake" => wake::run(cluster, args),
         unknown => Err(ScriptError::UnknownCommand(unknown.to_owned())),
     }
 }

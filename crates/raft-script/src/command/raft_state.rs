@@ -21,9 +21,10 @@ pub(crate) fn run(cluster: &mut Cluster, args: &Args<'_>) -> Result<(), ScriptEr
             "stranger"
         };
         cluster.output.line(format!(
-            "{}: {} {standing} term={} vote={} leader={} commit={} applied={} last={}",
+            "{}: {} {standing}{} term={} vote={} leader={} commit={} applied={} last={}",
             node.id(),
             replica.role().name(),
+            if replica.is_asleep() { " asleep" } else { "" },
             replica.term(),
             describe::node(replica.vote()),
             describe::node(replica.leader()),

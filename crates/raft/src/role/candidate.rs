@@ -52,7 +52,11 @@ impl Candidate {
         state.enter_term(state.term.next(), Some(state.config.node));
         let last = state.log.last();
         for peer in voting_peers(state) {
-            state.send_durably(peer, last.index, Body::Vote { last, transfer });
+            if quorate_types::defect!(OwnVoteUnsynced) {
+                state.send(peer, Body::Vote { last, transfer });
+            } else {
+                state.send_durably(peer, last.index, Body::Vote { last, transfer });
+            }
         }
         candidate
     }

@@ -131,6 +131,31 @@ impl Follower {
         self.reads.refuse_all(&mut state.refused_reads);
     }
 
+    /// The leader `from` proposes to sleep. Agreed if this replica has nothing left to do either.
+    pub(crate) fn on_sleep(&self, state: &mut State, from: NodeId, last: EntryId, round: u64) {
+        state.log.commit_to(last.index.min(self.verified));
+        let log = &state.log;
+        let is_settled = log.last() == last
+            && self.verified >= last.index
+            && log.durable() == last.index
+            && log.applied() == last.index
+            && state.installing.is_none()
+            && !self.reads.is_waiting();
+        if is_settled {
+            state.asleep = true;
+            state.send(from, Body::Asleep { round });
+        } else {
+            state.asleep = false;
+            let promise_us = state.promise();
+            state.send(from, Body::HeartbeatReply { round, promise_us });
+        }
+    }
+
+    /// The leader gets a whole timeout to show that it is there.
+    pub(crate) fn on_woken(&mut self) {
+        self.elapsed_ticks = 0;
+    }
+
     pub(crate) fn on_heartbeat(
         &mut self,
         state: &mut State,
@@ -147,10 +172,12 @@ impl Follower {
     /// of it: an older one would cut off entries that were acknowledged (camunda/camunda#6092).
     pub(crate) fn on_snapshot(&mut self, state: &mut State, from: NodeId, meta: SnapshotMeta) {
         if state.installing.is_some() {
+            state.counters.overloaded_appends += 1;
             return;
         }
         let last = meta.last.index;
-        if last > state.log.commit() && !state.log.holds(meta.last) {
+        let is_wanted = last > state.log.commit() && !state.log.holds(meta.last);
+        if is_wanted || quorate_types::defect!(OldSnapshotInstalled) {
             state.install(meta);
             return;
         }
@@ -182,6 +209,7 @@ impl Follower {
     ) {
         // What it would hold now is about to be replaced: an acknowledgement would not last.
         if state.installing.is_some() {
+            state.counters.overloaded_appends += 1;
             return;
         }
         let last = prev.index.plus(entries.len() as u64);
@@ -201,7 +229,9 @@ impl Follower {
         } else {
             (prev, 0)
         };
-        if !state.log.holds(prev) {
+        let ignores_term =
+            quorate_types::defect!(AppendIgnoresTerm) && prev.index <= state.log.last().index;
+        if !state.log.holds(prev) && !ignores_term {
             let hint = state.log.terms().last_not_after(prev);
             state.send(from, Body::AppendRejected { refused: prev.index, hint });
             return;
@@ -222,6 +252,13 @@ impl Follower {
             state.overwrite(entries, from_index);
         }
         self.verified = self.verified.max(last);
+        if quorate_types::defect!(AppendDropsTail) && fresh.is_none() && last >= state.log.commit()
+        {
+            state.overwrite([], last.next());
+        }
+        if quorate_types::defect!(CommitUnverified) {
+            state.log.commit_to(commit);
+        }
         self.learn_commit(state, commit);
         state.send_durably(from, last, Body::AppendAccepted { last });
     }

@@ -20,7 +20,8 @@ use crate::ready::Cause;
 pub(crate) enum Acting {
     Follower(Follower),
     Candidate(Candidate),
-    Leader(Leader),
+    /// Few replicas lead, and a leader keeps much.
+    Leader(Box<Leader>),
 }
 
 /// How a role ends.

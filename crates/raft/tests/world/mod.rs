@@ -2,17 +2,16 @@
 //! not synced, driven by one seed and watched by an [`Oracle`](oracle::Oracle).
 
 pub(crate) mod disk;
+mod driver;
 pub(crate) mod oracle;
+mod recovery;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_raft::{
-    Config, LogFetch, MembershipChange, NodeChange, ReadId, Ready, Replica, Role, Via,
-};
+use quorate_raft::{Config, LogFetch, MembershipChange, NodeChange, ReadId, Replica, Via};
 use quorate_types::{
-    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, SnapshotMeta,
-    Term,
+    Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, SnapshotMeta, Term,
 };
 
 use disk::Disk;
@@ -22,8 +21,6 @@ use oracle::Oracle;
 const MESSAGES_MAX: usize = 400;
 /// Nodes that are no members at first.
 const SPARES: usize = 3;
-/// In ticks: a healed group must serve within this.
-const RECOVERY_TICKS_MAX: usize = 400;
 
 struct Machine {
     /// `None` while the node is down.
@@ -65,6 +62,8 @@ struct Weather {
     loss_percent: u32,
     repeat_percent: u32,
     crash_permille: u32,
+    /// Of the steps of a node that is down, after how many per cent it starts again.
+    start_percent: u32,
     cut_permille: u32,
     tick_permille: u32,
     /// Of the messages, how many per cent are put off for long.
@@ -73,6 +72,8 @@ struct Weather {
     turn_percent: u32,
     /// The most true time that a step takes.
     step_us_max: u64,
+    /// Of a thousand steps, in how many somebody proposes.
+    proposals: u32,
     /// Of ten thousand steps, in how many somebody wants other members.
     churn: u32,
     /// Of ten thousand steps, before how many everybody pauses for up to two promises, and in how
@@ -111,11 +112,13 @@ impl World {
             repeat_percent: random.u32(0..20),
             // Seldom enough that the group gets somewhere in between, and cuts last for elections.
             crash_permille: random.u32(0..4),
+            start_percent: random.choice([5, 60]).unwrap_or(5),
             cut_permille: random.u32(0..5),
             tick_permille: random.u32(50..200),
             delay_percent: random.u32(0..20),
             turn_percent: random.u32(20..=100),
             step_us_max: random.choice([1_000, 5_000, 20_000]).unwrap_or(1_000),
+            proposals: random.choice([2, 50, 50]).unwrap_or(50),
             churn: random.choice([0, 100, 500]).unwrap_or(0),
             pauses: random.u32(0..40),
         };
@@ -130,6 +133,7 @@ impl World {
             cached_bytes_max: random.choice([0, 200, 1 << 20]).unwrap_or(0),
             election_ticks_min: random.u32(3..10),
             lease: random.u32(..4) > 0,
+            quiesce_ticks: random.choice([0, 0, 3, 20]).unwrap_or(0),
             preferred_leader: random.bool().then(|| NodeId(random.u64(1..7))),
             ..Config::new(GroupId(2), NodeId(0))
         };
@@ -198,7 +202,7 @@ impl World {
             return;
         }
         if self.machines[&node].replica.is_none() {
-            if self.random.u32(..100) < 5 {
+            if self.random.u32(..100) < self.weather.start_percent {
                 self.start(node);
             }
             return;
@@ -220,7 +224,11 @@ impl World {
             self.change_members(node, &nodes);
         }
         match self.random.u32(..1000) {
-            ..50 => self.propose(node),
+            ..50 => {
+                if self.random.u32(..50) < self.weather.proposals {
+                    self.propose(node);
+                }
+            }
             50..70 => self.read(node),
             70..72 => self.replica(node).campaign(),
             72..74 => {
@@ -245,106 +253,6 @@ impl World {
         }
     }
 
-    /// All faults end; within bounded time everything proposed is applied everywhere.
-    pub(crate) fn heal_and_recover(&mut self) {
-        self.cut.clear();
-        let nodes: Vec<_> = self.machines.keys().copied().collect();
-        for &node in &nodes {
-            if self.machines[&node].replica.is_none() {
-                self.start(node);
-            }
-        }
-        let before = self.commands;
-        for _ in 0..RECOVERY_TICKS_MAX {
-            self.true_us += self.config.tick_us;
-            for &node in &nodes {
-                self.replica(node).tick();
-                if self.replica(node).role() == Role::Leader {
-                    let _ = self.replica(node).change_membership(&MembershipChange::leave());
-                    if self.commands < before + 3 {
-                        self.propose(node);
-                    }
-                }
-            }
-            self.settle(&nodes);
-            if self.commands >= before + 3 && self.has_recovered() {
-                for replica in self.machines.values().filter_map(|machine| machine.replica.as_ref())
-                {
-                    self.oracle.on_end(replica);
-                }
-                return;
-            }
-        }
-        let replicas = self.machines.iter().filter_map(|(node, machine)| {
-            let replica = machine.replica.as_ref()?;
-            Some(format!(
-                "{node}: {:?} {} leader {:?} last {} commit {} applied {} {:?}",
-                replica.role(),
-                replica.term(),
-                replica.leader(),
-                replica.last(),
-                replica.commit(),
-                replica.applied_index(),
-                replica.membership()
-            ))
-        });
-        let replicas: Vec<_> = replicas.collect();
-        panic!("no recovery within {RECOVERY_TICKS_MAX} ticks: {replicas:#?}");
-    }
-
-    fn settle(&mut self, nodes: &[NodeId]) {
-        for _ in 0..100_000 {
-            let mut idle = self.network.is_empty();
-            while !self.streams.is_empty() {
-                self.end_stream(true);
-                idle = false;
-            }
-            for message in std::mem::take(&mut self.network) {
-                self.replica(message.to).step(message);
-            }
-            for &node in nodes {
-                self.turn(node);
-                while self.disks[&node].unsynced() > 0 {
-                    self.sync(node);
-                    idle = false;
-                }
-                self.install(node, false);
-                self.answer_fetch(node, false);
-                self.apply(node);
-                let now = self.now(node);
-                idle &=
-                    !self.replica(node).has_ready(now) && self.machines[&node].fetches.is_empty();
-            }
-            if idle && self.network.is_empty() {
-                return;
-            }
-        }
-        panic!("the group never comes to rest");
-    }
-
-    fn has_recovered(&mut self) -> bool {
-        let running = self.machines.values().filter_map(|machine| machine.replica.as_ref());
-        let leading = running.filter(|replica| replica.role() == Role::Leader);
-        let latest = leading.max_by_key(|replica| replica.term());
-        let Some(membership) = latest.map(|replica| replica.membership().clone()) else {
-            return false;
-        };
-        if membership.is_joint() || !membership.promote.is_empty() {
-            return false;
-        }
-        let mut leaders = 0;
-        let last = self.oracle.highest_committed();
-        for node in membership.nodes() {
-            let replica = self.replica(node);
-            if replica.last().index != last || replica.applied_index() != last {
-                return false;
-            }
-            assert_eq!(replica.uncommitted_bytes(), 0, "the quota must come back");
-            leaders += usize::from(replica.role() == Role::Leader);
-        }
-        leaders == 1
-    }
-
     fn replica(&mut self, node: NodeId) -> &mut Replica {
         let machine = self.machines.get_mut(&node).expect("a member");
         machine.replica.as_mut().expect("a running node")
@@ -352,25 +260,6 @@ impl World {
 
     fn now(&self, node: NodeId) -> Moment {
         self.machines[&node].clock.at(self.true_us)
-    }
-
-    /// Lease Exclusivity: while a leader counts on its lease, nobody leads a later term.
-    fn check_leases(&self) {
-        let leaders = self.machines.iter().filter_map(|(&node, machine)| {
-            let replica = machine.replica.as_ref().filter(|r| r.role() == Role::Leader)?;
-            Some((node, replica.term(), replica.lease_end()?))
-        });
-        let leaders: Vec<_> = leaders.collect();
-        let latest = leaders.iter().max_by_key(|(_, term, _)| *term);
-        for (node, term, lease_end) in &leaders {
-            if let Some((other, later, _)) = latest.filter(|(_, later, _)| later > term) {
-                let now = self.now(*node);
-                assert!(
-                    !self.config.lease || now >= *lease_end,
-                    "{node} has a lease in {term} until {lease_end} (now {now}), and {other} leads {later}"
-                );
-            }
-        }
     }
 
     fn start(&mut self, node: NodeId) {
@@ -468,204 +357,6 @@ impl World {
         if self.replica(node).read(id).is_ok() {
             self.oracle.on_read_asked(id);
         }
-    }
-
-    fn sync(&mut self, node: NodeId) {
-        let count = self.random.usize(1..3);
-        let mut ticket = None;
-        for _ in 0..count {
-            let disk = self.disks.get_mut(&node).expect("a member");
-            if let Some((done, released)) = disk.sync() {
-                ticket = Some(done);
-                self.send(node, released);
-            }
-        }
-        // The writer reports only the last ticket of what it has synced together.
-        if let Some(ticket) = ticket {
-            self.replica(node).persisted(ticket);
-        }
-    }
-
-    fn apply(&mut self, node: NodeId) {
-        let machine = self.machines.get_mut(&node).expect("a member");
-        let entries = std::mem::take(&mut machine.to_apply);
-        let Some(last) = entries.last() else { return };
-        assert_eq!(entries[0].id.index, machine.applied.next(), "applied in order, once");
-        machine.applied = last.id.index;
-        self.replica(node).applied(last.id.index);
-    }
-
-    /// Gives up some of the log.
-    fn compact(&mut self, node: NodeId) {
-        let base = self.disks[&node].base();
-        let applied = self.machines[&node].applied;
-        if self.machines[&node].installing.is_some() || applied <= base {
-            return;
-        }
-        let through = LogIndex(self.random.u64(base.value()..=applied.value()));
-        let replica = self.replica(node);
-        if through > replica.durable() {
-            return;
-        }
-        let meta = replica.snapshot_meta(through).expect("applied");
-        replica.compact(through);
-        self.disks.get_mut(&node).expect("a member").compact(meta);
-        self.oracle.compactions += 1;
-    }
-
-    /// A snapshot arrives, or is cut off, and its sender hears of it.
-    fn end_stream(&mut self, always: bool) {
-        if self.streams.is_empty() {
-            return;
-        }
-        let at = self.random.usize(..self.streams.len());
-        let message = self.streams.swap_remove(at);
-        let Body::Snapshot { meta } = &message.body else { panic!("{message:?} is no snapshot") };
-        let (from, to, last) = (message.from, message.to, meta.last.index);
-        let is_cut = !always && (self.cut.contains(&(from, to)) || self.random.u32(..5) == 0);
-        let arrives = !is_cut && self.machines[&to].replica.is_some();
-        if let Some(replica) = &mut self.machines.get_mut(&from).expect("a member").replica {
-            replica.snapshot_sent(to, arrives.then_some(last));
-        }
-        if arrives {
-            // The receiver's driver may hand it in late, or twice.
-            self.network.push(message.clone());
-            if self.random.u32(..4) == 0 {
-                self.network.push(message);
-            }
-        }
-    }
-
-    fn install(&mut self, node: NodeId, may_fail: bool) {
-        let machine = self.machines.get_mut(&node).expect("a member");
-        if self.disks[&node].unsynced() > 0 || machine.installing.is_none() {
-            return;
-        }
-        let Some(meta) = machine.installing.take() else { return };
-        if may_fail && self.random.u32(..10) == 0 {
-            return self.replica(node).install_failed();
-        }
-        machine.to_apply.clear();
-        machine.applied = meta.last.index;
-        self.disks.get_mut(&node).expect("a member").install(meta.clone());
-        self.oracle.on_installed(&meta);
-        self.replica(node).installed(&meta);
-    }
-
-    fn answer_fetch(&mut self, node: NodeId, may_fail: bool) {
-        let machine = self.machines.get_mut(&node).expect("a member");
-        for fetch in std::mem::take(&mut machine.fetches) {
-            let mut entries = self.disks[&node].read(fetch.from, fetch.to, fetch.bytes_max);
-            if may_fail {
-                match self.random.u32(..10) {
-                    0 => entries.clear(),
-                    1 => entries.reverse(),
-                    2 => entries.iter_mut().for_each(|entry| entry.id.term = entry.id.term.next()),
-                    _ => {}
-                }
-            }
-            self.replica(node).fetched(fetch, entries);
-        }
-    }
-
-    fn deliver_any(&mut self) {
-        if self.network.is_empty() {
-            return;
-        }
-        // Mostly the oldest ones, except for those that are put off.
-        let put_off = self.random.u32(..100) < self.weather.delay_percent;
-        let reach = if self.random.u32(..8) == 0 { self.network.len() } else { 3 };
-        let at = self.random.usize(..reach.min(self.network.len()));
-        let is_paused = self.machines[&self.network[at].to].paused_until > self.steps;
-        if put_off || is_paused {
-            let message = self.network.remove(at);
-            return self.network.push(message);
-        }
-        let message = self.network.remove(at);
-        if self.random.u32(..100) < self.weather.repeat_percent {
-            self.network.push(message.clone());
-        }
-        let is_cut = self.cut.contains(&(message.from, message.to));
-        let is_lost = self.random.u32(..100) < self.weather.loss_percent;
-        let to = message.to;
-        if !is_cut && !is_lost && self.machines[&to].replica.is_some() {
-            self.replica(to).step(message);
-            if self.random.u32(..100) < self.weather.turn_percent {
-                self.turn(to);
-            }
-        }
-    }
-
-    fn send(&mut self, node: NodeId, messages: Vec<Message>) {
-        for message in messages {
-            assert_eq!(message.from, node);
-            self.oracle.on_sent(&message, &self.disks[&node]);
-            self.network.push(message);
-        }
-        let excess = self.network.len().saturating_sub(MESSAGES_MAX);
-        self.network.drain(..excess);
-    }
-
-    /// Carries out one ready.
-    fn turn(&mut self, node: NodeId) {
-        let now = self.now(node);
-        let replica = self.replica(node);
-        let has_ready = replica.has_ready(now);
-        let ready = replica.take_ready(now);
-        assert_eq!(has_ready, !ready.is_empty(), "has_ready was wrong about {ready:?}");
-        let Ready {
-            append,
-            messages,
-            committed,
-            reads,
-            refused_reads,
-            fetch,
-            install,
-            snapshot_requests,
-            membership,
-            role: _,
-        } = ready;
-        let wrote = append.as_ref().is_some_and(|append| !append.entries.is_empty());
-        if let Some(append) = append {
-            if let Some(first) = append.entries.first() {
-                let before = LogIndex(first.id.index.value() - 1);
-                let term = self.replica(node).term_at(before).expect("before an append");
-                self.oracle.on_append(&append.entries, EntryId::new(term, before));
-            }
-            self.disks.get_mut(&node).expect("a member").write(append);
-        }
-        self.check_leases();
-        let replica = self.machines[&node].replica.as_ref().expect("a running node");
-        if let Some(membership) = &membership {
-            assert_eq!(membership, replica.membership(), "{node} gave out another membership");
-        }
-        if (wrote || membership.is_some()) && self.machines[&node].installing.is_none() {
-            let in_log = self.disks[&node].membership();
-            assert_eq!(*replica.membership(), in_log, "{node} has another membership in its log");
-        }
-        self.oracle.on_turn(node, replica, &self.disks);
-        self.oracle.on_applied(node, &committed, &self.disks[&node]);
-        self.send(node, messages);
-        for request in snapshot_requests {
-            let applied = self.machines[&node].applied;
-            let replica = self.replica(node);
-            let meta = replica.snapshot_meta(applied).expect("applied");
-            assert!(meta.last.index >= request.min_index);
-            let (group, term) = (replica.config().group, replica.term());
-            let body = Body::Snapshot { meta };
-            self.streams.push(Message { group, from: node, to: request.to, term, body });
-        }
-        let machine = self.machines.get_mut(&node).expect("a member");
-        if let Some(meta) = install {
-            assert!(machine.installing.is_none(), "one install at a time");
-            assert!(meta.last.index > machine.applied, "an install over applied entries");
-            machine.to_apply.clear();
-            machine.installing = Some(meta);
-        }
-        machine.to_apply.extend(committed);
-        machine.fetches.extend(fetch);
-        reads.iter().for_each(|read| self.oracle.on_read_served(read.id, read.index));
-        refused_reads.iter().for_each(|&id| self.oracle.on_read_refused(id));
     }
 }
 

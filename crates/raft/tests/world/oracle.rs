@@ -22,6 +22,8 @@ pub(crate) struct Oracle {
     pub(crate) changes: usize,
     pub(crate) compactions: usize,
     pub(crate) installs: usize,
+    /// Turns of sleeping leaders.
+    pub(crate) asleep: usize,
     pub(crate) lease_reads: u64,
 }
 
@@ -51,6 +53,7 @@ impl Oracle {
         disks: &BTreeMap<NodeId, Disk>,
     ) {
         if replica.role() == Role::Leader {
+            self.asleep += usize::from(replica.is_asleep());
             let elections = &mut self.elections;
             let leader = *self.leaders.entry(replica.term()).or_insert_with(|| {
                 *elections += 1;
@@ -161,6 +164,8 @@ impl Oracle {
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::TimeoutNow
+            | Body::Sleep { .. }
+            | Body::Asleep { .. }
             | Body::Snapshot { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. } => {}

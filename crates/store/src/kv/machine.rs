@@ -190,7 +190,11 @@ impl KvMachine {
         let view = self.view(batch);
         let plan = Plan::new(txn, &view)?;
         plan.check(&view)?;
-        self.write(taken, batch, |writer| plan.run(&mut Access::Write(writer)))
+        let outcome = self.write(taken, batch, |writer| plan.run(&mut Access::Write(writer)))?;
+        if quorate_types::defect!(FailedSwapTakesRevision) && !outcome.succeeded {
+            self.meta.revision = taken;
+        }
+        Ok(outcome)
     }
 
     /// Runs `write`, and moves to the revision `taken` if it wrote anything.

@@ -22,10 +22,12 @@ impl Leader {
         }
         // An uncommitted change of an earlier term may be in the way of one that this leader makes
         // in one step: the two need not have a voter in common (thesis, erratum of 2015).
-        if !self.knows_commit(state) {
+        if !self.knows_commit(state) && !quorate_types::defect!(ChangeBeforeOwnCommit) {
             return Err(MembershipError::NotReady);
         }
-        if let Some(index) = pending(state) {
+        if let Some(index) = pending(state)
+            && !quorate_types::defect!(ChangeWhilePending)
+        {
             return Err(MembershipError::Pending { index });
         }
         let next = membership::changed(state.membership(), change)?;
@@ -33,6 +35,7 @@ impl Leader {
     }
 
     fn append_membership(&mut self, state: &mut State, next: Membership) -> EntryId {
+        self.quiesce.on_activity();
         let id = EntryId::new(state.term, state.log.last().index.next());
         state.extend([Entry { id, payload: Payload::Membership(Box::new(next)) }]);
         self.update_peers(state);
@@ -88,7 +91,8 @@ impl Leader {
     /// committed first, or promoting a learner.
     fn own_change(&self, state: &State) -> Option<MembershipChange> {
         let membership = state.membership();
-        if pending(state).is_some() || !self.knows_commit(state) || self.transfer.is_some() {
+        let is_pending = pending(state).is_some() && !quorate_types::defect!(JointLeftAtOnce);
+        if is_pending || !self.knows_commit(state) || self.transfer.is_some() {
             return None;
         }
         if membership.is_joint() {

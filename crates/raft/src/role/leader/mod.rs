@@ -6,6 +6,7 @@
 mod members;
 mod read;
 mod replicate;
+mod sleep;
 mod snapshot;
 mod transfer;
 
@@ -17,6 +18,7 @@ use quorate_types::{Body, Entry, EntryId, LogIndex, Membership, Moment, NodeId, 
 use crate::error::ProposeError;
 use crate::lease::Beats;
 use crate::progress::Progress;
+use crate::quiesce::Quiesce;
 use crate::quorum;
 use crate::read_index::{Asker, Reads};
 use crate::ready::Cause;
@@ -49,6 +51,7 @@ pub(crate) struct Leader {
     /// A successor was told to campaign in this term: there is no lease any more.
     took_leave: bool,
     handover: Handover,
+    quiesce: Quiesce,
     /// The learner that is promoted next.
     promoting: Option<NodeId>,
     /// What was committed at the last heartbeat.
@@ -75,6 +78,7 @@ impl Leader {
             transfer: None,
             took_leave: false,
             handover: Handover::new(state),
+            quiesce: Quiesce::default(),
             promoting: None,
             promotion_mark: LogIndex::ZERO,
         };
@@ -105,6 +109,7 @@ impl Leader {
         {
             return Err(ProposeError::TooManyUncommitted);
         }
+        self.quiesce.on_activity();
         let indexes = (first.index.value()..).map(LogIndex);
         state.extend(indexes.zip(commands).map(|(index, command)| Entry {
             id: EntryId::new(first.term, index),
@@ -115,15 +120,17 @@ impl Leader {
         Ok(first)
     }
 
-    pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
+    pub(crate) fn tick(&mut self, state: &mut State) -> Option<Transition> {
         self.now += 1;
         self.beat_elapsed_ticks += 1;
         if self.beat_elapsed_ticks >= state.config.heartbeat_ticks {
             self.beat_elapsed_ticks = 0;
             self.beat_due = !self.peers.is_empty();
         }
+        self.quiesce.tick();
         self.tick_transfer(state);
         self.tick_members(state);
+        self.maybe_sleep_alone(state);
         // CheckQuorum (thesis section 6.2): a leader that cannot commit must not pretend.
         let heard = quorum::reached(state.membership(), |node| {
             if node == state.config.node { self.now } else { self.peer(node, |p| p.heard_tick) }
@@ -143,16 +150,21 @@ impl Leader {
     fn maybe_commit(&mut self, state: &mut State) {
         let index = LogIndex(quorum::reached(state.membership(), |node| {
             if node == state.config.node {
+                if quorate_types::defect!(OwnLogCountsUnsynced) {
+                    return state.log.last().index.value();
+                }
                 state.log.durable().value()
             } else {
                 self.peer(node, |peer| peer.match_index().value())
             }
         }));
-        if index < self.first_in_term || !state.log.commit_to(index) {
+        let may_commit = index >= self.first_in_term || quorate_types::defect!(CommitOlderTerm);
+        if !may_commit || !state.log.commit_to(index) {
             return;
         }
         while let Some(&(last, bytes)) = self.uncommitted.front()
             && last <= index
+            && !quorate_types::defect!(QuotaKept)
         {
             self.uncommitted.pop_front();
             self.uncommitted_bytes -= bytes;
@@ -176,16 +188,23 @@ impl Leader {
         let wants_round = self.wants_round(state);
         self.beat_due |= wants_round && !self.peers.is_empty();
         let beat_due = std::mem::take(&mut self.beat_due);
+        let mut asks_for_sleep = false;
         if beat_due {
             self.beats.begin(state.now);
+            let is_settled = !wants_round && self.is_settled(state);
+            let (round, after) = (self.beats.latest(), state.config.quiesce_ticks);
+            asks_for_sleep = self.quiesce.begin_round(round, is_settled, after);
         }
         let round = self.beats.latest();
+        let last = state.log.last();
         if wants_round {
             self.reads.begin_round(round, state.log.commit());
             self.maybe_confirm(state);
         }
         for (&node, peer) in &mut self.peers {
-            if beat_due {
+            if asks_for_sleep {
+                state.send(node, Body::Sleep { last, round });
+            } else if beat_due {
                 let commit = peer.on_beat(state.log.commit());
                 state.send(node, Body::Heartbeat { commit, round });
             }

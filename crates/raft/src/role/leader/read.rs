@@ -11,6 +11,7 @@ use crate::state::State;
 
 impl Leader {
     pub(crate) fn read(&mut self, asker: Asker) {
+        self.quiesce.on_activity();
         self.reads.push(asker);
     }
 
@@ -62,6 +63,10 @@ impl Leader {
         if self.took_leave {
             return Moment::ZERO;
         }
+        if quorate_types::defect!(LeaseOfLongestPromise) {
+            let promises = self.peers.values().map(|peer| peer.promised_until);
+            return promises.max().unwrap_or_default();
+        }
         Moment(quorum::reached(state.membership(), |node| {
             if node == state.config.node {
                 u64::MAX
@@ -88,7 +93,7 @@ impl Leader {
 
     /// Before the first commit of its term a leader does not know what is committed.
     pub(super) fn knows_commit(&self, state: &State) -> bool {
-        state.log.commit() >= self.first_in_term
+        state.log.commit() >= self.first_in_term || quorate_types::defect!(ReadBeforeOwnCommit)
     }
 
     pub(super) fn wants_round(&self, state: &State) -> bool {

@@ -46,6 +46,10 @@ impl Leader {
         // The peer's log may agree with ours at the hint, or at the last entry of ours that is not
         // newer than the hint: whole terms are skipped in one round trip, on both sides.
         let meeting = state.log.terms().last_not_after(hint);
+        if quorate_types::defect!(HintTakenForMatch) {
+            peer.on_accepted(meeting.index);
+            return self.maybe_commit(state);
+        }
         peer.on_rejected(refused, meeting.index, base, self.now);
     }
 

@@ -114,7 +114,7 @@ impl Leader {
         }
         if let Some(transfer) = &mut self.transfer {
             transfer.tell_due = false;
-            self.took_leave = true;
+            self.took_leave = !quorate_types::defect!(LeaseAfterFarewell);
             state.send(transfer.to, Body::TimeoutNow);
         }
     }

@@ -1,0 +1,170 @@
+//! etcd's keyspace as a list of maps, one for each revision: slow, and written from what etcd does.
+//!
+//! It knows the commands that the workload makes, and no others.
+
+use bytes::Bytes;
+use quorate_types::KeyRange;
+use quorate_types::kv::compare::Target;
+use quorate_types::kv::{
+    Command, CompactOutcome, Compare, DeleteRange, DeleteRangeOutcome, KeyValue, KvError, Op,
+    Outcome, Put, PutOutcome, Range, RangeOutcome, Txn, TxnOutcome, command, op, outcome,
+};
+
+/// Pairs in key order.
+type State = Vec<KeyValue>;
+
+/// The keyspace after each revision.
+#[derive(Debug)]
+pub(crate) struct Model {
+    /// `states[r - 1]` is what there was at revision `r`.
+    states: Vec<State>,
+    floor: i64,
+}
+
+/// A command under way.
+struct Working {
+    state: State,
+    before: i64,
+    wrote: bool,
+}
+
+impl Model {
+    pub(crate) fn new() -> Self {
+        Self { states: vec![State::new()], floor: -1 }
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.states.len() as i64
+    }
+
+    pub(crate) const fn floor(&self) -> i64 {
+        self.floor
+    }
+
+    /// The pairs in a range at a revision; `None` for one that has not been.
+    pub(crate) fn at(&self, range: &Range, revision: i64) -> Option<RangeOutcome> {
+        let state = self.states.get(usize::try_from(revision - 1).ok()?)?;
+        Some(find(state, range))
+    }
+
+    pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
+        let body = self.command(command).unwrap_or_else(|error| outcome::Body::Error(error as i32));
+        Outcome { revision: self.revision(), body: Some(body) }
+    }
+
+    fn command(&mut self, command: &Command) -> Result<outcome::Body, KvError> {
+        let before = self.revision();
+        let state = self.states.last().cloned().unwrap_or_default();
+        let mut working = Working { state, before, wrote: false };
+        let body = match command.body.as_ref().ok_or(KvError::Malformed)? {
+            command::Body::Put(put) => outcome::Body::Put(working.put(put)),
+            command::Body::DeleteRange(delete) => {
+                outcome::Body::DeleteRange(working.delete(delete))
+            }
+            command::Body::Txn(txn) => outcome::Body::Txn(working.txn(txn)),
+            command::Body::Compact(compact) => {
+                if compact.revision <= self.floor {
+                    return Err(KvError::Compacted);
+                }
+                if compact.revision > before {
+                    return Err(KvError::FutureRevision);
+                }
+                self.floor = compact.revision;
+                outcome::Body::Compact(CompactOutcome {})
+            }
+        };
+        if working.wrote {
+            self.states.push(working.state);
+        }
+        Ok(body)
+    }
+}
+
+impl Working {
+    fn taken(&self) -> i64 {
+        self.before + 1
+    }
+
+    fn put(&mut self, put: &Put) -> PutOutcome {
+        self.wrote = true;
+        let taken = self.taken();
+        let at = self.state.binary_search_by(|kv| kv.key.cmp(&put.key));
+        let mut new = KeyValue {
+            key: put.key.clone(),
+            create_revision: taken,
+            mod_revision: taken,
+            version: 1,
+            value: put.value.clone(),
+            lease: put.lease,
+        };
+        let prev_kv = match at {
+            Ok(at) => {
+                new.create_revision = self.state[at].create_revision;
+                new.version = self.state[at].version + 1;
+                Some(std::mem::replace(&mut self.state[at], new))
+            }
+            Err(at) => {
+                self.state.insert(at, new);
+                None
+            }
+        };
+        PutOutcome { prev_kv: prev_kv.filter(|_| put.prev_kv) }
+    }
+
+    fn delete(&mut self, delete: &DeleteRange) -> DeleteRangeOutcome {
+        let range = KeyRange::from_request(&delete.key, &delete.range_end);
+        let (gone, kept): (State, State) =
+            self.state.drain(..).partition(|kv| range.contains(&kv.key));
+        self.state = kept;
+        self.wrote |= !gone.is_empty();
+        let deleted = gone.len() as i64;
+        DeleteRangeOutcome { deleted, prev_kvs: if delete.prev_kv { gone } else { Vec::new() } }
+    }
+
+    fn txn(&mut self, txn: &Txn) -> TxnOutcome {
+        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
+        let branch = if succeeded { &txn.success } else { &txn.failure };
+        let responses = branch.iter().map(|op| self.op(op)).collect();
+        TxnOutcome { succeeded, responses }
+    }
+
+    fn op(&mut self, op: &Op) -> Outcome {
+        let body = match &op.body {
+            Some(op::Body::Put(put)) => Some(outcome::Body::Put(self.put(put))),
+            Some(op::Body::DeleteRange(delete)) => {
+                Some(outcome::Body::DeleteRange(self.delete(delete)))
+            }
+            Some(op::Body::Range(range)) => Some(outcome::Body::Range(find(&self.state, range))),
+            Some(op::Body::Txn(txn)) => Some(outcome::Body::Txn(self.txn(txn))),
+            None => None,
+        };
+        Outcome { revision: if self.wrote { self.taken() } else { self.before }, body }
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        let found = self.state.iter().find(|kv| kv.key == compare.key);
+        match &compare.target {
+            Some(Target::Value(value)) => found.is_some_and(|kv| kv.value == value),
+            Some(Target::Version(version)) => found.map_or(0, |kv| kv.version) == *version,
+            Some(Target::ModRevision(revision)) => {
+                found.map_or(0, |kv| kv.mod_revision) == *revision
+            }
+            Some(Target::CreateRevision(revision)) => {
+                found.map_or(0, |kv| kv.create_revision) == *revision
+            }
+            Some(Target::Lease(lease)) => found.map_or(0, |kv| kv.lease) == *lease,
+            None => false,
+        }
+    }
+}
+
+fn find(state: &State, range: &Range) -> RangeOutcome {
+    let keys = KeyRange::from_request(&range.key, &range.range_end);
+    let kvs: Vec<_> = state.iter().filter(|kv| keys.contains(&kv.key)).cloned().collect();
+    RangeOutcome { count: kvs.len() as i64, more: false, kvs }
+}
+
+/// The end of a range request that takes every key from `start` on.
+pub(crate) fn to_the_end() -> Bytes {
+    Bytes::from_static(b"\0")
+}

@@ -1,0 +1,40 @@
+//! I7: what leaves a node as a promise is on its disk.
+
+use quorate_types::{Body, Message};
+
+use super::durable::Platter;
+use super::{Checked, Oracle};
+
+/// `message` leaves a node with this disk.
+pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
+    let Some(log) = platter.log(message.group) else { return Ok(()) };
+    let (durable, term) = (log.hard_state, message.term);
+    let holds = match &message.body {
+        Body::VoteReply { granted: true } => {
+            durable.term > term || durable.term == term && durable.vote == Some(message.to)
+        }
+        Body::Vote { last, .. } => {
+            durable.term > term
+                || durable.term == term && durable.vote == Some(message.from) && log.last() >= *last
+        }
+        Body::AppendAccepted { last } => {
+            durable.term > term || durable.term == term && log.last().index >= *last
+        }
+        Body::PreVote { .. }
+        | Body::PreVoteReply { .. }
+        | Body::VoteReply { granted: false }
+        | Body::Append { .. }
+        | Body::AppendRejected { .. }
+        | Body::Heartbeat { .. }
+        | Body::HeartbeatReply { .. }
+        | Body::TimeoutNow
+        | Body::Sleep { .. }
+        | Body::Asleep { .. }
+        | Body::Snapshot { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexReply { .. } => true,
+    };
+    Oracle::PersistBeforePromise.check(holds, || {
+        format!("{message:?} leaves with {durable:?} and a log up to {}", log.last())
+    })
+}

@@ -1,0 +1,300 @@
+//! Clients: what they ask for, and what they make of the answers.
+//!
+//! Each has one request at a time, and a value is written once only, so that whatever is read tells which write it
+//! comes from.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_placement::{Node, PlacementKind, PlacementMap};
+use quorate_types::kv::compare::Target;
+use quorate_types::kv::{
+    Command, Compact, Compare, DeleteRange, Op, Put, Query, Range, Txn, command, op, query,
+};
+use quorate_types::{GroupId, Incarnation, NodeId};
+
+use crate::check::history::Value;
+use crate::check::model::to_the_end;
+use crate::plan::Workload;
+
+/// A client between two requests.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) random: fastrand::Rng,
+    /// The node that it talks to.
+    pub(crate) gateway: NodeId,
+    pub(crate) busy: bool,
+    /// What it last saw of each key.
+    pub(crate) seen: BTreeMap<u32, Value>,
+    /// The highest revision that it has seen.
+    pub(crate) revision: i64,
+    pub(crate) map: Option<PlacementMap>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Ask {
+    Put {
+        key: u32,
+        value: u64,
+    },
+    Swap {
+        key: u32,
+        expected: Value,
+        new: u64,
+    },
+    /// One key, or all.
+    Delete {
+        key: Option<u32>,
+    },
+    Batch {
+        values: BTreeMap<u32, u64>,
+    },
+    Read {
+        key: u32,
+        local: bool,
+    },
+    Range {
+        local: bool,
+    },
+    /// Of one key, at an old revision.
+    History {
+        key: u32,
+        revision: i64,
+    },
+    Compact {
+        revision: i64,
+    },
+    ReadMap,
+    ChangeMap {
+        expected: u64,
+    },
+}
+
+impl Client {
+    pub(crate) fn new(seed: u64, nodes: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let gateway = NodeId(random.u64(1..=nodes));
+        let seen = BTreeMap::new();
+        Self { random, gateway, busy: false, seen, revision: 1, map: None }
+    }
+
+    /// Draws the next request. `next_value` makes a value that nobody has used.
+    pub(crate) fn draw(
+        &mut self,
+        workload: &Workload,
+        placement: bool,
+        mut next_value: impl FnMut() -> u64,
+    ) -> Ask {
+        let Workload { put, swap, delete, batch, read, range, .. } = *workload;
+        let Workload { serializable, history, compact, .. } = *workload;
+        let map = if placement { workload.placement } else { 0 };
+        let weights = [put, swap, delete, batch, read, range, serializable, history, compact, map];
+        let total: u32 = weights.iter().sum();
+        let mut drawn = self.random.u32(..total.max(1));
+        let kind = weights.iter().position(|&weight| {
+            let hit = drawn < weight;
+            drawn = drawn.saturating_sub(weight);
+            hit
+        });
+        let key = self.random.u32(..workload.keys);
+        match kind {
+            Some(1) => {
+                let expected = self.seen.get(&key).copied().unwrap_or_default();
+                Ask::Swap { key, expected, new: next_value() }
+            }
+            Some(2) => Ask::Delete { key: (self.random.u8(..4) > 0).then_some(key) },
+            Some(3) => {
+                let keys = (0..workload.keys).filter(|_| self.random.bool()).collect::<Vec<_>>();
+                let keys = if keys.is_empty() { vec![key] } else { keys };
+                Ask::Batch { values: keys.into_iter().map(|key| (key, next_value())).collect() }
+            }
+            Some(4) => Ask::Read { key, local: false },
+            Some(5) => Ask::Range { local: false },
+            Some(6) if self.random.bool() => Ask::Read { key, local: true },
+            Some(6) => Ask::Range { local: true },
+            Some(7) => Ask::History { key, revision: self.random.i64(1..=self.revision) },
+            Some(8) => Ask::Compact { revision: self.random.i64(1..=self.revision) },
+            Some(9) => match &self.map {
+                Some(map) if self.random.bool() => Ask::ChangeMap { expected: map.version() },
+                None if self.random.bool() => Ask::ChangeMap { expected: 0 },
+                Some(_) | None => Ask::ReadMap,
+            },
+            _ => Ask::Put { key, value: next_value() },
+        }
+    }
+
+    /// Goes to another node, after one that did not answer.
+    pub(crate) fn move_on(&mut self, nodes: u64) {
+        self.gateway = NodeId(self.random.u64(1..=nodes));
+    }
+}
+
+impl Ask {
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Put { .. } => "put",
+            Self::Swap { .. } => "swap",
+            Self::Delete { .. } => "delete",
+            Self::Batch { .. } => "batch",
+            Self::Read { local: false, .. } => "read",
+            Self::Range { local: false } => "range",
+            Self::Read { local: true, .. } => "serializable read",
+            Self::Range { local: true } => "serializable range",
+            Self::History { .. } => "read of history",
+            Self::Compact { .. } => "compact",
+            Self::ReadMap => "read map",
+            Self::ChangeMap { .. } => "change map",
+        }
+    }
+
+    pub(crate) const fn group(&self) -> GroupId {
+        match self {
+            Self::ReadMap | Self::ChangeMap { .. } => GroupId::PLACEMENT,
+            _ => GroupId::FIRST_DATA,
+        }
+    }
+
+    pub(crate) const fn is_write(&self) -> bool {
+        match self {
+            Self::Put { .. }
+            | Self::Swap { .. }
+            | Self::Delete { .. }
+            | Self::Batch { .. }
+            | Self::Compact { .. }
+            | Self::ChangeMap { .. } => true,
+            Self::Read { .. } | Self::Range { .. } | Self::History { .. } | Self::ReadMap => false,
+        }
+    }
+
+    /// A read that the node at hand may answer from what it has.
+    pub(crate) const fn is_local(&self) -> bool {
+        matches!(self, Self::Read { local: true, .. } | Self::Range { local: true })
+    }
+
+    /// What is read, if it is a range of the keyspace.
+    pub(crate) fn range(&self) -> Option<Range> {
+        match self {
+            Self::Read { key, .. } => Some(range_of(Some(*key), 0)),
+            Self::Range { .. } => Some(range_of(None, 0)),
+            Self::History { key, revision } => Some(range_of(Some(*key), *revision)),
+            _ => None,
+        }
+    }
+
+    /// The command or query. `unique` makes it differ from every other.
+    pub(crate) fn encode(
+        &self,
+        workload: &Workload,
+        gateway: NodeId,
+        map: Option<&PlacementMap>,
+        unique: u64,
+    ) -> Bytes {
+        let put = |key: u32, value: u64| Put {
+            key: key_of(key),
+            value: value_of(value, workload.value_bytes_max),
+            prev_kv: value.is_multiple_of(2),
+            ..Put::default()
+        };
+        let put_op = |key, value| Op { body: Some(op::Body::Put(put(key, value))) };
+        let body = match self {
+            Self::Put { key, value } => command::Body::Put(put(*key, *value)),
+            Self::Swap { key, expected, new } => {
+                let target = match expected {
+                    Some(value) => Target::Value(value_of(*value, workload.value_bytes_max)),
+                    None => Target::Version(0),
+                };
+                let key_bytes = key_of(*key);
+                let compare =
+                    Compare { key: key_bytes, target: Some(target), ..Compare::default() };
+                let look = Op { body: Some(op::Body::Range(range_of(Some(*key), 0))) };
+                command::Body::Txn(Txn {
+                    compares: vec![compare],
+                    success: vec![put_op(*key, *new)],
+                    failure: vec![look],
+                })
+            }
+            // The branch that never runs carries what makes this command one of a kind.
+            Self::Delete { key } => command::Body::Txn(Txn {
+                compares: Vec::new(),
+                success: vec![Op { body: Some(op::Body::DeleteRange(delete_of(*key))) }],
+                failure: vec![put_op(0, unique)],
+            }),
+            Self::Batch { values } => command::Body::Txn(Txn {
+                compares: Vec::new(),
+                success: values.iter().map(|(&key, &value)| put_op(key, value)).collect(),
+                failure: Vec::new(),
+            }),
+            Self::Compact { revision } => command::Body::Compact(Compact { revision: *revision }),
+            Self::Read { .. } | Self::Range { .. } | Self::History { .. } => {
+                let body = self.range().map(query::Body::Range);
+                return Query { body }.encode_to_vec().into();
+            }
+            Self::ReadMap => return PlacementKind::whole_map(),
+            Self::ChangeMap { .. } => return change_of(gateway, map, unique),
+        };
+        Command { at_revision: 0, body: Some(body) }.encode_to_vec().into()
+    }
+}
+
+fn delete_of(key: Option<u32>) -> DeleteRange {
+    let (key, range_end) = bounds(key);
+    DeleteRange { key, range_end, prev_kv: true }
+}
+
+fn range_of(key: Option<u32>, revision: i64) -> Range {
+    let (key, range_end) = bounds(key);
+    Range { key, range_end, revision, ..Range::default() }
+}
+
+fn bounds(key: Option<u32>) -> (Bytes, Bytes) {
+    match key {
+        Some(key) => (key_of(key), Bytes::new()),
+        None => (key_of(0), to_the_end()),
+    }
+}
+
+/// A change for the map that a client has seen: the first map, or another address of a node.
+fn change_of(gateway: NodeId, map: Option<&PlacementMap>, unique: u64) -> Bytes {
+    let node = |id: u64| Node {
+        id: NodeId(id),
+        name: format!("n{id}"),
+        client_address: format!("client-{unique}"),
+        peer_address: format!("peer-{id}"),
+        labels: BTreeMap::new(),
+        incarnation: Incarnation(id),
+    };
+    match map {
+        None => {
+            let first = PlacementMap::first((1..=3).map(node)).expect("a map of three nodes");
+            PlacementKind::bootstrap(&first)
+        }
+        Some(map) => match map.node(gateway) {
+            Some(_) => PlacementKind::update_node(map.version(), &node(gateway.value())),
+            None => PlacementKind::register_node(map.version(), &node(gateway.value())),
+        },
+    }
+}
+
+pub(crate) fn key_of(key: u32) -> Bytes {
+    Bytes::from(format!("k{key:02}"))
+}
+
+/// The number of a key.
+pub(crate) fn key_number(key: &[u8]) -> Option<u32> {
+    std::str::from_utf8(key.get(1..)?).ok()?.parse().ok()
+}
+
+/// A value: its number, and so many more bytes that long and short ones occur.
+fn value_of(value: u64, bytes_max: usize) -> Bytes {
+    let mut bytes = value.to_be_bytes().to_vec();
+    let extra = (value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % (bytes_max + 1);
+    bytes.resize(8 + extra, b'.');
+    bytes.into()
+}
+
+/// The number of a value.
+pub(crate) fn value_number(value: &[u8]) -> Option<u64> {
+    value.get(..8)?.try_into().map(u64::from_be_bytes).ok()
+}

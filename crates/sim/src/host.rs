@@ -1,0 +1,595 @@
+//! What the host of a node does: gives groups their inputs and turns, carries out effects in their order, and
+//! brings completions back. It keeps to the contract of the real host (`node::actor`, `node::apply`): nothing is
+//! released before its sync, only durable entries are applied, one batch holds rows and applied index.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use quorate_group::{Effect, Generation};
+use quorate_raft::{LogFetch, Role};
+use quorate_store::{GroupRow, Overlay, ScopedView, StateEngine};
+use quorate_types::{
+    Committed, Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, codec, defect,
+};
+use quorate_wal::Write;
+
+use crate::check::{Checked, Oracle, promise};
+use crate::event::{Answer, Event};
+use crate::net::Fate;
+use crate::node::{Resident, Slot, Task};
+use crate::trace::{Brief, What};
+use crate::world::World;
+
+/// Appends in one batch of the log, at most.
+const BATCH_TASKS_MAX: usize = 64;
+
+/// Rows that one sweep removes, at most.
+const SWEEP_ROWS_MAX: usize = 16;
+
+impl World {
+    /// True while this very process of `node` runs.
+    pub(crate) fn is_alive(&self, node: NodeId, life: u64) -> bool {
+        let node = &self.nodes[node.value() as usize - 1];
+        node.process.is_some() && node.life == life
+    }
+
+    pub(crate) fn on_tick(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        let tick_us = self.plan.cluster.tick_us;
+        let span_us = self.node(node).clock.true_span_us(tick_us);
+        self.queue.push(self.now_us + span_us, Event::Tick { node, life });
+        for group in self.groups_of(node) {
+            let Some(resident) = self.node(node).resident_mut(group) else { continue };
+            if resident.group.is_asleep() {
+                continue;
+            }
+            resident.group.tick();
+            self.input(node, group)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_frame(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        sent_us: u64,
+        messages: Vec<Message>,
+    ) -> Checked {
+        if self.node(to).process.is_none() {
+            self.counts.lost += 1;
+            return Ok(());
+        }
+        let mut groups = Vec::new();
+        for message in messages {
+            let (group, brief) = (message.group, Brief::of(&message));
+            self.note(to, What::Received { from, sent_us, brief });
+            if let Some(resident) = self.node(to).resident_mut(group) {
+                resident.group.step(message);
+                if !groups.contains(&group) {
+                    groups.push(group);
+                }
+            }
+        }
+        groups.into_iter().try_for_each(|group| self.input(to, group))
+    }
+
+    pub(crate) fn on_unreachable(&mut self, node: NodeId, life: u64, peer: NodeId) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        for group in self.groups_of(node) {
+            if let Some(resident) = self.node(node).resident_mut(group) {
+                resident.group.unreachable(peer);
+            }
+            self.input(node, group)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_turn_due(&mut self, node: NodeId, life: u64, group: GroupId) -> Checked {
+        if self.is_alive(node, life) { self.end_turn(node, group) } else { Ok(()) }
+    }
+
+    /// What the clock of a node shows.
+    fn moment(&self, node: NodeId) -> Moment {
+        Moment(self.nodes[node.value() as usize - 1].clock.shown_us(self.now_us))
+    }
+
+    /// A group has an input: its turn ends at once, or when more have come.
+    pub(crate) fn input(&mut self, node: NodeId, group: GroupId) -> Checked {
+        let delay_us_max = self.plan.cluster.turn_delay_us_max;
+        if delay_us_max == 0 {
+            return self.end_turn(node, group);
+        }
+        let life = self.node(node).life;
+        let Some(resident) = self.node(node).resident_mut(group) else { return Ok(()) };
+        if !std::mem::replace(&mut resident.turn_due, true) {
+            let at_us = self.now_us + self.random.u64(..=delay_us_max);
+            self.queue.push(at_us, Event::Turn { node, life, group });
+        }
+        Ok(())
+    }
+
+    fn end_turn(&mut self, node: NodeId, group: GroupId) -> Checked {
+        let before = self.checks.committed(group);
+        let now = self.moment(node);
+        let Some(resident) = self.nodes[node.value() as usize - 1].resident_mut(group) else {
+            return Ok(());
+        };
+        resident.turn_due = false;
+        let effects = resident.group.turn(now, &mut |_| {});
+        let Some(resident) = self.nodes[node.value() as usize - 1].resident(group) else {
+            return Ok(());
+        };
+        let replica = resident.group.replica();
+        for effect in &effects {
+            if let Effect::Append { entries, .. } = effect
+                && let Some(first) = entries.first()
+            {
+                let index = first.id.index.previous().unwrap_or_default();
+                let term = replica.term_at(index).unwrap_or_default();
+                self.checks.on_append(group, EntryId::new(term, index), entries)?;
+                self.checks.group(group).members.on_append(node, replica, entries)?;
+            }
+        }
+        let clocks =
+            |of: NodeId| Moment(self.nodes[of.value() as usize - 1].clock.shown_us(self.now_us));
+        self.checks.on_turn(node, replica, &clocks)?;
+        let wins = |effect: &Effect<Slot, Slot>| matches!(effect, Effect::Leadership(now) if now.role == Role::Leader && !now.serving);
+        if effects.iter().any(wins)
+            && let Some(planned) = self.crash_winner.take()
+        {
+            self.node(node).crash_after = Some(planned);
+        }
+        let after = self.checks.committed(group);
+        if after > before {
+            self.note(node, What::Committed { group, index: after });
+        }
+        self.carry_out(node, group, effects)
+    }
+
+    fn carry_out(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        effects: Vec<Effect<Slot, Slot>>,
+    ) -> Checked {
+        let life = self.node(node).life;
+        let mut unfetched = Vec::new();
+        for effect in effects {
+            if self.crashes_here(node)? || !self.is_alive(node, life) {
+                return Ok(());
+            }
+            match effect {
+                Effect::Append { ticket, hard_state, entries } => {
+                    let write = Write::Append { group, hard_state, entries };
+                    let at = self.node(node);
+                    let Some(process) = &mut at.process else { return Ok(()) };
+                    let Some(resident) = process.residents.get(&group) else { return Ok(()) };
+                    let generation = resident.generation;
+                    let ticket = Some(ticket);
+                    let task = Task { group, generation, ticket, write };
+                    match process.residents.get_mut(&group).and_then(|r| r.held.as_mut()) {
+                        Some(held) => held.push(task),
+                        None => process.wal.waiting.push_back(task),
+                    }
+                    self.pump_log(node)?;
+                }
+                Effect::Send(messages) => self.send(node, messages)?,
+                Effect::Apply(entries) => self.submit_apply(node, group, entries),
+                Effect::Fetch(fetch) => {
+                    let refused = self.plan.disk.fetch_refused_permille;
+                    if refused > 0 && self.random.u32(..1000) < refused {
+                        unfetched.push(fetch);
+                    } else {
+                        self.submit_fetch(node, group, fetch);
+                    }
+                }
+                Effect::Answer { slot, result } => {
+                    let answer = match result {
+                        Ok(proposed) => {
+                            Answer::Written { id: proposed.id, outcome: proposed.outcome }
+                        }
+                        Err(refusal) => Answer::Refused(refusal),
+                    };
+                    self.answer(node, slot, answer)?;
+                }
+                Effect::Grant { slot, index, .. } => self.grant(node, group, slot, index)?,
+                Effect::Deny { slot, refusal } => {
+                    self.answer(node, slot, Answer::Refused(refusal))?;
+                }
+                // Here everybody can reach everybody; who takes part is in the trace of what is committed.
+                Effect::Membership(_) => {}
+                Effect::SendSnapshot(request) => self.send_snapshot(node, group, request)?,
+                Effect::Install(meta) => self.begin_install(node, group, meta)?,
+                Effect::Leadership(now) => {
+                    let what = What::Role {
+                        group,
+                        role: now.role,
+                        term: now.term,
+                        leader: now.leader,
+                        serving: now.serving,
+                    };
+                    self.note(node, what);
+                }
+            }
+        }
+        if let Some(resident) = self.node(node).resident_mut(group) {
+            for fetch in unfetched {
+                resident.group.fetched(fetch, Vec::new());
+            }
+        }
+        Ok(())
+    }
+
+    /// Messages leave: grouped by peer, as the real host does, so that a turn's messages share a frame.
+    fn send(&mut self, node: NodeId, messages: Vec<Message>) -> Checked {
+        let mut by_peer: BTreeMap<NodeId, Vec<Message>> = BTreeMap::new();
+        for message in messages {
+            if let Some(platter) = self.checks.platters.get(&node) {
+                promise::on_sent(&message, platter)?;
+            }
+            by_peer.entry(message.to).or_default().push(message);
+        }
+        for (peer, messages) in by_peer {
+            if self.net.is_unordered() {
+                for message in messages {
+                    self.transmit(node, peer, vec![message]);
+                }
+            } else {
+                self.transmit(node, peer, messages);
+            }
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self, from: NodeId, to: NodeId, messages: Vec<Message>) {
+        let messages = if self.net.is_encoded() { recode(&messages) } else { messages };
+        let sent_us = self.now_us;
+        match self.net.send(sent_us, from, to) {
+            Fate::Lost { reported } => {
+                self.counts.lost += messages.len() as u64;
+                for message in &messages {
+                    self.note(from, What::Lost { to, brief: Brief::of(message) });
+                }
+                if reported {
+                    let life = self.node(from).life;
+                    let at_us = sent_us + self.random.u64(1_000..100_000);
+                    self.queue.push(at_us, Event::Unreachable { node: from, life, peer: to });
+                }
+            }
+            Fate::Arrives { at_us, again_us } => {
+                if let Some(again_us) = again_us {
+                    let messages = messages.clone();
+                    self.queue.push(again_us, Event::Frame { from, to, sent_us, messages });
+                }
+                self.queue.push(at_us, Event::Frame { from, to, sent_us, messages });
+            }
+        }
+    }
+
+    /// Begins the next batch, if none is under way: everything that waits, written and not yet synced.
+    pub(crate) fn pump_log(&mut self, node: NodeId) -> Checked {
+        let now_us = self.now_us;
+        let disk = &self.plan.disk;
+        let mut sync_us = disk.sync_us + self.random.u64(..=disk.sync_jitter_us);
+        if disk.tail_permille > 0 && self.random.u32(..1000) < disk.tail_permille {
+            sync_us += disk.tail_us;
+        }
+        let at = &mut self.nodes[node.value() as usize - 1];
+        let (life, slow_us) = (at.life, at.slow_sync_us);
+        let Some(process) = &mut at.process else { return Ok(()) };
+        let wal = &mut process.wal;
+        if wal.busy || wal.waiting.is_empty() {
+            return Ok(());
+        }
+        let count = wal.waiting.len().min(BATCH_TASKS_MAX);
+        let mut batch = Vec::with_capacity(count);
+        for task in wal.waiting.drain(..count) {
+            if let Some(ticket) = task.ticket {
+                wal.syncing.insert((task.group, task.generation), ticket);
+            }
+            batch.push(task.write);
+        }
+        if at.full {
+            return self.stop(node, "disk full", false);
+        }
+        if let Err(error) = wal.log.stage(&batch) {
+            return Err(Oracle::Recovery.broken(format!("node {node} cannot write: {error}")));
+        }
+        wal.busy = true;
+        self.platter(node).stage(&batch);
+        self.queue.push(now_us + sync_us + slow_us, Event::Synced { node, life });
+        Ok(())
+    }
+
+    pub(crate) fn on_synced(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        let Some(process) = &mut self.node(node).process else { return Ok(()) };
+        process.wal.busy = false;
+        let synced = process.wal.log.sync();
+        let completed = std::mem::take(&mut process.wal.syncing);
+        self.note(node, What::Synced(synced.is_ok()));
+        if synced.is_err() {
+            // The pages may be gone or not: that shows only when the power goes, too.
+            let power = self.random.bool();
+            return self.stop(node, "sync failed", power);
+        }
+        self.platter(node).sync_all(node)?;
+        self.pump_log(node)?;
+        for ((group, generation), ticket) in completed {
+            if !self.is_alive(node, life) {
+                return Ok(());
+            }
+            let resident = self.node(node).resident_mut(group);
+            let Some(resident) = resident.filter(|r| r.generation == generation) else { continue };
+            resident.group.persisted(ticket);
+            self.input(node, group)?;
+        }
+        Ok(())
+    }
+
+    fn submit_fetch(&mut self, node: NodeId, group: GroupId, fetch: LogFetch) {
+        let at_us = self.now_us + self.random.u64(50..2_000);
+        let life = self.node(node).life;
+        let Some(resident) = self.node(node).resident(group) else { return };
+        let generation = resident.generation;
+        self.queue.push(at_us, Event::Fetched { node, life, group, generation, fetch });
+    }
+
+    pub(crate) fn on_fetched(
+        &mut self,
+        node: NodeId,
+        life: u64,
+        group: GroupId,
+        generation: Generation,
+        fetch: LogFetch,
+    ) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        let Some(process) = &mut self.node(node).process else { return Ok(()) };
+        let Some(resident) = process.residents.get_mut(&group) else { return Ok(()) };
+        if resident.generation == generation {
+            let read = process.wal.reader.read(group, fetch.from, fetch.to, fetch.bytes_max);
+            resident.group.fetched(fetch, read.unwrap_or_default());
+            self.input(node, group)?;
+        }
+        Ok(())
+    }
+
+    fn submit_apply(&mut self, node: NodeId, group: GroupId, entries: Vec<Entry>) {
+        let at_us = self.now_us + self.plan.disk.apply_us;
+        let at = self.node(node);
+        let life = at.life;
+        let Some(process) = &mut at.process else { return };
+        let Some(resident) = process.residents.get(&group) else { return };
+        let is_first = process.to_apply.is_empty();
+        process.to_apply.push_back((group, resident.generation, entries));
+        if is_first {
+            self.queue.push(at_us, Event::Apply { node, life });
+        }
+    }
+
+    /// One round of the applier: what waits becomes one batch; only then do the groups hear of it.
+    pub(crate) fn on_apply(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        let sweeps = self.random.u8(..8) == 0;
+        let at = &mut self.nodes[node.value() as usize - 1];
+        let Some(process) = &mut at.process else { return Ok(()) };
+        let tasks = std::mem::take(&mut process.to_apply);
+        let mut done = Vec::new();
+        let rows = {
+            let mut overlay = Overlay::new(at.state.view());
+            for (group, generation, entries) in tasks {
+                let Some(resident) = process.residents.get_mut(&group) else { continue };
+                let outcomes = apply(resident, group, &entries, &mut overlay)?;
+                let checks = self.checks.group(group);
+                checks.apply.on_applied(node, &entries, &outcomes, &checks.log)?;
+                done.push((group, generation, resident.applied.index, outcomes));
+            }
+            if sweeps {
+                for (&group, resident) in &mut process.residents {
+                    sweep(resident, group, &mut overlay)?;
+                }
+            }
+            overlay.into_rows()
+        };
+        at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        if defect!(AppliedIndexApart) {
+            let mut overlay = Overlay::new(at.state.view());
+            for (&group, resident) in &process.residents {
+                put_group_row(resident, group, &mut overlay);
+            }
+            let rows = overlay.into_rows();
+            at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        }
+        for (group, generation, through, outcomes) in done {
+            if !self.is_alive(node, life) {
+                return Ok(());
+            }
+            self.note(node, What::Applied { group, index: through });
+            let resident = self.node(node).resident_mut(group);
+            let Some(resident) = resident.filter(|r| r.generation == generation) else { continue };
+            resident.group.applied(through, outcomes);
+            self.input(node, group)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_flush(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        self.node(node)
+            .state
+            .flush()
+            .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        self.plan_flush(node);
+        if self.plan.cluster.log_tail < u64::MAX >> 1 { self.cut_logs(node) } else { Ok(()) }
+    }
+
+    /// Asleep, a group does not notice that a node is gone; its host does, by the beats between nodes.
+    pub(crate) fn on_watch(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        self.plan_watch(node);
+        for group in self.groups_of(node) {
+            let Some(resident) = self.node(node).resident(group) else { continue };
+            if !resident.group.is_asleep() {
+                continue;
+            }
+            let peers = resident.group.replica().membership().nodes();
+            let is_gone = |peer: &NodeId| {
+                let at = &self.nodes[peer.value() as usize - 1];
+                *peer != node
+                    && (at.process.is_none()
+                        || at.paused_until.is_some()
+                        || self.net.is_cut(*peer, node)
+                        || self.net.is_cut(node, *peer))
+            };
+            if peers.iter().any(is_gone) {
+                if let Some(resident) = self.node(node).resident_mut(group) {
+                    resident.group.wake();
+                }
+                self.input(node, group)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn plan_watch(&mut self, node: NodeId) {
+        let cluster = &self.plan.cluster;
+        if cluster.quiesce_ticks > 0 {
+            let after_us = cluster.tick_us * u64::from(cluster.election_ticks_min);
+            let life = self.node(node).life;
+            let at_us = self.now_us + after_us + self.random.u64(..after_us);
+            self.queue.push(at_us, Event::Watch { node, life });
+        }
+    }
+
+    pub(crate) fn plan_flush(&mut self, node: NodeId) {
+        let life = self.node(node).life;
+        if self.plan.disk.flush_ms > 0 {
+            let at_us = self.now_us + 1 + self.random.u64(..self.plan.disk.flush_ms * 2_000);
+            self.queue.push(at_us, Event::Flush { node, life });
+        }
+    }
+
+    /// A read may look now: it does so here, beside running applies, and the answer goes to who asked.
+    fn grant(&mut self, node: NodeId, group: GroupId, slot: Slot, index: LogIndex) -> Checked {
+        if let Some(request) = self.requests.get(&slot.request) {
+            let floor = request.floor;
+            Oracle::Linearizability.check(index >= floor, || {
+                format!(
+                    "node {node} grants read {} at {index}, but {floor} was committed before it \
+                     was asked for",
+                    slot.request
+                )
+            })?;
+            let query = request.bytes.clone();
+            let outcome = self.look_up(node, group, &query)?;
+            self.answer(node, slot, Answer::Read { outcome })?;
+        }
+        Ok(())
+    }
+
+    /// What the state of a node answers to a query.
+    pub(crate) fn look_up(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        query: &Bytes,
+    ) -> Result<Bytes, crate::check::Violation> {
+        let broken = |error: String| Oracle::Assertion.broken(format!("node {node}: {error}"));
+        let at = self.node(node);
+        let Some(resident) = at.resident(group) else {
+            return Err(broken(format!("no group {group} to read from")));
+        };
+        let view = at.state.view();
+        let row = GroupRow::load(group, &*view).map_err(|error| broken(error.to_string()))?;
+        let meta = row.map(|row| row.meta).unwrap_or_default();
+        let scoped = ScopedView::new(&*view, resident.kind.scope(), group);
+        resident.kind.read(query, &meta, &scoped).map_err(|error| broken(error.to_string()))
+    }
+
+    pub(crate) fn groups_of(&self, node: NodeId) -> Vec<GroupId> {
+        let process = self.nodes[node.value() as usize - 1].process.as_ref();
+        let groups = process.map(|process| process.host.groups().map(|(group, _)| group));
+        groups.map(Iterator::collect).unwrap_or_default()
+    }
+}
+
+fn apply(
+    resident: &mut Resident,
+    group: GroupId,
+    entries: &[Entry],
+    overlay: &mut Overlay<'_>,
+) -> Result<Vec<(EntryId, Bytes)>, crate::check::Violation> {
+    let committed: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| match &entry.payload {
+            Payload::Empty | Payload::Membership(_) => None,
+            Payload::Command(command) => Some(Committed { id: entry.id, command: command.clone() }),
+        })
+        .collect();
+    let mut outcomes = Vec::new();
+    if !committed.is_empty() {
+        let mut batch = overlay.scoped(resident.kind.scope(), group);
+        outcomes = resident
+            .machine
+            .apply(&committed, &mut batch)
+            .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        resident.sweeping = true;
+    }
+    for entry in entries {
+        resident.applied = entry.id;
+        if let Payload::Membership(membership) = &entry.payload {
+            resident.membership = (**membership).clone();
+        }
+    }
+    if !defect!(AppliedIndexApart) {
+        put_group_row(resident, group, overlay);
+    }
+    Ok(committed.into_iter().map(|committed| committed.id).zip(outcomes).collect())
+}
+
+pub(crate) fn sweep(resident: &mut Resident, group: GroupId, overlay: &mut Overlay<'_>) -> Checked {
+    if resident.sweeping {
+        let mut batch = overlay.scoped(resident.kind.scope(), group);
+        let more = resident.machine.sweep(SWEEP_ROWS_MAX, &mut batch);
+        resident.sweeping = more.map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        put_group_row(resident, group, overlay);
+    }
+    Ok(())
+}
+
+fn put_group_row(resident: &Resident, group: GroupId, overlay: &mut Overlay<'_>) {
+    let row = GroupRow {
+        applied: resident.applied,
+        membership: resident.membership.clone(),
+        kind: resident.kind.name().to_owned(),
+        meta: resident.machine.meta(),
+    };
+    overlay.put_group_row(group, &row);
+}
+
+/// As between processes: what cannot be encoded does not arrive.
+fn recode(messages: &[Message]) -> Vec<Message> {
+    let mut frame = BytesMut::new();
+    codec::put_frame_header(&mut frame);
+    for message in messages {
+        codec::put_message(&mut frame, message);
+    }
+    let (read, unknown) = codec::take_frame(frame.freeze()).expect("our own frame");
+    assert_eq!((read.as_slice(), unknown), (messages, 0), "a frame reads back as it was written");
+    read
+}

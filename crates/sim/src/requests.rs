@@ -1,0 +1,480 @@
+//! The life of a request:
+//!
+//! 1. A client asks the node that it talks to, its *gateway* ([`World::ask`]).
+//! 2. The gateway routes it to who leads the group, here or on another node, and looks again while it is told that
+//!    nothing was proposed ([`World::on_route`]); the rules are those of `node::router`.
+//! 3. The group's answer comes back, perhaps over the network ([`World::answer`], [`World::on_reply`]).
+//! 4. The gateway tells the client ([`World::finish`]); the client notes it in the history
+//!    ([`World::on_answered`]).
+//!
+//! What is lost on the way is found out by the deadline: then the outcome is not known.
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_group::Refusal;
+use quorate_placement::Answer as MapAnswer;
+use quorate_types::kv::{Outcome, outcome};
+use quorate_types::{EntryId, GroupId, LogIndex, NodeId, defect};
+
+use crate::check::history::{Action, Operation, Value};
+use crate::check::revision::Freshness;
+use crate::check::{Checked, Oracle};
+use crate::client::{Ask, key_number, value_number};
+use crate::event::{Answer, Event, Finished};
+use crate::fault::node_of;
+use crate::net::Fate;
+use crate::node::Slot;
+use crate::trace::What;
+use crate::world::World;
+
+/// A gateway that knows no leader, or the wrong one, looks again after this.
+const LOOK_AGAIN_US: u64 = 20_000;
+
+/// A read that another node does not answer is asked again after this.
+const READ_AGAIN_US: u64 = 500_000;
+
+/// Requests with a client number from here on are made by the plan or by the end of a run.
+pub(crate) const NOBODY: u32 = 1 << 16;
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) client: u32,
+    pub(crate) ask: Ask,
+    pub(crate) bytes: Bytes,
+    pub(crate) gateway: NodeId,
+    gateway_life: u64,
+    from_us: u64,
+    /// Counts how often it was routed; answers to earlier tries mean nothing.
+    attempt: u32,
+    /// It may be in a log already.
+    perhaps_proposed: bool,
+    /// The gateway is done with it.
+    pub(crate) ended: bool,
+    /// What was committed when it was asked for.
+    pub(crate) floor: LogIndex,
+    /// The highest version of the map that anybody had heard of then.
+    map_floor: u64,
+}
+
+impl World {
+    pub(crate) fn on_client(&mut self, client: u32) -> Checked {
+        if self.healing.is_some() {
+            return Ok(());
+        }
+        let nodes = self.nodes.len() as u64;
+        let at = &mut self.clients[client as usize];
+        if at.busy {
+            return Ok(());
+        }
+        if self.nodes[at.gateway.value() as usize - 1].process.is_none() {
+            // Nobody listens there.
+            at.move_on(nodes);
+            self.plan_client(client);
+            return Ok(());
+        }
+        at.busy = true;
+        let last_value = &mut self.last_value;
+        let placement = self.plan.cluster.placement;
+        let ask = at.draw(&self.plan.workload, placement, || {
+            *last_value += 1;
+            *last_value
+        });
+        let gateway = at.gateway;
+        self.ask(client, gateway, ask)
+    }
+
+    pub(crate) fn on_planned(&mut self, number: usize) -> Checked {
+        let planned = &self.plan.workload.requests[number];
+        let Some(gateway) = node_of(&planned.node) else { return Ok(()) };
+        let key = planned.key;
+        self.last_value += 1;
+        let value = self.last_value;
+        self.ask(NOBODY + number as u32, gateway, Ask::Put { key, value })
+    }
+
+    /// A request reaches its gateway. Returns nothing; see the chapter for what follows.
+    pub(crate) fn ask(&mut self, client: u32, gateway: NodeId, ask: Ask) -> Checked {
+        self.last_request += 1;
+        let id = self.last_request;
+        self.last_value += 1;
+        let map = self.clients.get(client as usize).and_then(|client| client.map.as_ref());
+        let bytes = ask.encode(&self.plan.workload, gateway, map, self.last_value);
+        self.note(gateway, What::Asked { client, request: id, kind: ask.kind() });
+        let life = self.node(gateway).life;
+        self.checks.revisions.on_asked(id, (gateway, life));
+        let request = Request {
+            client,
+            floor: self.checks.committed(ask.group()),
+            map_floor: self.checks.placement.highest(),
+            ask,
+            bytes,
+            gateway,
+            gateway_life: life,
+            from_us: self.now_us,
+            attempt: 0,
+            perhaps_proposed: false,
+            ended: false,
+        };
+        self.requests.insert(id, request);
+        let deadline_us = self.now_us + self.plan.workload.timeout_ms * 1000;
+        self.queue.push(deadline_us, Event::Expire { request: id });
+        self.on_route(id, 0)
+    }
+
+    pub(crate) fn on_route(&mut self, id: u64, attempt: u32) -> Checked {
+        let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
+        if request.ended || request.attempt != attempt {
+            return Ok(());
+        }
+        request.attempt += 1;
+        let (gateway, life) = (request.gateway, request.gateway_life);
+        let slot = Slot { request: id, attempt: request.attempt, gateway };
+        let (group, is_write) = (request.ask.group(), request.ask.is_write());
+        let is_local = request.ask.is_local() && request.attempt == 1;
+        if !self.is_alive(gateway, life) {
+            return self.finish(id, Finished::Unknown);
+        }
+        let Some(resident) = self.node(gateway).resident(group) else { return Ok(()) };
+        let leader = resident.group.leadership().leader;
+        if is_local && resident.group.applied_index() >= resident.caught_up_at {
+            let query = self.requests[&id].bytes.clone();
+            let outcome = self.look_up(gateway, group, &query)?;
+            let process = self.node(gateway).process.as_ref();
+            let answered = process.map_or(0, |process| process.answered_revision);
+            // Never behind what this gateway has answered before: then the leader is asked.
+            let fresh = |found: Outcome| found.revision >= answered || defect!(GatewayForgets);
+            if Outcome::decode(outcome.clone()).is_ok_and(fresh) {
+                return self.finish(id, Finished::Done { outcome });
+            }
+        }
+        // A linearizable read may be made at any replica; the real router asks the leader's.
+        let at_hand = !is_write
+            && leader.is_some()
+            && self.random.u32(..1000) < self.plan.workload.at_hand_permille;
+        match leader {
+            _ if at_hand => return self.submit(gateway, slot),
+            None => self.route_again(id, LOOK_AGAIN_US),
+            Some(leader) if leader == gateway => return self.submit(leader, slot),
+            Some(leader) => {
+                match self.net.send(self.now_us, gateway, leader) {
+                    Fate::Arrives { at_us, .. } => {
+                        let attempt = slot.attempt;
+                        self.queue.push(at_us, Event::Forward { request: id, attempt, to: leader });
+                    }
+                    Fate::Lost { .. } => self.counts.lost += 1,
+                }
+                if is_write {
+                    self.request_mut(id, |request| request.perhaps_proposed = true);
+                } else {
+                    self.route_again(id, READ_AGAIN_US);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn route_again(&mut self, id: u64, after_us: u64) {
+        if let Some(request) = self.requests.get(&id) {
+            let attempt = request.attempt;
+            self.queue.push(self.now_us + after_us, Event::Route { request: id, attempt });
+        }
+    }
+
+    fn request_mut(&mut self, id: u64, change: impl FnOnce(&mut Request)) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            change(request);
+        }
+    }
+
+    /// A request reaches the node that is believed to lead.
+    pub(crate) fn on_forward(&mut self, id: u64, attempt: u32, to: NodeId) -> Checked {
+        let Some(request) = self.requests.get(&id) else { return Ok(()) };
+        let (gateway, group) = (request.gateway, request.ask.group());
+        let slot = Slot { request: id, attempt, gateway };
+        if self.node(to).resident(group).is_some() {
+            self.submit(to, slot)
+        } else {
+            self.answer(to, slot, Answer::NotSent)
+        }
+    }
+
+    /// A group gets a request.
+    fn submit(&mut self, node: NodeId, slot: Slot) -> Checked {
+        let Some(request) = self.requests.get_mut(&slot.request) else { return Ok(()) };
+        let (group, bytes) = (request.ask.group(), request.bytes.clone());
+        let is_write = request.ask.is_write();
+        request.perhaps_proposed = is_write;
+        let Some(resident) = self.node(node).resident_mut(group) else { return Ok(()) };
+        if is_write {
+            resident.group.propose(bytes, slot);
+        } else {
+            resident.group.read(slot);
+        }
+        self.input(node, group)
+    }
+
+    /// `node` has an answer: it goes to the gateway, here or elsewhere.
+    pub(crate) fn answer(&mut self, node: NodeId, slot: Slot, answer: Answer) -> Checked {
+        let Slot { request, attempt, gateway } = slot;
+        if let (Answer::Written { id, .. }, Some(asked)) = (&answer, self.requests.get(&request)) {
+            let (group, bytes, id) = (asked.ask.group(), asked.bytes.clone(), *id);
+            self.acknowledge(group, id, &bytes)?;
+        }
+        if gateway == node {
+            return self.on_reply(request, attempt, answer);
+        }
+        match self.net.send(self.now_us, node, gateway) {
+            Fate::Arrives { at_us, .. } => {
+                self.queue.push(at_us, Event::Reply { request, attempt, answer });
+            }
+            Fate::Lost { .. } => self.counts.lost += 1,
+        }
+        Ok(())
+    }
+
+    /// What is said to be done must be committed, and this very command.
+    fn acknowledge(&mut self, group: GroupId, id: EntryId, command: &Bytes) -> Checked {
+        let checks = self.checks.group(group);
+        let committed = checks.log.committed_at(id.index);
+        Oracle::Durability.check(committed == Some(id), || {
+            format!("{id} is acknowledged, but {committed:?} is committed there")
+        })?;
+        checks.apply.on_acknowledged(id, command)
+    }
+
+    pub(crate) fn on_reply(&mut self, id: u64, attempt: u32, answer: Answer) -> Checked {
+        let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
+        if request.ended || request.attempt != attempt {
+            return Ok(());
+        }
+        match answer {
+            Answer::Written { outcome, .. } | Answer::Read { outcome } => {
+                self.finish(id, Finished::Done { outcome })
+            }
+            Answer::Refused(Refusal::NotLeader { .. } | Refusal::Membership(_))
+            | Answer::NotSent => {
+                request.perhaps_proposed = false;
+                self.route_again(id, LOOK_AGAIN_US);
+                Ok(())
+            }
+            Answer::Refused(Refusal::Overloaded) => self.finish(id, Finished::Failed),
+            Answer::Refused(Refusal::Unknown) => self.finish(id, Finished::Unknown),
+        }
+    }
+
+    pub(crate) fn on_expire(&mut self, id: u64) -> Checked {
+        let Some(request) = self.requests.get(&id) else { return Ok(()) };
+        if request.ended {
+            return Ok(());
+        }
+        let unknown = request.perhaps_proposed;
+        self.finish(id, if unknown { Finished::Unknown } else { Finished::Failed })
+    }
+
+    /// The gateway answers.
+    pub(crate) fn finish(&mut self, id: u64, result: Finished) -> Checked {
+        let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
+        request.ended = true;
+        let (client, group) = (request.client, request.ask.group());
+        let is_write = request.ask.is_write();
+        match &result {
+            Finished::Done { outcome } => self.on_gateway_answer(id, &outcome.clone())?,
+            Finished::Failed if is_write => {
+                let bytes = request.bytes.clone();
+                self.checks.group(group).apply.on_refused(&bytes)?;
+            }
+            Finished::Failed | Finished::Unknown => {}
+        }
+        let lost_permille = self.plan.workload.answers_lost_permille;
+        let is_lost = client < NOBODY
+            && self.healing.is_none()
+            && lost_permille > 0
+            && self.random.u32(..1000) < lost_permille;
+        let (at_us, result) = if is_lost {
+            (self.now_us + self.plan.workload.timeout_ms * 1000, Finished::Unknown)
+        } else {
+            (self.now_us + self.plan.workload.latency_us, result)
+        };
+        self.queue.push(at_us, Event::Answered { request: id, result });
+        Ok(())
+    }
+
+    /// What a gateway lets out is right at its revision, and fresh enough.
+    fn on_gateway_answer(&mut self, id: u64, outcome: &Bytes) -> Checked {
+        let request = &self.requests[&id];
+        let (node, life) = (request.gateway, request.gateway_life);
+        match &request.ask {
+            Ask::ReadMap => {
+                let map = MapAnswer::map(outcome)
+                    .map_err(|error| Oracle::Placement.broken(error.to_string()))?;
+                let version = map.map_or(0, |map| map.version());
+                let floor = request.map_floor;
+                return self.checks.placement.on_read(id, floor, version);
+            }
+            Ask::ChangeMap { expected } => {
+                return self.checks.placement.on_changed(id, *expected, outcome);
+            }
+            _ => {}
+        }
+        let answer = Outcome::decode(outcome.clone())
+            .map_err(|error| Oracle::StateMachineSafety.broken(error.to_string()))?;
+        if let Some(process) = &mut self.nodes[node.value() as usize - 1].process {
+            process.answered_revision = process.answered_revision.max(answer.revision);
+        }
+        let checks = &mut self.checks;
+        let model = checks.groups.get(&GroupId::FIRST_DATA).and_then(|group| group.apply.model());
+        match (request.ask.range(), model) {
+            (Some(range), Some(model)) => {
+                let freshness = if request.ask.is_local() {
+                    Freshness::Serializable
+                } else {
+                    Freshness::Linearizable
+                };
+                let gateway = (node, life);
+                checks.revisions.on_read(id, gateway, freshness, &range, &answer, model)
+            }
+            _ => checks.revisions.on_written(id, (node, life), answer.revision),
+        }
+    }
+
+    pub(crate) fn on_answered(&mut self, id: u64, result: Finished) -> Checked {
+        let Some(request) = self.requests.remove(&id) else { return Ok(()) };
+        self.checks.revisions.on_ended(id);
+        let word = match &result {
+            Finished::Done { .. } => "ok",
+            Finished::Failed => "failed",
+            Finished::Unknown => "unknown",
+        };
+        let what = What::Answered { client: request.client, request: id, result: word };
+        self.note(request.gateway, what);
+        match &result {
+            Finished::Done { .. } => self.counts.answered += 1,
+            Finished::Failed => self.counts.failed += 1,
+            Finished::Unknown => self.counts.unknown += 1,
+        }
+        let outcome = match result {
+            Finished::Done { outcome } => Some(outcome),
+            Finished::Unknown => None,
+            Finished::Failed => {
+                self.served(&request, false);
+                self.next_of(request.client, true);
+                return Ok(());
+            }
+        };
+        self.served(&request, outcome.is_some());
+        self.remember(&request, outcome.as_ref());
+        self.next_of(request.client, outcome.is_none());
+        Ok(())
+    }
+
+    fn next_of(&mut self, client: u32, move_on: bool) {
+        let nodes = self.nodes.len() as u64;
+        if let Some(at) = self.clients.get_mut(client as usize) {
+            at.busy = false;
+            if move_on || at.random.u8(..8) == 0 {
+                at.move_on(nodes);
+            }
+            self.plan_client(client);
+        }
+    }
+
+    fn plan_client(&mut self, client: u32) {
+        let think_us = self.plan.workload.think_us;
+        let wait_us = 1 + self.clients[client as usize].random.u64(..=think_us * 2);
+        self.queue.push(self.now_us + wait_us, Event::Client { client });
+    }
+
+    /// Writes down what a client did, and lets it learn.
+    fn remember(&mut self, request: &Request, outcome: Option<&Bytes>) {
+        let to_us = outcome.map(|_| self.now_us);
+        let answer = outcome.and_then(|outcome| Outcome::decode(outcome.clone()).ok());
+        let body = answer.as_ref().and_then(|answer| answer.body.as_ref());
+        let mut actions: Vec<(u32, Action)> = Vec::new();
+        let keys = 0..self.plan.workload.keys;
+        match &request.ask {
+            Ask::Put { key, value } => actions.push((*key, Action::Put(*value))),
+            Ask::Batch { values } => {
+                actions.extend(values.iter().map(|(&key, &value)| (key, Action::Put(value))));
+            }
+            Ask::Swap { key, expected, new } => {
+                let result = match body {
+                    Some(outcome::Body::Txn(txn)) if txn.succeeded => Some(None),
+                    Some(outcome::Body::Txn(txn)) => {
+                        Some(Some(value_in(txn.responses.first(), *key)))
+                    }
+                    _ => None,
+                };
+                let action = Action::Swap { expected: *expected, new: *new, result };
+                actions.push((*key, action));
+            }
+            Ask::Delete { key } => {
+                let removed = match body {
+                    Some(outcome::Body::Txn(txn)) => txn.responses.first(),
+                    _ => None,
+                };
+                let of = key.map_or(keys, |key| key..key + 1);
+                actions.extend(of.map(|key| {
+                    let seen = removed.map(|removed| value_in(Some(removed), key));
+                    (key, Action::Delete { seen })
+                }));
+            }
+            Ask::Read { key, local: false } => {
+                if let Some(answer) = &answer {
+                    actions.push((*key, Action::Read(value_in(Some(answer), *key))));
+                }
+            }
+            Ask::Range { local: false } => {
+                if let Some(answer) = &answer {
+                    actions
+                        .extend(keys.map(|key| (key, Action::Read(value_in(Some(answer), key)))));
+                }
+            }
+            Ask::ReadMap => {
+                let map = outcome.and_then(|outcome| MapAnswer::map(outcome).ok()).flatten();
+                if let (Some(map), Some(at)) = (map, self.clients.get_mut(request.client as usize))
+                {
+                    at.map = Some(map);
+                }
+                return;
+            }
+            Ask::Read { local: true, .. }
+            | Ask::Range { local: true }
+            | Ask::History { .. }
+            | Ask::Compact { .. }
+            | Ask::ChangeMap { .. } => {}
+        }
+        if let (Some(at), Some(answer)) = (self.clients.get_mut(request.client as usize), &answer)
+            && request.ask.group() == GroupId::FIRST_DATA
+        {
+            at.revision = at.revision.max(answer.revision);
+            at.seen
+                .extend(actions.iter().filter_map(|(key, action)| Some((*key, left_by(*action)?))));
+        }
+        for (key, action) in actions {
+            self.checks.history.push(Operation { key, action, from_us: request.from_us, to_us });
+        }
+    }
+}
+
+/// The value of a key in the answer to a range or a delete.
+fn value_in(answer: Option<&Outcome>, key: u32) -> Value {
+    let kvs = match answer?.body.as_ref()? {
+        outcome::Body::Range(range) => &range.kvs,
+        outcome::Body::DeleteRange(delete) => &delete.prev_kvs,
+        _ => return None,
+    };
+    let found = kvs.iter().find(|kv| key_number(&kv.key) == Some(key))?;
+    value_number(&found.value)
+}
+
+/// What a key held after an action, as far as its client knows.
+const fn left_by(action: Action) -> Option<Value> {
+    match action {
+        Action::Put(value) => Some(Some(value)),
+        Action::Delete { .. } => Some(None),
+        Action::Swap { new, result: Some(None), .. } => Some(Some(new)),
+        Action::Swap { result: Some(Some(seen)), .. } | Action::Read(seen) => Some(seen),
+        Action::Swap { result: None, .. } => None,
+    }
+}
