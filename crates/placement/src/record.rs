@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, Bytes};
 use prost::{Message, Oneof};
-use quorate_types::{Epoch, GroupId, Incarnation, KeyRange, Membership, NodeId, ShardId};
+use quorate_types::{Epoch, GroupId, Incarnation, KeyRange, LogIndex, Membership, NodeId, ShardId};
 
-use crate::map::{Group, MapError, Node, PlacementMap, Shard};
+use crate::map::{Group, MapError, Node, PlacementMap, Shard, Standing};
+use crate::members::MemberRefusal;
 
 /// The version of the format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -52,6 +53,23 @@ pub struct MapRecord {
     /// The shards.
     #[prost(message, repeated, tag = "5")]
     pub shards: Vec<ShardRecord>,
+    /// The nodes that have left.
+    #[prost(message, repeated, tag = "6")]
+    pub gone: Vec<GoneRecord>,
+    /// The last id that was allotted to a node.
+    #[prost(uint64, tag = "7")]
+    pub allotted: u64,
+}
+
+/// A node that has left.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GoneRecord {
+    /// Its id, which nobody gets again.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Its name; empty if it never had one.
+    #[prost(string, tag = "2")]
+    pub name: String,
 }
 
 /// A [`Node`].
@@ -72,12 +90,31 @@ pub struct NodeRecord {
     /// Locality.
     #[prost(btree_map = "string, string", tag = "5")]
     pub labels: BTreeMap<String, String>,
-    /// The incarnation of its data directory.
+    /// The incarnation of its data directory; 0 until it has joined.
     #[prost(fixed64, tag = "6")]
     pub incarnation: u64,
+    /// What it is meant for.
+    #[prost(enumeration = "StandingRecord", tag = "7")]
+    pub standing: i32,
+    /// The node whose place it takes; 0 for none.
+    #[prost(uint64, tag = "8")]
+    pub replaces: u64,
 }
 
-/// A [`Group`].
+/// A [`Standing`]. An unknown one of a newer build reads as the first: a group's votes follow from its
+/// own log, not from this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub enum StandingRecord {
+    /// [`Standing::Voter`].
+    Voter = 0,
+    /// [`Standing::Learner`].
+    Learner = 1,
+    /// [`Standing::Leaving`].
+    Leaving = 2,
+}
+
+/// A [`Group`]; as a command, where its leader has its replicas.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct GroupRecord {
     /// The id.
@@ -92,6 +129,9 @@ pub struct GroupRecord {
     /// The learners.
     #[prost(uint64, repeated, tag = "4")]
     pub learners: Vec<u64>,
+    /// How much of its log the leader that says so had applied.
+    #[prost(uint64, tag = "5")]
+    pub reported_at: u64,
 }
 
 /// A [`Shard`].
@@ -122,13 +162,13 @@ pub struct Command {
     #[prost(uint64, tag = "1")]
     pub expected_version: u64,
     /// What to do.
-    #[prost(oneof = "command::Body", tags = "2, 3, 4")]
+    #[prost(oneof = "command::Body", tags = "2, 4, 5, 6, 7, 8, 9, 10")]
     pub body: Option<command::Body>,
 }
 
 /// The kinds of [`Command`].
 pub mod command {
-    use super::{MapRecord, NodeRecord, Oneof};
+    use super::{AddNode, GroupRecord, JoinNode, MapRecord, NodeRecord, Oneof, ReplaceNode};
 
     /// The kinds of a command.
     #[derive(Clone, PartialEq, Oneof)]
@@ -136,14 +176,68 @@ pub mod command {
         /// Make this the first map.
         #[prost(message, tag = "2")]
         Bootstrap(MapRecord),
-        /// Add a node.
-        #[prost(message, tag = "3")]
-        RegisterNode(NodeRecord),
         /// Change a node's addresses and labels. Its name and incarnation must be as they are: a node
         /// with another data directory is another node.
         #[prost(message, tag = "4")]
         UpdateNode(NodeRecord),
+        /// Add a node, which gets an id.
+        #[prost(message, tag = "5")]
+        AddNode(AddNode),
+        /// Give a node that was added its data directory.
+        #[prost(message, tag = "6")]
+        JoinNode(JoinNode),
+        /// Mean the node of this id to vote.
+        #[prost(uint64, tag = "7")]
+        PromoteNode(u64),
+        /// Mean the node of this id to leave.
+        #[prost(uint64, tag = "8")]
+        RemoveNode(u64),
+        /// Add a node in the place of another.
+        #[prost(message, tag = "9")]
+        ReplaceNode(ReplaceNode),
+        /// Take in where a group's replicas are.
+        #[prost(message, tag = "10")]
+        Report(GroupRecord),
     }
+}
+
+/// Adds a node.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AddNode {
+    /// Its name; empty if only its address is known yet.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Where other nodes will reach it.
+    #[prost(string, tag = "2")]
+    pub peer_address: String,
+    /// Voter or learner.
+    #[prost(enumeration = "StandingRecord", tag = "3")]
+    pub standing: i32,
+}
+
+/// Gives a node that was added its data directory.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct JoinNode {
+    /// The name in its certificate.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Where other nodes reach it.
+    #[prost(string, tag = "2")]
+    pub peer_address: String,
+    /// The incarnation of its data directory.
+    #[prost(fixed64, tag = "3")]
+    pub incarnation: u64,
+}
+
+/// Adds a node in the place of another.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ReplaceNode {
+    /// The node to replace.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Where other nodes will reach the new one; empty: where they reach the old one.
+    #[prost(string, tag = "2")]
+    pub peer_address: String,
 }
 
 /// What applying a [`Command`] gave; the same on every replica.
@@ -178,7 +272,11 @@ pub mod outcome {
 
 /// The map has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Applied {}
+pub struct Applied {
+    /// The node that the command was about; 0 if it was about none.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+}
 
 /// The command was made for another version.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -190,6 +288,74 @@ pub struct Rejected {
     /// Why, for people.
     #[prost(string, tag = "1")]
     pub reason: String,
+    /// Why, for programs, if nodes cannot change so.
+    #[prost(enumeration = "RefusalRecord", tag = "2")]
+    pub refusal: i32,
+    /// The group that a refusal is about.
+    #[prost(uint64, tag = "3")]
+    pub group: u64,
+}
+
+/// A [`MemberRefusal`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub enum RefusalRecord {
+    /// None of these, or one that this build does not know.
+    Other = 0,
+    /// [`MemberRefusal::NotFound`].
+    NotFound = 1,
+    /// [`MemberRefusal::NameTaken`].
+    NameTaken = 2,
+    /// [`MemberRefusal::AddressTaken`].
+    AddressTaken = 3,
+    /// [`MemberRefusal::NoAddress`].
+    NoAddress = 4,
+    /// [`MemberRefusal::NotLearner`].
+    NotLearner = 5,
+    /// [`MemberRefusal::TooManyLearners`].
+    TooManyLearners = 6,
+    /// [`MemberRefusal::NotEnoughStarted`].
+    NotEnoughStarted = 7,
+    /// [`MemberRefusal::OtherDirectory`].
+    OtherDirectory = 8,
+    /// [`MemberRefusal::Replicas`].
+    Replicas = 9,
+}
+
+impl From<&MemberRefusal> for Rejected {
+    fn from(refusal: &MemberRefusal) -> Self {
+        let (record, group) = match refusal {
+            MemberRefusal::NotFound => (RefusalRecord::NotFound, GroupId::ZERO),
+            MemberRefusal::NameTaken => (RefusalRecord::NameTaken, GroupId::ZERO),
+            MemberRefusal::AddressTaken => (RefusalRecord::AddressTaken, GroupId::ZERO),
+            MemberRefusal::NoAddress => (RefusalRecord::NoAddress, GroupId::ZERO),
+            MemberRefusal::NotLearner => (RefusalRecord::NotLearner, GroupId::ZERO),
+            MemberRefusal::TooManyLearners => (RefusalRecord::TooManyLearners, GroupId::ZERO),
+            MemberRefusal::NotEnoughStarted => (RefusalRecord::NotEnoughStarted, GroupId::ZERO),
+            MemberRefusal::OtherDirectory => (RefusalRecord::OtherDirectory, GroupId::ZERO),
+            MemberRefusal::Replicas(group) => (RefusalRecord::Replicas, *group),
+        };
+        Self { reason: refusal.to_string(), refusal: record as i32, group: group.value() }
+    }
+}
+
+impl Rejected {
+    /// The refusal of a change of nodes, if it is one that this build knows.
+    #[must_use]
+    pub fn member_refusal(&self) -> Option<MemberRefusal> {
+        Some(match self.refusal() {
+            RefusalRecord::Other => return None,
+            RefusalRecord::NotFound => MemberRefusal::NotFound,
+            RefusalRecord::NameTaken => MemberRefusal::NameTaken,
+            RefusalRecord::AddressTaken => MemberRefusal::AddressTaken,
+            RefusalRecord::NoAddress => MemberRefusal::NoAddress,
+            RefusalRecord::NotLearner => MemberRefusal::NotLearner,
+            RefusalRecord::TooManyLearners => MemberRefusal::TooManyLearners,
+            RefusalRecord::NotEnoughStarted => MemberRefusal::NotEnoughStarted,
+            RefusalRecord::OtherDirectory => MemberRefusal::OtherDirectory,
+            RefusalRecord::Replicas => MemberRefusal::Replicas(GroupId(self.group)),
+        })
+    }
 }
 
 /// A question to the placement machine.
@@ -249,6 +415,11 @@ impl From<&PlacementMap> for MapRecord {
             nodes: map.nodes().map(NodeRecord::from).collect(),
             groups: map.groups().map(GroupRecord::from).collect(),
             shards: map.shards().map(ShardRecord::from).collect(),
+            gone: map
+                .all_gone()
+                .map(|(id, name)| GoneRecord { id: id.value(), name: name.to_owned() })
+                .collect(),
+            allotted: map.allotted().value(),
         }
     }
 }
@@ -263,7 +434,9 @@ impl TryFrom<MapRecord> for PlacementMap {
         let nodes = record.nodes.into_iter().map(Node::from);
         let groups = record.groups.into_iter().map(Group::from);
         let shards = record.shards.into_iter().map(Shard::from);
-        Ok(Self::new(record.version, nodes, groups, shards)?)
+        let gone = record.gone.into_iter().map(|gone| (NodeId(gone.id), gone.name));
+        let map = Self::new(record.version, nodes, groups, shards)?;
+        Ok(map.with_history(gone, NodeId(record.allotted))?)
     }
 }
 
@@ -276,6 +449,28 @@ impl From<&Node> for NodeRecord {
             peer_address: node.peer_address.clone(),
             labels: node.labels.clone(),
             incarnation: node.incarnation.value(),
+            standing: StandingRecord::from(node.standing) as i32,
+            replaces: node.replaces.map_or(0, NodeId::value),
+        }
+    }
+}
+
+impl From<Standing> for StandingRecord {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Voter => Self::Voter,
+            Standing::Learner => Self::Learner,
+            Standing::Leaving => Self::Leaving,
+        }
+    }
+}
+
+impl From<StandingRecord> for Standing {
+    fn from(record: StandingRecord) -> Self {
+        match record {
+            StandingRecord::Voter => Self::Voter,
+            StandingRecord::Learner => Self::Learner,
+            StandingRecord::Leaving => Self::Leaving,
         }
     }
 }
@@ -283,6 +478,8 @@ impl From<&Node> for NodeRecord {
 impl From<NodeRecord> for Node {
     fn from(record: NodeRecord) -> Self {
         Self {
+            standing: record.standing().into(),
+            replaces: Some(NodeId(record.replaces)).filter(|node| *node != NodeId::ZERO),
             id: NodeId(record.id),
             name: record.name,
             client_address: record.client_address,
@@ -301,6 +498,7 @@ impl From<&Group> for GroupRecord {
             voters: ids(&group.replicas.voters),
             outgoing: ids(&group.replicas.outgoing),
             learners: ids(&group.replicas.learners),
+            reported_at: group.reported_at.value(),
         }
     }
 }
@@ -313,7 +511,7 @@ impl From<GroupRecord> for Group {
             outgoing: ids(record.outgoing),
             learners: ids(record.learners),
         };
-        Self { id: GroupId(record.id), replicas }
+        Self { id: GroupId(record.id), replicas, reported_at: LogIndex(record.reported_at) }
     }
 }
 
