@@ -90,14 +90,14 @@ async fn attend(shared: Arc<Shared>, incoming: Incoming, permit: Permit) {
                 close::IDENTITY => refused.identity.increment(1),
                 close::CLUSTER => refused.cluster.increment(1),
                 close::TARGET => refused.target.increment(1),
-                close::POLICY => refused.policy.increment(1),
+                close::POLICY | close::REMOVED => refused.policy.increment(1),
                 _ => refused.malformed.increment(1),
             }
             if let Some(node) = node {
                 shared.handler.on_peer(node, PeerEvent::Refused { reason });
             }
         }
-        Ok(Err(GreetError::Failed(Ending::Refused(reason)))) => {
+        Ok(Err(GreetError::Failed(Ending::Refused(reason) | Ending::Removed(reason)))) => {
             if handshakes.may_warn() {
                 warn!(%address, reason, "handshake refused");
             }
@@ -160,7 +160,7 @@ async fn read_hello(
     let certificate = certificate_of(connection);
     let config = &shared.config;
     hello.check(certificate.as_ref(), &config.cluster_name, config.node).map_err(refused)?;
-    shared.handler.admit(&hello).map_err(|refusal| refused(Close::policy(refusal.0)))?;
+    shared.handler.admit(&hello).map_err(|refusal| refused(Close::refusal(refusal)))?;
     Ok(hello)
 }
 
@@ -174,7 +174,9 @@ fn lost(connection: &Connection, error: &dyn std::fmt::Display) -> GreetError {
 /// Takes the peer's streams until the connection ends.
 async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
     let node = hello.node;
-    let replaced = shared.incoming().insert(node, connection.clone());
+    // Nodes without an id are many, and nobody is removed by none.
+    let named = node != NodeId::ZERO;
+    let replaced = named.then(|| shared.incoming().insert(node, connection.clone())).flatten();
     if let Some(old) = replaced {
         let reason = "a newer connection has taken over".to_owned();
         Close { code: close::SUPERSEDED, reason }.apply(&old);
@@ -210,6 +212,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
     drop(incoming);
     match ending(&error) {
         Ending::Refused(reason) => shared.handler.on_peer(node, PeerEvent::Refused { reason }),
+        Ending::Removed(reason) => shared.handler.on_peer(node, PeerEvent::Removed { reason }),
         Ending::Lost(reason) => info!(peer = %hello.node_name, reason, "peer disconnected"),
     }
 }

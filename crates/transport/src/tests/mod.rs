@@ -26,7 +26,8 @@ use crate::hello::HELLO_BYTES_MAX;
 use crate::peer::write_hello;
 use crate::tls::{self, Ca, TlsConfig, make_ca};
 use crate::{
-    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, Straight, Transport, TransportConfig,
+    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, RequestError, Straight, Transport,
+    TransportConfig,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ enum Event {
 /// A node without a node: it records what it is told.
 struct Probe {
     words: Hello,
-    refuse: Mutex<Option<String>>,
+    refuse: Mutex<Option<Refusal>>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -54,7 +55,7 @@ impl Handler for Probe {
     }
 
     fn admit(&self, _peer: &Hello) -> Result<(), Refusal> {
-        self.refuse.lock().unwrap().clone().map_or(Ok(()), |reason| Err(Refusal(reason)))
+        self.refuse.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 
     fn on_peer(&self, node: NodeId, event: PeerEvent) {
@@ -187,6 +188,16 @@ impl Node {
     async fn refused(&mut self, peer: u64) -> String {
         self.wait(|event| match event {
             Event::Peer(node, PeerEvent::Refused { reason }) if node == NodeId(peer) => {
+                Some(reason)
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    async fn removed(&mut self, peer: u64) -> String {
+        self.wait(|event| match event {
+            Event::Peer(node, PeerEvent::Removed { reason }) if node == NodeId(peer) => {
                 Some(reason)
             }
             _ => None,
