@@ -8,7 +8,7 @@ use quorate_raft::{
     Append, Config, LogFetch, LogState, ProposeError, ReadId, Ready, Replica, Role, RoleChange,
     Ticket,
 };
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, NodeId, Term};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Term};
 
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
@@ -21,6 +21,9 @@ pub struct GroupConfig {
     /// After this many ticks a proposal that was not applied is answered [`Refusal::Unknown`], so that
     /// a group without a quorum does not keep its callers for ever. Callers may give up earlier.
     pub proposal_ticks_max: u64,
+    /// After this many ticks a read that was not granted is denied: no leader was found, or the
+    /// replica does not catch up. The caller may try elsewhere.
+    pub read_ticks_max: u64,
 }
 
 /// A replica of a group, with its waiting callers.
@@ -38,6 +41,7 @@ pub struct GroupConfig {
 pub struct Group<P, R> {
     replica: Replica,
     proposal_ticks_max: u64,
+    read_ticks_max: u64,
     tick: u64,
     /// Proposals of this turn, and those that wait for the leader's own no-op to be applied.
     gathered: Vec<(Bytes, P)>,
@@ -61,8 +65,7 @@ impl<P, R> Group<P, R> {
         let applied = log.applied;
         let own = config.raft.node;
         let mut replica = Replica::new(config.raft, log);
-        let membership = replica.membership();
-        if membership.voters.len() == 1 && membership.is_voter(own) && !membership.is_joint() {
+        if replica.membership().is_sole_voter(own) {
             // Nobody else could be leading: there is nothing to wait for.
             replica.campaign();
         }
@@ -76,6 +79,7 @@ impl<P, R> Group<P, R> {
         Self {
             replica,
             proposal_ticks_max: config.proposal_ticks_max,
+            read_ticks_max: config.read_ticks_max,
             tick: 0,
             gathered: Vec::new(),
             proposals: Proposals::new(),
@@ -95,7 +99,9 @@ impl<P, R> Group<P, R> {
         self.gathered.push((command, slot));
     }
 
-    /// Wants a linearizable read; the answer comes as [`Effect::Grant`] or [`Effect::Deny`].
+    /// Wants a linearizable read of this replica's own state, whoever leads; the answer comes as
+    /// [`Effect::Grant`] or [`Effect::Deny`]. It is denied where no leader is known, when the
+    /// leadership that it asked ends, and after [`GroupConfig::read_ticks_max`].
     pub fn read(&mut self, slot: R) {
         self.reads.gather(slot);
     }
@@ -111,6 +117,10 @@ impl<P, R> Group<P, R> {
         self.replica.tick();
         for slot in self.proposals.expire(self.tick) {
             self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
+        }
+        let refusal = self.not_leader();
+        for slot in self.reads.expire(self.tick) {
+            self.effects.push(Effect::Deny { slot, refusal });
         }
     }
 
@@ -168,11 +178,14 @@ impl<P, R> Group<P, R> {
 
     /// Ends a turn: everything that follows from the inputs since the last one. `on_commit` is shown
     /// each waiting proposal once, when it is known committed.
-    pub fn turn(&mut self, on_commit: &mut dyn FnMut(&P)) -> Vec<Effect<P, R>> {
+    ///
+    /// `now` must be read after the last input of the turn was handed in, from a monotonic clock that
+    /// counts through suspends: a read that a lease confirms is confirmed as of `now`.
+    pub fn turn(&mut self, now: Moment, on_commit: &mut dyn FnMut(&P)) -> Vec<Effect<P, R>> {
         self.register_reads();
         self.register_proposals();
         let Ready { append, messages, committed, reads, refused_reads, fetch, role } =
-            self.replica.take_ready();
+            self.replica.take_ready(now);
         // Messages before the append: the leader's peers write while it writes itself.
         if !messages.is_empty() {
             self.effects.push(Effect::Send(messages));
@@ -267,7 +280,7 @@ impl<P, R> Group<P, R> {
         let id = ReadId(self.last_read.0 + 1);
         self.last_read = id;
         if self.replica.read(id).is_ok() {
-            self.reads.await_confirmation(id, slots);
+            self.reads.await_confirmation(id, self.tick + self.read_ticks_max, slots);
         } else {
             let refusal = self.not_leader();
             self.effects.extend(slots.into_iter().map(|slot| Effect::Deny { slot, refusal }));

@@ -101,8 +101,15 @@ impl<P> Proposals<P> {
 #[derive(Debug)]
 pub(crate) struct Reads<R> {
     gathered: Vec<R>,
-    unconfirmed: BTreeMap<ReadId, Vec<R>>,
-    unapplied: BTreeMap<LogIndex, Vec<R>>,
+    unconfirmed: BTreeMap<ReadId, Asked<R>>,
+    unapplied: BTreeMap<(LogIndex, ReadId), Asked<R>>,
+}
+
+/// The reads of one turn.
+#[derive(Debug)]
+struct Asked<R> {
+    deadline_tick: u64,
+    slots: Vec<R>,
 }
 
 impl<R> Reads<R> {
@@ -119,40 +126,49 @@ impl<R> Reads<R> {
         mem::take(&mut self.gathered)
     }
 
-    pub(crate) fn await_confirmation(&mut self, id: ReadId, slots: Vec<R>) {
-        self.unconfirmed.insert(id, slots);
+    pub(crate) fn await_confirmation(&mut self, id: ReadId, deadline_tick: u64, slots: Vec<R>) {
+        self.unconfirmed.insert(id, Asked { deadline_tick, slots });
     }
 
     /// The round of `id` succeeded with `index`: its reads wait until that is applied.
     pub(crate) fn confirm(&mut self, id: ReadId, index: LogIndex) {
-        if let Some(slots) = self.unconfirmed.remove(&id) {
-            self.unapplied.entry(index).or_default().extend(slots);
+        if let Some(asked) = self.unconfirmed.remove(&id) {
+            self.unapplied.insert((index, id), asked);
         }
     }
 
     /// The round of `id` will never succeed.
     pub(crate) fn refuse(&mut self, id: ReadId) -> Vec<R> {
-        self.unconfirmed.remove(&id).unwrap_or_default()
+        self.unconfirmed.remove(&id).map(|asked| asked.slots).unwrap_or_default()
+    }
+
+    /// Takes out the reads whose deadline lies before `tick`, whatever they wait for.
+    pub(crate) fn expire(&mut self, tick: u64) -> Vec<R> {
+        let is_overdue = |asked: &mut Asked<R>| asked.deadline_tick < tick;
+        let unconfirmed = self.unconfirmed.extract_if(.., |_, asked| is_overdue(asked));
+        let unapplied = self.unapplied.extract_if(.., |_, asked| is_overdue(asked));
+        let overdue = unconfirmed.map(|(_, asked)| asked).chain(unapplied.map(|(_, asked)| asked));
+        overdue.flat_map(|asked| asked.slots).collect()
     }
 
     /// The confirmed reads whose index is applied, oldest first.
     pub(crate) fn take_applied(&mut self, applied: LogIndex) -> Vec<R> {
-        let later = self.unapplied.split_off(&applied.next());
-        mem::replace(&mut self.unapplied, later).into_values().flatten().collect()
+        let later = self.unapplied.split_off(&(applied.next(), ReadId(0)));
+        let served = mem::replace(&mut self.unapplied, later).into_values();
+        served.flat_map(|asked| asked.slots).collect()
     }
 
     /// Every waiting read, whatever it waits for.
     pub(crate) fn take_all(&mut self) -> Vec<R> {
         let mut all = mem::take(&mut self.gathered);
-        all.extend(mem::take(&mut self.unconfirmed).into_values().flatten());
-        all.extend(mem::take(&mut self.unapplied).into_values().flatten());
+        all.extend(mem::take(&mut self.unconfirmed).into_values().flat_map(|asked| asked.slots));
+        all.extend(mem::take(&mut self.unapplied).into_values().flat_map(|asked| asked.slots));
         all
     }
 
     pub(crate) fn len(&self) -> usize {
-        let count = |waiting: &BTreeMap<_, Vec<R>>| waiting.values().map(Vec::len).sum::<usize>();
-        let confirmed: usize = self.unapplied.values().map(Vec::len).sum();
-        self.gathered.len() + count(&self.unconfirmed) + confirmed
+        let asked = self.unconfirmed.values().chain(self.unapplied.values());
+        self.gathered.len() + asked.map(|asked| asked.slots.len()).sum::<usize>()
     }
 }
 
@@ -233,15 +249,28 @@ mod tests {
         reads.gather('a');
         reads.gather('b');
         let gathered = reads.take_gathered();
-        reads.await_confirmation(ReadId(1), gathered);
+        reads.await_confirmation(ReadId(1), 10, gathered);
         reads.gather('c');
         let gathered = reads.take_gathered();
-        reads.await_confirmation(ReadId(2), gathered);
+        reads.await_confirmation(ReadId(2), 10, gathered);
         assert!(reads.take_applied(LogIndex(9)).is_empty());
         reads.confirm(ReadId(1), LogIndex(10));
         assert!(reads.take_applied(LogIndex(9)).is_empty());
         assert_eq!(reads.take_applied(LogIndex(10)), ['a', 'b']);
         assert_eq!(reads.refuse(ReadId(2)), ['c']);
         assert_eq!(reads.len(), 0);
+    }
+
+    #[test]
+    fn a_read_expires_whatever_it_waits_for() {
+        let mut reads = Reads::new();
+        for (number, slot) in [(1, 'a'), (2, 'b'), (3, 'c')] {
+            reads.await_confirmation(ReadId(number), number, vec![slot]);
+        }
+        reads.confirm(ReadId(1), LogIndex(10));
+        assert!(reads.expire(1).is_empty());
+        assert_eq!(reads.expire(3), ['b', 'a']);
+        reads.confirm(ReadId(2), LogIndex(1));
+        assert_eq!((reads.take_applied(LogIndex(10)), reads.len()), (vec![], 1));
     }
 }

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use quorate_group::{Effect, Group, GroupConfig, Proposed, Refusal};
 use quorate_raft::{Config, LogState, Role, Ticket};
 use quorate_types::{
-    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, NodeId, Payload, SnapshotMeta,
-    Term,
+    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, Payload,
+    SnapshotMeta, Term,
 };
 
 const GROUP: GroupId = GroupId(7);
 const PROPOSAL_TICKS_MAX: u64 = 50;
+const READ_TICKS_MAX: u64 = 7;
 
 /// What a replica has been asked to do and has not done yet.
 #[derive(Default)]
@@ -35,6 +36,8 @@ struct Cluster {
     undone: BTreeMap<NodeId, Undone>,
     heard: BTreeMap<NodeId, Heard>,
     cut: Vec<NodeId>,
+    /// Of all nodes; a tick of any node is 100 ms.
+    now: Moment,
 }
 
 impl Cluster {
@@ -47,6 +50,7 @@ impl Cluster {
             let config = GroupConfig {
                 raft: Config::new(GROUP, node),
                 proposal_ticks_max: PROPOSAL_TICKS_MAX,
+                read_ticks_max: READ_TICKS_MAX,
             };
             (node, Group::new(config, log.clone()))
         };
@@ -55,6 +59,7 @@ impl Cluster {
             undone: nodes.iter().map(|&node| (node, Undone::default())).collect(),
             heard: nodes.iter().map(|&node| (node, Heard::default())).collect(),
             cut: Vec::new(),
+            now: Moment::ZERO,
         }
     }
 
@@ -75,13 +80,19 @@ impl Cluster {
         std::mem::take(self.heard.get_mut(&NodeId(node)).expect("a node of the cluster"))
     }
 
+    fn tick(&mut self, nodes: impl IntoIterator<Item = u64>) {
+        self.now = self.now.plus_us(100_000);
+        nodes.into_iter().for_each(|node| self.group(node).tick());
+    }
+
     fn propose(&mut self, node: u64, name: char) {
         self.group(node).propose(Bytes::from(name.to_string()), name);
     }
 
     /// Ends a node's turn and notes its effects.
     fn turn(&mut self, node: u64) {
-        let effects = self.group(node).turn(&mut |_| {});
+        let now = self.now;
+        let effects = self.group(node).turn(now, &mut |_| {});
         let node = NodeId(node);
         let undone = self.undone.get_mut(&node).expect("a node of the cluster");
         let heard = self.heard.get_mut(&node).expect("a node of the cluster");
@@ -213,13 +224,57 @@ fn the_leader_does_not_count_itself_before_its_own_sync() {
 fn a_follower_refuses_and_names_the_leader() {
     let mut cluster = Cluster::led();
     cluster.propose(2, 'a');
-    cluster.group(2).read('r');
     cluster.turn(2);
     let leader = Some(NodeId(1));
     let term = cluster.group(2).leadership().term;
     let heard = cluster.heard(2);
     assert_eq!(heard.answers, [('a', Err(Refusal::NotLeader { leader, term }))]);
-    assert_eq!(heard.denials, ['r']);
+}
+
+#[test]
+fn a_follower_grants_reads_of_its_own_state_once_it_has_applied_what_was_committed() {
+    let mut cluster = Cluster::led();
+    cluster.cut = vec![NodeId(3)];
+    cluster.propose(1, 'a');
+    cluster.settle();
+    cluster.cut.clear();
+    let written = cluster.group(1).applied_index();
+    assert!(cluster.group(3).applied_index() < written);
+    cluster.group(3).read('r');
+    cluster.turn(3);
+    assert_eq!(cluster.undone[&NodeId(3)].sends.len(), 1, "one request to the leader");
+    cluster.deliver(3);
+    cluster.settle();
+    cluster.tick(1..=3);
+    cluster.settle();
+    assert_eq!(cluster.heard(3).grants, [('r', written)]);
+}
+
+#[test]
+fn a_leader_with_a_lease_grants_reads_without_a_message() {
+    let mut cluster = Cluster::led();
+    cluster.tick(1..=3);
+    cluster.settle();
+    cluster.group(1).read('r');
+    cluster.turn(1);
+    assert!(cluster.undone[&NodeId(1)].sends.is_empty());
+    assert_eq!(cluster.heard(1).grants.len(), 1);
+}
+
+#[test]
+fn a_read_without_an_answer_is_denied_in_time() {
+    let mut cluster = Cluster::led();
+    cluster.cut = vec![NodeId(2)];
+    cluster.group(2).read('r');
+    cluster.settle();
+    for _ in 0..READ_TICKS_MAX {
+        cluster.tick([2]);
+        cluster.settle();
+    }
+    assert_eq!(cluster.heard(2).denials, []);
+    cluster.tick([2]);
+    cluster.settle();
+    assert_eq!((cluster.heard(2).denials, cluster.group(2).reads_waiting()), (vec!['r'], 0));
 }
 
 #[test]
@@ -282,7 +337,7 @@ fn a_deposed_leader_grants_no_read() {
     elect_another(&mut cluster);
     cluster.cut.clear();
     for _ in 0..3 {
-        cluster.groups.values_mut().for_each(Group::tick);
+        cluster.tick(1..=3);
         cluster.settle();
     }
     let heard = cluster.heard(1);
@@ -300,7 +355,7 @@ fn a_proposal_that_lost_its_place_is_told_so_and_one_that_kept_it_is_answered() 
     elect_another(&mut cluster);
     cluster.cut.clear();
     for _ in 0..3 {
-        cluster.groups.values_mut().for_each(Group::tick);
+        cluster.tick(1..=3);
         cluster.settle();
     }
     let answers = cluster.heard(1).answers;
@@ -316,7 +371,7 @@ fn a_proposal_without_a_quorum_ends_as_unknown() {
     cluster.propose(1, 'a');
     cluster.settle();
     for _ in 0..=PROPOSAL_TICKS_MAX {
-        cluster.group(1).tick();
+        cluster.tick([1]);
     }
     cluster.turn(1);
     assert_eq!(cluster.heard(1).answers, [('a', Err(Refusal::Unknown))]);
@@ -346,9 +401,7 @@ fn everybody_who_waits_hears_that_the_group_is_abandoned() {
 /// Lets the nodes that are not cut off elect one of themselves, in virtual time.
 fn elect_another(cluster: &mut Cluster) {
     for _ in 0..100 {
-        for node in 2..=3 {
-            cluster.group(node).tick();
-        }
+        cluster.tick(2..=3);
         cluster.settle();
         if (2..=3).any(|node| cluster.group(node).leadership().serving) {
             return;

@@ -31,7 +31,14 @@ pub(crate) fn message(message: &Message) -> String {
         Body::AppendAccepted { last } => format!("last={last}"),
         Body::AppendRejected { refused, hint } => format!("refused={refused} hint={hint}"),
         Body::Heartbeat { commit, round } => format!("commit={commit} round={round}"),
-        Body::HeartbeatReply { round } => format!("round={round}"),
+        Body::HeartbeatReply { round, promise_us: 0 } => format!("round={round}"),
+        Body::HeartbeatReply { round, promise_us } => {
+            format!("round={round} promise={promise_us}us")
+        }
+        Body::ReadIndex { context } => format!("context={}.{}", context.life, context.number),
+        Body::ReadIndexReply { context, index } => {
+            format!("context={}.{} index={index}", context.life, context.number)
+        }
     };
     format!("{from}->{to} term {term} {} {said}", body.name())
 }
@@ -79,5 +86,7 @@ const fn etcd_name(body: &Body) -> &'static str {
         Body::AppendAccepted { .. } | Body::AppendRejected { .. } => "MsgAppResp",
         Body::Heartbeat { .. } => "MsgHeartbeat",
         Body::HeartbeatReply { .. } => "MsgHeartbeatResp",
+        Body::ReadIndex { .. } => "MsgReadIndex",
+        Body::ReadIndexReply { .. } => "MsgReadIndexResp",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use quorate_raft::{Config, Ready, Replica};
-use quorate_types::{Entry, LogIndex, Message, NodeId, Payload, SnapshotMeta};
+use quorate_types::{Entry, LogIndex, Message, Moment, NodeId, Payload, SnapshotMeta};
 
 use crate::describe;
 use crate::disk::Disk;
@@ -26,6 +26,8 @@ pub(crate) struct Node {
     /// is at its index.
     content: Vec<(LogIndex, Bytes)>,
     starts: u64,
+    /// The node's own clock; it goes on while the node is down.
+    now: Moment,
 }
 
 impl Node {
@@ -45,6 +47,7 @@ impl Node {
             applied,
             content: content.map(|content| (applied, content)).into_iter().collect(),
             starts: 0,
+            now: Moment::ZERO,
         };
         node.start();
         node
@@ -96,7 +99,19 @@ impl Node {
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        self.replica.as_ref().is_some_and(Replica::has_ready)
+        self.replica.as_ref().is_some_and(|replica| replica.has_ready(self.now))
+    }
+
+    /// A tick of the node: its clock goes on by as much.
+    pub(crate) fn tick(&mut self) -> Result<(), ScriptError> {
+        self.advance(self.config.tick_us);
+        self.replica()?.tick();
+        Ok(())
+    }
+
+    /// The node's clock goes on, and no tick comes.
+    pub(crate) fn advance(&mut self, us: u64) {
+        self.now = self.now.plus_us(us);
     }
 
     pub(crate) fn has_append(&self) -> bool {
@@ -125,12 +140,14 @@ impl Node {
         &mut self,
         output: &mut Output,
     ) -> Result<Vec<Message>, ScriptError> {
+        let now = self.now;
         let replica = self.replica()?;
-        if !replica.has_ready() {
+        // As a driver does: every turn ends with one, if only to say what time it is.
+        let ready = replica.take_ready(now);
+        if ready.is_empty() {
             output.line("no ready");
             return Ok(Vec::new());
         }
-        let ready = replica.take_ready();
         describe_ready(&ready, output);
         let Ready { append, mut messages, committed, fetch, .. } = ready;
         if let Some(append) = append {

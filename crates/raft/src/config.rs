@@ -44,6 +44,22 @@ pub struct Config {
     pub cached_bytes_max: usize,
     /// Seeds the randomized timeouts; replicas of one group must differ.
     pub seed: u64,
+    /// How long a tick is, in microseconds; ticks may come late, and a burst of late ones does no
+    /// harm. Default 100,000.
+    pub tick_us: u64,
+    /// Promise leaders silence, and read without a message while enough promises run. Default true.
+    /// Whoever switches it off, or shortens [`Config::promise_us`], must keep the replica down for one
+    /// old promise before it starts again: it may owe that to a leader.
+    pub lease: bool,
+    /// How much the clocks of two nodes may differ in rate, in thousandths: leases are shorter than
+    /// promises by so much. Default 10. A crystal is off by less than 0.1, and a disciplined clock
+    /// slews by at most 0.5, so two differ by 1.2 at most; the rest is margin, and costs one per cent
+    /// of a lease that is renewed by every heartbeat.
+    pub clock_drift_permille_max: u32,
+    /// Added to the first [`Moment`](quorate_types::Moment) of this life, it tells this life's read
+    /// requests from those of earlier lives. The clock alone does that until the machine restarts;
+    /// draw this at random at each start to be certain then too. Default 0.
+    pub life: u64,
 }
 
 impl Config {
@@ -64,7 +80,18 @@ impl Config {
             uncommitted_bytes_max: 64 << 20,
             cached_bytes_max: 4 << 20,
             seed: group.value().rotate_left(32) ^ node.value(),
+            tick_us: 100_000,
+            lease: true,
+            clock_drift_permille_max: 10,
+            life: 0,
         }
+    }
+
+    /// The silence that a follower promises whenever it hears its leader, in microseconds: the
+    /// shortest election timeout, less the tick that may come right after the leader was heard.
+    #[must_use]
+    pub fn promise_us(&self) -> u64 {
+        u64::from(self.election_ticks_min.saturating_sub(1)).saturating_mul(self.tick_us)
     }
 
     /// # Panics
@@ -82,6 +109,12 @@ impl Config {
             "election_ticks_max {} is below election_ticks_min {}",
             self.election_ticks_max,
             self.election_ticks_min
+        );
+        assert!(self.tick_us > 0, "tick_us must be positive");
+        assert!(
+            self.clock_drift_permille_max < 1000,
+            "clock_drift_permille_max {} leaves nothing of a lease",
+            self.clock_drift_permille_max
         );
         assert!(self.inflight_appends_max > 0, "inflight_appends_max must be positive");
         assert!(self.inflight_partial_max > 0, "inflight_partial_max must be positive");

@@ -44,8 +44,10 @@
 //!
 //! # Reads
 //!
-//! [`Replica::read`] proves leadership by one round of heartbeats for all reads that wait, instead
-//! of a log entry (section 6.4). The read is served once the returned index is applied.
+//! [`Replica::read`] needs no log entry (section 6.4). A leader proves its leadership by one round of
+//! heartbeats for all reads that wait, or knows it without a message while a quorum's promises of
+//! silence run: its *lease*. A follower asks its leader. The read is served once the returned index
+//! is applied. The core has no clock: [`Replica::take_ready`] is told what time it is.
 //!
 //! # Driving it
 //!
@@ -56,6 +58,7 @@
 //! 2. [`Append::release`] leaves after its sync.
 //! 3. [`Ready::committed`] is applied in order.
 //! 4. A read is served after its index is applied.
+//! 5. The moment that [`Replica::take_ready`] is given is read after all inputs of the turn.
 //!
 //! Here is a whole group in one process, with disks that are always fast and a network that never
 //! loses anything:
@@ -65,7 +68,7 @@
 //! use bytes::Bytes;
 //! use quorate_raft::{Config, LogState, Replica, ReadId, Ready, Role};
 //! use quorate_types::{EntryId, GroupId, LogIndex, Membership, NodeId, Payload, SnapshotMeta};
-//! use quorate_types::Term;
+//! use quorate_types::{Moment, Term};
 //!
 //! let voters = [NodeId(1), NodeId(2), NodeId(3)];
 //! let snapshot = SnapshotMeta {
@@ -82,9 +85,9 @@
 //! let mut applied: BTreeMap<NodeId, Vec<Bytes>> = BTreeMap::new();
 //! let mut served = Vec::new();
 //!
-//! let mut settle = |replicas: &mut BTreeMap<NodeId, Replica>| {
-//!     while let Some((&node, replica)) = replicas.iter_mut().find(|(_, r)| r.has_ready()) {
-//!         let Ready { append, mut messages, committed, reads, .. } = replica.take_ready();
+//! let mut settle = |now: Moment, replicas: &mut BTreeMap<NodeId, Replica>| {
+//!     while let Some((&node, replica)) = replicas.iter_mut().find(|(_, r)| r.has_ready(now)) {
+//!         let Ready { append, mut messages, committed, reads, .. } = replica.take_ready(now);
 //!         if let Some(append) = append {
 //!             // Write `append.hard_state` and `append.entries` as one batch, and sync. Then:
 //!             replica.persisted(append.ticket);
@@ -106,14 +109,16 @@
 //! };
 //!
 //! // Time passes until somebody campaigns and wins.
+//! let mut now = Moment::ZERO;
 //! while !replicas.values().any(|replica| replica.role() == Role::Leader) {
+//!     now = now.plus_us(100_000);
 //!     replicas.values_mut().for_each(Replica::tick);
-//!     settle(&mut replicas);
+//!     settle(now, &mut replicas);
 //! }
 //! let leader = replicas.values_mut().find(|replica| replica.role() == Role::Leader).unwrap();
 //! leader.propose(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]).unwrap();
 //! leader.read(ReadId(7)).unwrap();
-//! settle(&mut replicas);
+//! settle(now, &mut replicas);
 //! assert_eq!(served[0].id, ReadId(7));
 //! for node in voters {
 //!     assert_eq!(applied[&node], ["a", "b"]);
@@ -122,11 +127,13 @@
 
 mod config;
 mod error;
+mod lease;
 mod log;
 mod persist;
 mod progress;
 mod quorum;
 mod read_index;
+mod read_request;
 mod ready;
 mod replica;
 mod role;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use quorate_types::LogIndex;
+use quorate_types::{LogIndex, Moment};
 
 use crate::config::Config;
 
@@ -63,8 +63,10 @@ pub(crate) struct Progress {
     asked_tick: u64,
     /// When the peer was last heard, in ticks of the leadership.
     pub(crate) heard_tick: u64,
-    /// The highest read round that the peer answered.
+    /// The highest round of beats that the peer answered.
     pub(crate) confirmed_round: u64,
+    /// Until when the leader may count on the silence that the peer promised.
+    pub(crate) promised_until: Moment,
     /// The number of the [`LogFetch`](crate::LogFetch) that must be answered before more is sent.
     pub(crate) fetch: Option<u64>,
 }
@@ -131,6 +133,7 @@ impl Progress {
             asked_tick: 0,
             heard_tick: 0,
             confirmed_round: 0,
+            promised_until: Moment::ZERO,
             fetch: None,
         }
     }

@@ -14,9 +14,10 @@ pub struct Ready {
     /// To be applied: consecutive, each handed out once, committed *and* durable in this replica's
     /// log. No-ops are among them, so that the applied index passes them.
     pub committed: Vec<Entry>,
-    /// Linearizable reads that may be served once the index is applied.
+    /// Linearizable reads that may be served from this replica once the index is applied here.
     pub reads: Vec<ReadReady>,
-    /// Reads that this replica cannot serve any more because it lost the leadership.
+    /// Reads that this replica cannot serve any more: its leadership ended, or that of the leader
+    /// that it asked.
     pub refused_reads: Vec<ReadId>,
     /// Entries to read back from the log.
     pub fetch: Vec<LogFetch>,
@@ -60,7 +61,7 @@ pub struct Ticket(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ReadId(pub u64);
 
-/// A read whose leadership is confirmed.
+/// A read for which a leadership was confirmed after it was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadReady {
     /// The read.

@@ -1,11 +1,12 @@
 //! The replica: its inputs, its output, its getters, and the changes of its role.
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, NodeId, Term};
+use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Moment, NodeId, Term};
 
 use crate::config::{Config, LogState};
 use crate::error::{NotLeader, ProposeError};
 use crate::progress::PeerProgress;
+use crate::read_index::Asker;
 use crate::ready::{Cause, LogFetch, ReadId, Ready, Role, RoleChange, Ticket};
 use crate::role::{Acting, Candidate, Follower, Leader, Transition};
 use crate::state::{Counters, State};
@@ -72,25 +73,29 @@ impl Replica {
     }
 
     /// Asks for the index that a linearizable read must wait for. The answer is in
-    /// [`Ready::reads`], or in [`Ready::refused_reads`] if the leadership ends first. Reads of one
-    /// turn, and those that arrive while a round is under way, share one round.
+    /// [`Ready::reads`], or in [`Ready::refused_reads`] if the leadership ends first. A leader
+    /// confirms by its lease, else by one round of beats for all reads that wait; a follower asks
+    /// its leader, once for all reads of a turn, and again when it hears nothing. Every replica, a
+    /// learner too, can so serve linearizable reads from its own state.
     ///
     /// # Errors
-    /// When this replica does not lead.
+    /// When this replica neither leads nor knows who does.
     pub fn read(&mut self, id: ReadId) -> Result<(), NotLeader> {
         match &mut self.acting {
             Acting::Leader(leader) => {
-                leader.read(id);
+                leader.read(Asker::Own(id));
                 Ok(())
             }
-            Acting::Follower(_) | Acting::Candidate(_) => Err(NotLeader { leader: self.leader() }),
+            Acting::Follower(follower) => follower.read(id),
+            Acting::Candidate(_) => Err(NotLeader { leader: None }),
         }
     }
 
-    /// Campaigns as if the election timeout had passed. Does nothing at a leader, and at a replica
-    /// without a vote.
+    /// Campaigns as if the election timeout had passed. Does nothing at a leader, at a replica
+    /// without a vote, and at one that has promised a leader to be silent.
     pub fn campaign(&mut self) {
-        if !matches!(self.acting, Acting::Leader(_)) && self.state.is_voter() {
+        let may = self.state.is_voter() && !self.state.is_silent();
+        if may && !matches!(self.acting, Acting::Leader(_)) {
             self.enter(Some(Transition::PreCampaign(Cause::Asked)));
         }
     }
@@ -153,10 +158,17 @@ impl Replica {
     }
 
     /// Everything that is to be done since the last call. Costs as much as it gives out.
+    ///
+    /// `now` must be read *after* the last input of the turn was handed in: reads that are confirmed
+    /// by a lease are confirmed as of `now`, so they must have begun before it. How long the turn
+    /// then takes does not matter.
     #[must_use]
-    pub fn take_ready(&mut self) -> Ready {
-        if let Acting::Leader(leader) = &mut self.acting {
-            leader.pump(&mut self.state);
+    pub fn take_ready(&mut self, now: Moment) -> Ready {
+        self.state.on_now(now);
+        match &mut self.acting {
+            Acting::Follower(follower) => follower.pump(&mut self.state),
+            Acting::Candidate(_) => {}
+            Acting::Leader(leader) => leader.pump(&mut self.state),
         }
         self.state.collect_committed();
         let role = self.role_change();
@@ -174,9 +186,10 @@ impl Replica {
         }
     }
 
-    /// True when [`take_ready`](Self::take_ready) would give something out.
+    /// True when [`take_ready`](Self::take_ready) would give something out at `now`.
     #[must_use]
-    pub fn has_ready(&self) -> bool {
+    pub fn has_ready(&self, now: Moment) -> bool {
+        let now = self.state.now.max(now);
         let State { messages, committed, reads, refused_reads, fetches, .. } = &self.state;
         !messages.is_empty()
             || !committed.is_empty()
@@ -186,7 +199,11 @@ impl Replica {
             || self.state.wants_append()
             || self.state.wants_apply()
             || self.role_change().is_some()
-            || matches!(&self.acting, Acting::Leader(leader) if leader.wants_pump(&self.state))
+            || match &self.acting {
+                Acting::Follower(follower) => follower.wants_pump(),
+                Acting::Candidate(_) => false,
+                Acting::Leader(leader) => leader.wants_pump(&self.state, now),
+            }
     }
 
     /// What this replica is told it is: its settings.
@@ -291,6 +308,23 @@ impl Replica {
         }
     }
 
+    /// Until when its followers have promised that nobody else is elected; `None` when it does not
+    /// lead. It may read without a message until then, once the first entry of its term is committed
+    /// and unless [`Config::lease`] is off.
+    #[must_use]
+    pub fn lease_end(&self) -> Option<Moment> {
+        match &self.acting {
+            Acting::Leader(leader) => Some(leader.lease_end(&self.state)),
+            Acting::Follower(_) | Acting::Candidate(_) => None,
+        }
+    }
+
+    /// True while it has promised a leader to be silent: it neither votes nor campaigns.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.state.is_silent()
+    }
+
     /// Bytes of own proposals that are not committed; 0 when it does not lead.
     #[must_use]
     pub const fn uncommitted_bytes(&self) -> usize {
@@ -368,8 +402,10 @@ impl Replica {
     }
 
     fn act(&mut self, acting: Acting, cause: Cause) {
-        if let Acting::Leader(leader) = &mut self.acting {
-            leader.end(&mut self.state);
+        match &mut self.acting {
+            Acting::Follower(follower) => follower.end(&mut self.state),
+            Acting::Candidate(_) => {}
+            Acting::Leader(leader) => leader.end(&mut self.state),
         }
         self.acting = acting;
         self.cause = cause;

@@ -1,10 +1,12 @@
 //! What a replica has in every role: its term and vote, its log, and what the turn gives out.
 
 use quorate_types::{
-    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, SnapshotMeta, Term,
+    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Moment, NodeId, ReadContext,
+    SnapshotMeta, Term,
 };
 
 use crate::config::{Config, LogState};
+use crate::lease::Silence;
 use crate::log::{Applicable, Log};
 use crate::persist::Persist;
 use crate::ready::{Append, LogFetch, ReadId, ReadReady, Ticket};
@@ -19,7 +21,7 @@ pub(crate) const TERM_MAX: Term = Term(1 << 62);
 /// window, can fill it. What is refused is sent again.
 const UNSYNCED_WINDOWS_MAX: usize = 4;
 
-/// Messages that a replica did not act upon, since it was made.
+/// What happened to a replica since it was made.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counters {
     /// From nodes that are no members, to someone else, or saying what no correct peer says.
@@ -28,6 +30,10 @@ pub struct Counters {
     pub overloaded_appends: u64,
     /// Requests for votes that went unheard because the leader is alive.
     pub unheard_votes: u64,
+    /// Reads, and requests of followers, that a leader confirmed by its lease, without a message.
+    pub lease_reads: u64,
+    /// Those that it confirmed by a round of beats.
+    pub round_reads: u64,
 }
 
 /// The state that all roles share.
@@ -45,6 +51,12 @@ pub(crate) struct State {
     pub(crate) refused_reads: Vec<ReadId>,
     pub(crate) committed: Vec<Entry>,
     pub(crate) fetches: Vec<LogFetch>,
+    /// The latest moment handed in.
+    pub(crate) now: Moment,
+    pub(crate) silence: Silence,
+    /// Set by the first moment.
+    life: Option<u64>,
+    last_read_request: u64,
     /// The read-back of committed entries that is under way.
     apply_fetch: Option<LogFetch>,
     /// The last such read-back was of no use: waits for a tick before it is asked again.
@@ -76,6 +88,10 @@ impl State {
         // The commit index is saved lazily; what was applied was committed.
         let commit = hard_state.commit.max(applied);
         let terms = TermMap::new(base, &terms, last);
+        // Who has a term may have heard a leader in it, and made a promise. Where nobody else can
+        // lead, nobody can have been promised anything.
+        let may_have_promised =
+            config.lease && hard_state.term > Term::ZERO && !membership.is_sole_voter(config.node);
         Self {
             membership,
             term: hard_state.term,
@@ -88,6 +104,10 @@ impl State {
             refused_reads: Vec::new(),
             committed: Vec::new(),
             fetches: Vec::new(),
+            now: Moment::ZERO,
+            silence: Silence::new(may_have_promised),
+            life: None,
+            last_read_request: 0,
             apply_fetch: None,
             apply_fetch_failed: false,
             last_fetch: 0,
@@ -155,6 +175,45 @@ impl State {
             self.log.durable(),
         );
         self.messages.extend(ready);
+    }
+
+    /// A turn takes place at `now`. Moments of one clock do not go back; if they do, time stands.
+    pub(crate) fn on_now(&mut self, now: Moment) {
+        self.now = self.now.max(now);
+        let life = self.config.life.wrapping_add(now.value_us());
+        self.life.get_or_insert(life);
+        self.silence.stamp(self.now, self.config.promise_us());
+    }
+
+    /// True while this replica owes a leader its silence.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silence.holds(self.now)
+    }
+
+    /// What an answer to a beat may promise, in microseconds. Nothing before a term is durable: a
+    /// restart must find that it may have promised something.
+    pub(crate) fn promise(&mut self) -> u64 {
+        let (durable_term, _) = self.persist.durable_ballot();
+        if !self.config.lease || durable_term == Term::ZERO {
+            return 0;
+        }
+        self.silence.promise();
+        self.config.promise_us()
+    }
+
+    /// A context that was never used before, in this life or an earlier one.
+    pub(crate) fn next_read_context(&mut self) -> ReadContext {
+        self.last_read_request += 1;
+        ReadContext { life: self.read_life(), number: self.last_read_request }
+    }
+
+    /// True when `context` is one of this life.
+    pub(crate) fn is_own_context(&self, context: ReadContext) -> bool {
+        context.life == self.read_life() && context.number <= self.last_read_request
+    }
+
+    fn read_life(&self) -> u64 {
+        self.life.unwrap_or(self.config.life)
     }
 
     /// Replaces the log from the first of `entries` on.

@@ -10,6 +10,7 @@ use std::cmp::Ordering;
 
 use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Term};
 
+use crate::read_index::Asker;
 use crate::ready::Cause;
 use crate::replica::Replica;
 use crate::role::{Acting, Transition};
@@ -43,12 +44,14 @@ impl Replica {
             Body::Append { prev, .. } => {
                 Body::AppendRejected { refused: prev.index, hint: EntryId::ZERO }
             }
-            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round },
+            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, promise_us: 0 },
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
-            | Body::HeartbeatReply { .. } => return,
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => return,
         };
         self.state.send(from, answer);
     }
@@ -58,8 +61,9 @@ impl Replica {
     fn adopt_term(&mut self, message: &Message) -> bool {
         match message.body {
             Body::PreVote { .. } | Body::PreVoteReply { granted: true } => true,
-            // Whoever hears its leader wants no other one (thesis section 4.2.3).
-            Body::Vote { .. } if self.hears_leader() => {
+            // Whoever hears its leader wants no other one (thesis section 4.2.3), and whoever
+            // promised silence keeps it.
+            Body::Vote { .. } if self.hears_leader() || self.state.is_silent() => {
                 self.state.counters.unheard_votes += 1;
                 false
             }
@@ -70,7 +74,9 @@ impl Replica {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
-            | Body::HeartbeatReply { .. } => {
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => {
                 self.follow_in(message.term, message.from);
                 true
             }
@@ -116,11 +122,19 @@ impl Replica {
                 leader.on_rejected(&mut self.state, from, refused, hint);
                 None
             }
-            (Body::HeartbeatReply { round }, Acting::Leader(leader)) => {
-                leader.on_heartbeat_reply(&mut self.state, from, round);
+            (Body::HeartbeatReply { round, promise_us }, Acting::Leader(leader)) => {
+                leader.on_heartbeat_reply(&mut self.state, from, round, promise_us);
                 None
             }
-            // Answers to what this replica no longer is.
+            (Body::ReadIndex { context }, Acting::Leader(leader)) => {
+                leader.read(Asker::Peer(from, context));
+                None
+            }
+            (Body::ReadIndexReply { context, index }, Acting::Follower(follower)) => {
+                follower.on_read_index_reply(&mut self.state, from, context, index);
+                None
+            }
+            // To, or from, what this replica no longer is. Who asked for an index asks again.
             (
                 Body::PreVoteReply { .. } | Body::VoteReply { .. },
                 Acting::Follower(_) | Acting::Leader(_),
@@ -128,9 +142,11 @@ impl Replica {
             | (
                 Body::AppendAccepted { .. }
                 | Body::AppendRejected { .. }
-                | Body::HeartbeatReply { .. },
+                | Body::HeartbeatReply { .. }
+                | Body::ReadIndex { .. },
                 Acting::Follower(_) | Acting::Candidate(_),
-            ) => None,
+            )
+            | (Body::ReadIndexReply { .. }, Acting::Candidate(_) | Acting::Leader(_)) => None,
         };
         self.enter(next);
     }
@@ -138,7 +154,10 @@ impl Replica {
     /// Says whether a vote in `term` would be granted. Changes nothing.
     fn on_pre_vote(&mut self, from: NodeId, term: Term, last: EntryId) {
         let free = term > self.state.term || self.is_free_to_vote_for(from);
-        let granted = free && !self.hears_leader() && self.state.is_up_to_date(last);
+        let granted = free
+            && !self.hears_leader()
+            && !self.state.is_silent()
+            && self.state.is_up_to_date(last);
         let term = if granted { term } else { self.state.term };
         let reply = self.state.message(from, term, Body::PreVoteReply { granted });
         self.state.messages.push(reply);
@@ -147,7 +166,10 @@ impl Replica {
     /// Grants the vote of the present term to the first candidate whose log has all that may be
     /// committed. The grant leaves only once it is durable.
     fn on_vote(&mut self, from: NodeId, last: EntryId) -> Option<Transition> {
-        if !self.is_free_to_vote_for(from) || !self.state.is_up_to_date(last) {
+        if !self.is_free_to_vote_for(from)
+            || self.state.is_silent()
+            || !self.state.is_up_to_date(last)
+        {
             self.state.send(from, Body::VoteReply { granted: false });
             return None;
         }
@@ -228,7 +250,9 @@ fn is_believable(state: &State, message: &Message) -> bool {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
-            | Body::HeartbeatReply { .. } => *term > Term::ZERO,
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => *term > Term::ZERO,
         }
 }
 

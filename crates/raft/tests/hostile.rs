@@ -8,8 +8,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_raft::{Config, LogFetch, LogState, ReadId, Replica, Ticket};
 use quorate_types::{
-    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, NodeId, Payload, SnapshotMeta,
-    Term,
+    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, Payload,
+    ReadContext, SnapshotMeta, Term,
 };
 
 #[derive(Clone, Debug)]
@@ -23,7 +23,8 @@ enum Input {
     Applied,
     Fetched(bool),
     Unreachable(u64),
-    Turn,
+    /// After so many microseconds.
+    Turn(u64),
 }
 
 /// Mostly small, so that it hits something; sometimes at the edges of the type.
@@ -65,7 +66,15 @@ fn body() -> impl Strategy<Value = Body> {
             .prop_map(|(refused, hint)| Body::AppendRejected { refused: LogIndex(refused), hint }),
         (number(), number())
             .prop_map(|(commit, round)| Body::Heartbeat { commit: LogIndex(commit), round }),
-        number().prop_map(|round| Body::HeartbeatReply { round }),
+        (number(), number())
+            .prop_map(|(round, promise_us)| Body::HeartbeatReply { round, promise_us }),
+        (number(), number()).prop_map(|(life, number)| {
+            Body::ReadIndex { context: ReadContext { life, number } }
+        }),
+        (0u64..2, number(), number()).prop_map(|(life, number, index)| {
+            let context = ReadContext { life, number };
+            Body::ReadIndexReply { context, index: LogIndex(index) }
+        }),
     ]
 }
 
@@ -90,7 +99,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Applied),
         1 => any::<bool>().prop_map(Input::Fetched),
         1 => (0u64..5).prop_map(Input::Unreachable),
-        5 => Just(Input::Turn),
+        5 => prop_oneof![Just(0), 0u64..300_000].prop_map(Input::Turn),
     ]
 }
 
@@ -128,6 +137,7 @@ proptest! {
         let mut tickets: VecDeque<Ticket> = VecDeque::new();
         let mut fetches: VecDeque<LogFetch> = VecDeque::new();
         let mut committed: Vec<Entry> = Vec::new();
+        let mut now = Moment::ZERO;
         let (mut term, mut commit) = (replica.term(), replica.commit());
         for input in inputs {
             match input {
@@ -157,9 +167,10 @@ proptest! {
                     }
                 }
                 Input::Unreachable(peer) => replica.unreachable(NodeId(peer)),
-                Input::Turn => {
-                    let has_ready = replica.has_ready();
-                    let ready = replica.take_ready();
+                Input::Turn(us) => {
+                    now = now.plus_us(us);
+                    let has_ready = replica.has_ready(now);
+                    let ready = replica.take_ready(now);
                     prop_assert_eq!(has_ready, !ready.is_empty());
                     tickets.extend(ready.append.map(|append| append.ticket));
                     fetches.extend(ready.fetch);

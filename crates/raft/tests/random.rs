@@ -6,7 +6,7 @@ mod world;
 
 use world::World;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 600;
 const STEPS: usize = 20_000;
 
 fn run(seed: u64) -> World {
@@ -25,18 +25,20 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         (Some(seed), _) => seed..seed + 1,
         (None, seeds) => 0..seeds.unwrap_or(SEEDS),
     };
-    let (mut elections, mut committed, mut reads) = (0, 0, 0);
+    let (mut elections, mut committed, mut reads, mut lease_reads) = (0, 0, 0, 0);
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| run(seed));
         let world = world.unwrap_or_else(|_| panic!("failing seed: SEED={seed}"));
         elections += world.oracle.elections;
         committed += world.oracle.highest_committed().value();
         reads += world.oracle.reads_served;
+        lease_reads += world.oracle.lease_reads;
     }
     // A world in which nothing happens proves nothing.
     if seeds.end - seeds.start >= SEEDS {
         assert!(elections > 2_000, "only {elections} elections");
         assert!(committed > 20_000, "only {committed} entries committed");
         assert!(reads > 2_000, "only {reads} reads served");
+        assert!(lease_reads > 2_000, "only {lease_reads} reads confirmed by a lease");
     }
 }

@@ -16,7 +16,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::entry::{Entry, EntryId, Payload};
 use crate::id::{GroupId, LogIndex, NodeId, Term};
-use crate::message::{Body, Message};
+use crate::message::{Body, Message, ReadContext};
 
 /// The version of frames and entry records that this build writes, and the only one it reads.
 pub const VERSION: u8 = 1;
@@ -135,7 +135,15 @@ pub fn put_message(buf: &mut BytesMut, message: &Message) {
             put_varint(buf, commit.value());
             put_varint(buf, *round);
         }
-        Body::HeartbeatReply { round } => put_varint(buf, *round),
+        Body::HeartbeatReply { round, promise_us } => {
+            put_varint(buf, *round);
+            put_varint(buf, *promise_us);
+        }
+        Body::ReadIndex { context } => put_context(buf, *context),
+        Body::ReadIndexReply { context, index } => {
+            put_context(buf, *context);
+            put_varint(buf, index.value());
+        }
     }
     let length = u32::try_from(buf.len() - start - 4).expect("a message is far below 4 GiB");
     buf[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -228,6 +236,8 @@ const APPEND_ACCEPTED: u8 = 6;
 const APPEND_REJECTED: u8 = 7;
 const HEARTBEAT: u8 = 8;
 const HEARTBEAT_REPLY: u8 = 9;
+const READ_INDEX: u8 = 10;
+const READ_INDEX_REPLY: u8 = 11;
 
 const fn kind(body: &Body) -> u8 {
     match body {
@@ -240,13 +250,15 @@ const fn kind(body: &Body) -> u8 {
         Body::AppendRejected { .. } => APPEND_REJECTED,
         Body::Heartbeat { .. } => HEARTBEAT,
         Body::HeartbeatReply { .. } => HEARTBEAT_REPLY,
+        Body::ReadIndex { .. } => READ_INDEX,
+        Body::ReadIndexReply { .. } => READ_INDEX_REPLY,
     }
 }
 
 fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let buf = &mut buf;
     let kind = take_u8(buf)?;
-    if !(PRE_VOTE..=HEARTBEAT_REPLY).contains(&kind) {
+    if !(PRE_VOTE..=READ_INDEX_REPLY).contains(&kind) {
         return Err(DecodeError::UnknownMessage(kind));
     }
     let group = GroupId(take_varint(buf)?);
@@ -278,7 +290,16 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
         HEARTBEAT => {
             Body::Heartbeat { commit: LogIndex(take_varint(buf)?), round: take_varint(buf)? }
         }
-        _ => Body::HeartbeatReply { round: take_varint(buf)? },
+        HEARTBEAT_REPLY => Body::HeartbeatReply {
+            round: take_varint(buf)?,
+            // Nodes that know of no promises make none.
+            promise_us: take_later(buf, take_varint)?.unwrap_or(0),
+        },
+        READ_INDEX => Body::ReadIndex { context: take_context(buf)? },
+        _ => {
+            let context = take_context(buf)?;
+            Body::ReadIndexReply { context, index: LogIndex(take_varint(buf)?) }
+        }
     };
     // Bytes left over are fields of a newer version.
     Ok(Message { group, from, to, term, body })
@@ -291,6 +312,23 @@ fn put_id(buf: &mut BytesMut, id: EntryId) {
 
 fn take_id(buf: &mut Bytes) -> Result<EntryId, DecodeError> {
     Ok(EntryId::new(Term(take_varint(buf)?), LogIndex(take_varint(buf)?)))
+}
+
+fn put_context(buf: &mut BytesMut, context: ReadContext) {
+    put_varint(buf, context.life);
+    put_varint(buf, context.number);
+}
+
+fn take_context(buf: &mut Bytes) -> Result<ReadContext, DecodeError> {
+    Ok(ReadContext { life: take_varint(buf)?, number: take_varint(buf)? })
+}
+
+/// A field that a kind of message got later: `None` when its writer did not know it.
+fn take_later<T>(
+    buf: &mut Bytes,
+    take: impl FnOnce(&mut Bytes) -> Result<T, DecodeError>,
+) -> Result<Option<T>, DecodeError> {
+    if buf.has_remaining() { take(buf).map(Some) } else { Ok(None) }
 }
 
 fn take_u8(buf: &mut Bytes) -> Result<u8, DecodeError> {
@@ -349,7 +387,15 @@ mod tests {
                 .prop_map(|(at, hint)| Body::AppendRejected { refused: LogIndex(at), hint }),
             (any::<u64>(), any::<u64>())
                 .prop_map(|(commit, round)| Body::Heartbeat { commit: LogIndex(commit), round }),
-            any::<u64>().prop_map(|round| Body::HeartbeatReply { round }),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(round, promise_us)| Body::HeartbeatReply { round, promise_us }),
+            (any::<u64>(), any::<u64>()).prop_map(|(life, number)| Body::ReadIndex {
+                context: ReadContext { life, number }
+            }),
+            (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(life, number, index)| {
+                let context = ReadContext { life, number };
+                Body::ReadIndexReply { context, index: LogIndex(index) }
+            }),
         ];
         let body = prop_oneof![append(), (any::<u64>().prop_map(Term), other)];
         (any::<u64>(), any::<u64>(), any::<u64>(), body).prop_map(
@@ -410,7 +456,7 @@ mod tests {
             from: NodeId(1),
             to: NodeId(2),
             term: Term(3),
-            body: Body::HeartbeatReply { round: 4 },
+            body: Body::HeartbeatReply { round: 4, promise_us: 9 },
         };
         let mut buf = BytesMut::new();
         put_frame_header(&mut buf);
@@ -418,6 +464,17 @@ mod tests {
         buf.put_slice(&[200, 1, 2]);
         put_message(&mut buf, &known);
         assert_eq!(take_frame(buf.freeze()), Ok((vec![known], 1)));
+    }
+
+    #[test]
+    fn a_heartbeat_reply_of_an_older_node_promises_nothing() {
+        let mut buf = BytesMut::new();
+        put_frame_header(&mut buf);
+        buf.put_u32_le(6);
+        buf.put_slice(&[HEARTBEAT_REPLY, 1, 2, 3, 4, 5]);
+        let (messages, unknown) = take_frame(buf.freeze()).expect("a frame");
+        assert_eq!((messages[0].term, unknown), (Term(4), 0));
+        assert_eq!(messages[0].body, Body::HeartbeatReply { round: 5, promise_us: 0 });
     }
 
     #[test]

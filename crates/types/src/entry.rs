@@ -136,6 +136,12 @@ impl Membership {
         self.voters.contains(&node) || self.outgoing.contains(&node)
     }
 
+    /// True when `node` alone decides: nobody else can be elected or must agree.
+    #[must_use]
+    pub fn is_sole_voter(&self, node: NodeId) -> bool {
+        self.voters.len() == 1 && self.voters.contains(&node) && !self.is_joint()
+    }
+
     /// Every node that receives the log, in order.
     #[must_use]
     pub fn nodes(&self) -> BTreeSet<NodeId> {

@@ -5,6 +5,7 @@
 //!
 //! - [`id`]: newtypes for whatever is counted or named.
 //! - [`entry`]: what a log holds, and who votes on it.
+//! - [`moment`]: a reading of one node's clock, as a value.
 //! - [`message`]: what replicas of one group say to each other, one variant per meaning.
 //! - [`codec`]: the versioned binary form of entries and messages; every decoder takes hostile bytes.
 //! - [`range`]: half-open key ranges.
@@ -17,10 +18,12 @@ pub mod id;
 pub mod kv;
 pub mod machine;
 pub mod message;
+pub mod moment;
 pub mod range;
 
 pub use entry::{Entry, EntryId, HardState, Membership, Payload, SnapshotMeta};
 pub use id::{ClusterId, Epoch, GroupId, Incarnation, LogIndex, NodeId, Revision, ShardId, Term};
 pub use machine::{Committed, MachineKind, ReadError, StateBatch, StateMachine, StateReader};
-pub use message::{Body, Message};
+pub use message::{Body, Message, ReadContext};
+pub use moment::Moment;
 pub use range::KeyRange;

@@ -68,14 +68,40 @@ pub enum Body {
     Heartbeat {
         /// The leader's commit index, cut to what the receiver is known to hold.
         commit: LogIndex,
-        /// The read round that an answer confirms; never reused within a term.
+        /// The round of beats that an answer confirms; never reused within a term.
         round: u64,
     },
     /// The answer to a heartbeat.
     HeartbeatReply {
         /// The round of the heartbeat that is answered.
         round: u64,
+        /// For so long after it heard that heartbeat the sender neither votes nor campaigns, in
+        /// microseconds of its own clock; 0 promises nothing. Leases of leaders are made of it.
+        promise_us: u64,
     },
+    /// "From which index on is a read linearizable?" A follower asks its leader (thesis section
+    /// 6.4).
+    ReadIndex {
+        /// Comes back in the answer.
+        context: ReadContext,
+    },
+    /// The answer of a leader that proved its leadership after it was asked.
+    ReadIndexReply {
+        /// That of the request.
+        context: ReadContext,
+        /// What was committed; the read may be served once this is applied.
+        index: LogIndex,
+    },
+}
+
+/// Names one request of a follower for all time: a late answer to another one, of another attempt, or
+/// of an earlier life of the same replica, must never be taken for its answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ReadContext {
+    /// Differs between any two lives of the replica.
+    pub life: u64,
+    /// Rises with every request of one life.
+    pub number: u64,
 }
 
 impl Body {
@@ -92,10 +118,12 @@ impl Body {
             Self::AppendRejected { .. } => "AppendRejected",
             Self::Heartbeat { .. } => "Heartbeat",
             Self::HeartbeatReply { .. } => "HeartbeatReply",
+            Self::ReadIndex { .. } => "ReadIndex",
+            Self::ReadIndexReply { .. } => "ReadIndexReply",
         }
     }
 
-    /// True for votes and beats, which must never queue behind data.
+    /// True for votes, beats and what confirms reads, which must never queue behind data.
     #[must_use]
     pub const fn is_control(&self) -> bool {
         match self {
@@ -107,7 +135,9 @@ impl Body {
             | Self::Vote { .. }
             | Self::VoteReply { .. }
             | Self::Heartbeat { .. }
-            | Self::HeartbeatReply { .. } => true,
+            | Self::HeartbeatReply { .. }
+            | Self::ReadIndex { .. }
+            | Self::ReadIndexReply { .. } => true,
         }
     }
 }

@@ -2,12 +2,13 @@
 //! [async-storage-writes=true] [inflight=N] [inflight-partial=N] [eager-commit=true]
 //! [inflight-bytes=N] [append-bytes=N]
 //! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true]
-//! [checkquorum=true] [read-only=safe]`
+//! [checkquorum=true] [read-only=safe|lease-based] [life=K]`
 //!
 //! Adds nodes with the next ids, each started from a first snapshot at `index` in term 1 with that
 //! membership and content. Defaults: one tick is a heartbeat, elections after exactly 3 ticks, no
-//! bounds that a script would meet. Pre-votes, CheckQuorum and safe reads cannot be switched off;
-//! the options exist because scripts like to say so.
+//! bounds that a script would meet, and reads that are confirmed by a round of beats (`safe`); leases
+//! and the promises that they are made of are switched on by `lease-based`. Pre-votes and CheckQuorum
+//! cannot be switched off; the options exist because scripts like to say so.
 
 use bytes::Bytes;
 use quorate_raft::Config;
@@ -42,9 +43,6 @@ pub(crate) fn run(cluster: &mut Cluster, mut args: Args<'_>) -> Result<(), Scrip
             return Err(args.usage(&format!("cannot do without {option}")));
         }
     }
-    if args.value::<String>("read-only")?.is_some_and(|option| option != "safe") {
-        return Err(args.usage("knows only safe reads"));
-    }
     args.end()?;
     for _ in 0..count {
         let node = NodeId(cluster.nodes.len() as u64 + 1);
@@ -65,7 +63,14 @@ fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
         },
         _ => return Err(args.usage("needs election-ticks=(MIN,MAX)")),
     };
+    let lease = match args.value::<String>("read-only")?.as_deref() {
+        None | Some("safe") => false,
+        Some("lease-based") => true,
+        Some(_) => return Err(args.usage("knows safe and lease-based reads")),
+    };
     Ok(Config {
+        lease,
+        life: args.value("life")?.unwrap_or(0),
         election_ticks_min: ticks_min,
         election_ticks_max: ticks_max,
         inflight_appends_max: positive(args, "inflight", defaults.inflight_appends_max)?,

@@ -1,12 +1,14 @@
 //! `inject TYPE from=N to=N term=T [prev=I@T] [last=I@T] [hint=I@T] [refused=I] [commit=I]
-//! [round=R] [entries=(I@T,..)] [granted]`
+//! [round=R] [promise=US] [context=LIFE.NUMBER] [index=I] [entries=(I@T,..)] [granted]`
 //!
 //! Puts a forged message into the network: one that was delayed for ever so long, or that no
 //! correct node would send. TYPE is one of ours. Fields that the type does not have are refused,
 //! those left out are 0. Entries carry the command `forged`.
 
 use bytes::Bytes;
-use quorate_types::{Body, Entry, EntryId, GroupId, LogIndex, Message, NodeId, Payload, Term};
+use quorate_types::{
+    Body, Entry, EntryId, GroupId, LogIndex, Message, NodeId, Payload, ReadContext, Term,
+};
 
 use crate::args::Args;
 use crate::cluster::Cluster;
@@ -45,7 +47,14 @@ fn body(name: &str, args: &mut Args<'_>) -> Result<Body, ScriptError> {
             commit: index(args, "commit")?,
             round: args.value("round")?.unwrap_or(0),
         },
-        "HeartbeatReply" => Body::HeartbeatReply { round: args.value("round")?.unwrap_or(0) },
+        "HeartbeatReply" => Body::HeartbeatReply {
+            round: args.value("round")?.unwrap_or(0),
+            promise_us: args.value("promise")?.unwrap_or(0),
+        },
+        "ReadIndex" => Body::ReadIndex { context: context(args)? },
+        "ReadIndexReply" => {
+            Body::ReadIndexReply { context: context(args)?, index: index(args, "index")? }
+        }
         unknown => return Err(args.usage(&format!("knows no {unknown}"))),
     })
 }
@@ -57,6 +66,14 @@ fn index(args: &mut Args<'_>, key: &str) -> Result<LogIndex, ScriptError> {
 fn id(args: &mut Args<'_>, key: &str) -> Result<EntryId, ScriptError> {
     let text: Option<String> = args.value(key)?;
     text.map_or(Ok(EntryId::ZERO), |text| parse_id(args, &text))
+}
+
+fn context(args: &mut Args<'_>) -> Result<ReadContext, ScriptError> {
+    let text: Option<String> = args.value("context")?;
+    let parsed = text.as_deref().unwrap_or("0.0").split_once('.').and_then(|(life, number)| {
+        Some(ReadContext { life: life.parse().ok()?, number: number.parse().ok()? })
+    });
+    parsed.ok_or_else(|| args.usage("needs a context like life.number"))
 }
 
 fn parse_id(args: &Args<'_>, text: &str) -> Result<EntryId, ScriptError> {

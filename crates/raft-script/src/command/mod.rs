@@ -1,6 +1,7 @@
 //! The commands, one a file.
 
 mod add_nodes;
+mod advance_time;
 mod campaign;
 mod crash;
 mod deliver_msgs;
@@ -31,6 +32,8 @@ pub(crate) fn run(cluster: &mut Cluster, line: &Line) -> Result<(), ScriptError>
     let args = Args::new(line);
     match line.name.as_str() {
         "add-nodes" => add_nodes::run(cluster, args),
+        "advance-time" => advance_time::run(cluster, args),
+        "burst-ticks" => tick::run_burst(cluster, args),
         "campaign" => campaign::run(cluster, args),
         "crash" => crash::run(cluster, args),
         "deliver-msgs" => deliver_msgs::run(cluster, args),

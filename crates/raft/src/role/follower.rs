@@ -1,23 +1,33 @@
 //! A follower: takes the leader's entries, or waits for one and then campaigns.
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId};
+use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, ReadContext};
 
-use crate::ready::Cause;
+use crate::error::NotLeader;
+use crate::read_request::ReadRequests;
+use crate::ready::{Cause, ReadId};
 use crate::role::Transition;
 use crate::state::State;
+
+/// Heartbeats that a follower waits for the answer to a read request before it asks again.
+const READ_RETRY_HEARTBEATS: u32 = 2;
 
 /// The state of a follower in its term.
 ///
 /// - `verified` is the last entry that is known to equal the leader's: what an append of this term
 ///   has checked, or the log's last entry if that is of this term. Beyond it there may be a suffix
 ///   of an older leader, so the commit index never passes it.
+/// - `told_commit` is the highest commit index that this term's leader told, in whatever message. It may
+///   be told before the entries are here: then they are committed when they come.
 #[derive(Debug)]
 pub(crate) struct Follower {
     leader: Option<NodeId>,
     verified: LogIndex,
+    told_commit: LogIndex,
     /// Ticks since the leader was heard, or a vote was granted, or the role began.
     elapsed_ticks: u32,
     timeout_ticks: u32,
+    /// Waits only while a leader is known.
+    reads: ReadRequests,
 }
 
 impl Follower {
@@ -26,12 +36,20 @@ impl Follower {
         // An entry of this term comes from this term's leader, and so does all before it (Log
         // Matching).
         let verified = if last.term == state.term { last.index } else { state.log.commit() };
-        Self { leader, verified, elapsed_ticks: 0, timeout_ticks: state.draw_timeout() }
+        Self {
+            leader,
+            verified,
+            told_commit: LogIndex::ZERO,
+            elapsed_ticks: 0,
+            timeout_ticks: state.draw_timeout(),
+            reads: ReadRequests::default(),
+        }
     }
 
     pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
         self.elapsed_ticks = self.elapsed_ticks.saturating_add(1);
-        (self.elapsed_ticks >= self.timeout_ticks && state.is_voter())
+        self.reads.tick(state.config.heartbeat_ticks.saturating_mul(READ_RETRY_HEARTBEATS));
+        (self.elapsed_ticks >= self.timeout_ticks && state.is_voter() && !state.is_silent())
             .then_some(Transition::PreCampaign(Cause::ElectionTimeout))
     }
 
@@ -62,6 +80,51 @@ impl Follower {
         true
     }
 
+    /// Asks the leader with the next turn.
+    pub(crate) fn read(&mut self, id: ReadId) -> Result<(), NotLeader> {
+        if self.leader.is_none() {
+            return Err(NotLeader { leader: None });
+        }
+        self.reads.push(id);
+        Ok(())
+    }
+
+    /// The leader's answer.
+    pub(crate) fn on_read_index_reply(
+        &mut self,
+        state: &mut State,
+        from: NodeId,
+        context: ReadContext,
+        index: LogIndex,
+    ) {
+        if self.leader == Some(from) && state.is_own_context(context) {
+            // Otherwise the reads would wait for the next append or beat to be told.
+            self.learn_commit(state, index);
+            self.reads.on_answer(context.number, index, &mut state.reads);
+        }
+    }
+
+    /// Makes the messages of this turn: one request for all reads that came in it.
+    pub(crate) fn pump(&mut self, state: &mut State) {
+        if let Some(leader) = self.leader
+            && self.reads.wants_request()
+        {
+            let context = state.next_read_context();
+            self.reads.on_request(context.number);
+            state.send(leader, Body::ReadIndex { context });
+        }
+    }
+
+    /// True when [`pump`](Self::pump) would send something.
+    pub(crate) fn wants_pump(&self) -> bool {
+        self.leader.is_some() && self.reads.wants_request()
+    }
+
+    /// It follows no more, or another leader.
+    pub(crate) fn end(&mut self, state: &mut State) {
+        self.reads.refuse_all(&mut state.refused_reads);
+    }
+
     pub(crate) fn on_heartbeat(
         &mut self,
         state: &mut State,
@@ -69,8 +132,9 @@ impl Follower {
         commit: LogIndex,
         round: u64,
     ) {
-        state.log.commit_to(commit.min(self.verified));
-        state.send(from, Body::HeartbeatReply { round });
+        self.learn_commit(state, commit);
+        let promise_us = state.promise();
+        state.send(from, Body::HeartbeatReply { round, promise_us });
     }
 
     /// Takes `entries`, which follow `prev` in the log of the leader `from`.
@@ -120,7 +184,13 @@ impl Follower {
             state.overwrite(entries, from_index);
         }
         self.verified = self.verified.max(last);
-        state.log.commit_to(commit.min(last));
+        self.learn_commit(state, commit);
         state.send_durably(from, last, Body::AppendAccepted { last });
+    }
+
+    /// The leader's commit index is at least `commit`.
+    fn learn_commit(&mut self, state: &mut State, commit: LogIndex) {
+        self.told_commit = self.told_commit.max(commit);
+        state.log.commit_to(self.told_commit.min(self.verified));
     }
 }

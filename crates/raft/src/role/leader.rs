@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, Payload};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Moment, NodeId, Payload};
 
 use crate::error::ProposeError;
+use crate::lease::{self, Beats};
 use crate::progress::Progress;
 use crate::quorum;
-use crate::read_index::Reads;
-use crate::ready::{Cause, LogFetch, ReadId};
+use crate::read_index::{Asker, Reads};
+use crate::ready::{Cause, LogFetch, ReadReady};
 use crate::role::Transition;
 use crate::state::State;
 
@@ -28,6 +29,7 @@ pub(crate) struct Leader {
     uncommitted: VecDeque<(LogIndex, usize)>,
     uncommitted_bytes: usize,
     reads: Reads,
+    beats: Beats,
     /// Ticks of this leadership.
     now: u64,
     beat_elapsed_ticks: u32,
@@ -47,6 +49,7 @@ impl Leader {
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
             reads: Reads::default(),
+            beats: Beats::default(),
             now: 0,
             beat_elapsed_ticks: 0,
             // The append of the no-op announces the leader.
@@ -79,8 +82,8 @@ impl Leader {
         Ok(first)
     }
 
-    pub(crate) fn read(&mut self, id: ReadId) {
-        self.reads.push(id);
+    pub(crate) fn read(&mut self, asker: Asker) {
+        self.reads.push(asker);
     }
 
     pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
@@ -132,14 +135,26 @@ impl Leader {
         peer.on_rejected(refused, meeting.index, state.log.terms().base().index, self.now);
     }
 
-    pub(crate) fn on_heartbeat_reply(&mut self, state: &mut State, from: NodeId, round: u64) {
+    pub(crate) fn on_heartbeat_reply(
+        &mut self,
+        state: &mut State,
+        from: NodeId,
+        round: u64,
+        promise_us: u64,
+    ) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        if round > self.reads.round() {
+        if round > self.beats.latest() {
             state.counters.ignored_messages += 1;
             return;
         }
         peer.heard_tick = self.now;
         peer.on_heartbeat_answered(self.now);
+        if let Some(start) = self.beats.start_of(round) {
+            // No longer than what this replica would promise itself, whatever the peer says.
+            let promise_us = promise_us.min(state.config.promise_us());
+            let end = lease::lease_end(start, promise_us, state.config.clock_drift_permille_max);
+            peer.promised_until = peer.promised_until.max(end);
+        }
         if round > peer.confirmed_round {
             peer.confirmed_round = round;
             self.maybe_confirm(state);
@@ -198,29 +213,68 @@ impl Leader {
     fn maybe_confirm(&mut self, state: &mut State) {
         let round = quorum::reached(&state.membership, |node| {
             if node == state.config.node {
-                self.reads.round()
+                self.beats.latest()
             } else {
                 self.peer(node, |peer| peer.confirmed_round)
             }
         });
-        self.reads.confirm(round, &mut state.reads);
+        if let Some((index, askers)) = self.reads.confirm(round) {
+            state.counters.round_reads += askers.len() as u64;
+            serve(state, index, askers);
+        }
+    }
+
+    /// Until when no other replica can be elected, as promised by a quorum of each half. Its own
+    /// silence needs no promise: while it leads, it neither votes nor campaigns.
+    pub(crate) fn lease_end(&self, state: &State) -> Moment {
+        Moment(quorum::reached(&state.membership, |node| {
+            if node == state.config.node {
+                u64::MAX
+            } else {
+                self.peer(node, |peer| peer.promised_until.value_us())
+            }
+        }))
+    }
+
+    /// True when at `now` nobody else can lead, so that whatever is committed by then is committed
+    /// here.
+    fn holds_lease(&self, state: &State, now: Moment) -> bool {
+        state.config.lease && self.knows_commit(state) && now < self.lease_end(state)
+    }
+
+    /// Before the first commit of its term a leader does not know what is committed.
+    fn knows_commit(&self, state: &State) -> bool {
+        state.log.commit() >= self.first_in_term
     }
 
     /// The leadership is over.
     pub(crate) fn end(&mut self, state: &mut State) {
-        self.reads.refuse_all(&mut state.refused_reads);
+        // Followers hear of it by the next term, or ask again.
+        let own = self.reads.take_all().into_iter().filter_map(|asker| match asker {
+            Asker::Own(id) => Some(id),
+            Asker::Peer(..) => None,
+        });
+        state.refused_reads.extend(own);
     }
 
     /// Makes the messages of this turn.
     pub(crate) fn pump(&mut self, state: &mut State) {
-        // Before the first commit of its term a leader does not know what is committed.
-        if self.wants_round(state) {
-            self.reads.begin_round(state.log.commit());
-            self.beat_due = !self.peers.is_empty();
+        if self.reads.is_waiting() && self.holds_lease(state, state.now) {
+            let askers = self.reads.take_all();
+            state.counters.lease_reads += askers.len() as u64;
+            serve(state, state.log.commit(), askers);
+        }
+        let wants_round = self.wants_round(state);
+        self.beat_due |= wants_round && !self.peers.is_empty();
+        let beat_due = std::mem::take(&mut self.beat_due);
+        if beat_due {
+            self.beats.begin(state.now);
+        }
+        let round = self.beats.latest();
+        if wants_round {
+            self.reads.begin_round(round, state.log.commit());
             self.maybe_confirm(state);
         }
-        let beat_due = std::mem::take(&mut self.beat_due);
-        let round = self.reads.round();
         for (&node, peer) in &mut self.peers {
             if beat_due {
                 let commit = state.log.commit().min(peer.match_index());
@@ -231,14 +285,15 @@ impl Leader {
     }
 
     /// True when [`pump`](Self::pump) would send something.
-    pub(crate) fn wants_pump(&self, state: &State) -> bool {
+    pub(crate) fn wants_pump(&self, state: &State, now: Moment) -> bool {
         self.beat_due
             || self.wants_round(state)
+            || self.reads.is_waiting() && self.holds_lease(state, now)
             || self.peers.values().any(|p| wants(state, p, self.now))
     }
 
     fn wants_round(&self, state: &State) -> bool {
-        self.reads.wants_round() && state.log.commit() >= self.first_in_term
+        self.reads.wants_round() && self.knows_commit(state)
     }
 
     pub(crate) const fn first_in_term(&self) -> LogIndex {
@@ -255,6 +310,16 @@ impl Leader {
 
     fn peer(&self, node: NodeId, value: impl Fn(&Progress) -> u64) -> u64 {
         self.peers.get(&node).map_or(0, value)
+    }
+}
+
+/// Tells `askers` that a read is linearizable at `index`.
+fn serve(state: &mut State, index: LogIndex, askers: Vec<Asker>) {
+    for asker in askers {
+        match asker {
+            Asker::Own(id) => state.reads.push(ReadReady { id, index }),
+            Asker::Peer(node, context) => state.send(node, Body::ReadIndexReply { context, index }),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use quorate_raft::{Config, LogFetch, ReadId, Ready, Replica, Role};
 use quorate_types::{
-    Entry, EntryId, GroupId, LogIndex, Membership, Message, NodeId, SnapshotMeta, Term,
+    Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, SnapshotMeta, Term,
 };
 
 use disk::Disk;
@@ -27,8 +27,30 @@ struct Machine {
     applied: LogIndex,
     fetches: Vec<LogFetch>,
     starts: u64,
-    /// How fast its clock runs, in per cent.
+    /// How often its ticks come, in per cent.
     pace: u32,
+    clock: Clock,
+    /// The node is paused until this step: nothing happens to it but time.
+    paused_until: u64,
+}
+
+/// A node's own clock: it starts anywhere and runs a little fast or slow, and through crashes.
+#[derive(Clone, Copy)]
+struct Clock {
+    start_us: u64,
+    /// Thousandths of true time.
+    rate: u64,
+}
+
+impl Clock {
+    /// Two of them differ by one per cent at most, the default bound.
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        Self { start_us: random.u64(0..1 << 40), rate: random.u64(995..=1005) }
+    }
+
+    fn at(self, true_us: u64) -> Moment {
+        Moment(self.start_us + true_us / 1000 * self.rate)
+    }
 }
 
 /// How rough the world is; drawn from the seed.
@@ -42,6 +64,11 @@ struct Weather {
     delay_percent: u32,
     /// Of the inputs, how many per cent are followed by a turn at once.
     turn_percent: u32,
+    /// The most true time that a step takes.
+    step_us_max: u64,
+    /// Of ten thousand steps, before how many everybody pauses for up to two promises, and in how
+    /// many one node pauses alone.
+    pauses: u32,
 }
 
 pub(crate) struct World {
@@ -52,6 +79,9 @@ pub(crate) struct World {
     machines: BTreeMap<NodeId, Machine>,
     disks: BTreeMap<NodeId, Disk>,
     network: Vec<Message>,
+    steps: u64,
+    /// True time, which no node knows.
+    true_us: u64,
     /// Pairs that cannot hear each other; one way.
     cut: BTreeSet<(NodeId, NodeId)>,
     commands: u64,
@@ -74,6 +104,8 @@ impl World {
             tick_permille: random.u32(50..200),
             delay_percent: random.u32(0..20),
             turn_percent: random.u32(20..=100),
+            step_us_max: random.choice([1_000, 5_000, 20_000]).unwrap_or(1_000),
+            pauses: random.u32(0..40),
         };
         let config = Config {
             append_bytes_max: random.choice([1, 80, 1 << 20]).unwrap_or(1),
@@ -84,6 +116,7 @@ impl World {
             uncommitted_bytes_max: random.choice([1, 300, 1 << 20]).unwrap_or(1),
             cached_bytes_max: random.choice([0, 200, 1 << 20]).unwrap_or(0),
             election_ticks_min: random.u32(3..10),
+            lease: random.u32(..4) > 0,
             ..Config::new(GroupId(2), NodeId(0))
         };
         let config = Config {
@@ -98,6 +131,8 @@ impl World {
             machines: BTreeMap::new(),
             disks: BTreeMap::new(),
             network: Vec::new(),
+            steps: 0,
+            true_us: 0,
             cut: BTreeSet::new(),
             commands: 0,
             reads: 0,
@@ -113,6 +148,8 @@ impl World {
                 fetches: Vec::new(),
                 starts: 0,
                 pace: 100,
+                clock: Clock::draw(&mut world.random),
+                paused_until: 0,
             };
             world.machines.insert(node, machine);
             world.start(node);
@@ -122,8 +159,21 @@ impl World {
 
     /// Something happens.
     pub(crate) fn step(&mut self) {
+        self.true_us += self.random.u64(0..=self.weather.step_us_max);
+        if self.random.u32(..10_000) < self.weather.pauses {
+            self.true_us += self.random.u64(0..2 * self.config.promise_us());
+        }
         let nodes: Vec<_> = self.machines.keys().copied().collect();
         let node = nodes[self.random.usize(..nodes.len())];
+        self.steps += 1;
+        if self.machines[&node].paused_until > self.steps {
+            return;
+        }
+        if self.random.u32(..10_000) < self.weather.pauses {
+            let steps = self.random.u64(..1500);
+            self.machines.get_mut(&node).expect("a member").paused_until = self.steps + steps;
+            return;
+        }
         if self.machines[&node].replica.is_none() {
             if self.random.u32(..100) < 5 {
                 self.start(node);
@@ -139,7 +189,9 @@ impl World {
             return self.change_cuts(&nodes);
         }
         if self.random.u32(..100_000) < self.weather.tick_permille * self.machines[&node].pace {
-            self.replica(node).tick();
+            // Sometimes several late ones at once.
+            let count = if self.random.u32(..20) == 0 { self.random.u32(1..20) } else { 1 };
+            (0..count).for_each(|_| self.replica(node).tick());
         }
         match self.random.u32(..1000) {
             ..50 => self.propose(node),
@@ -170,6 +222,7 @@ impl World {
         }
         let before = self.commands;
         for _ in 0..RECOVERY_TICKS_MAX {
+            self.true_us += self.config.tick_us;
             for &node in &nodes {
                 self.replica(node).tick();
                 if self.replica(node).role() == Role::Leader && self.commands < before + 3 {
@@ -178,6 +231,10 @@ impl World {
             }
             self.settle(&nodes);
             if self.commands >= before + 3 && self.has_recovered() {
+                for replica in self.machines.values().filter_map(|machine| machine.replica.as_ref())
+                {
+                    self.oracle.on_end(replica);
+                }
                 return;
             }
         }
@@ -199,7 +256,9 @@ impl World {
                 }
                 self.answer_fetch(node, false);
                 self.apply(node);
-                idle &= !self.replica(node).has_ready() && self.machines[&node].fetches.is_empty();
+                let now = self.now(node);
+                idle &=
+                    !self.replica(node).has_ready(now) && self.machines[&node].fetches.is_empty();
             }
             if idle && self.network.is_empty() {
                 return;
@@ -228,6 +287,29 @@ impl World {
         machine.replica.as_mut().expect("a running node")
     }
 
+    fn now(&self, node: NodeId) -> Moment {
+        self.machines[&node].clock.at(self.true_us)
+    }
+
+    /// Lease Exclusivity: while a leader counts on its lease, nobody leads a later term.
+    fn check_leases(&self) {
+        let leaders = self.machines.iter().filter_map(|(&node, machine)| {
+            let replica = machine.replica.as_ref().filter(|r| r.role() == Role::Leader)?;
+            Some((node, replica.term(), replica.lease_end()?))
+        });
+        let leaders: Vec<_> = leaders.collect();
+        let latest = leaders.iter().max_by_key(|(_, term, _)| *term);
+        for (node, term, lease_end) in &leaders {
+            if let Some((other, later, _)) = latest.filter(|(_, later, _)| later > term) {
+                let now = self.now(*node);
+                assert!(
+                    !self.config.lease || now >= *lease_end,
+                    "{node} has a lease in {term} until {lease_end} (now {now}), and {other} leads {later}"
+                );
+            }
+        }
+    }
+
     fn start(&mut self, node: NodeId) {
         let machine = self.machines.get_mut(&node).expect("a member");
         machine.starts += 1;
@@ -241,7 +323,9 @@ impl World {
         let written = self.random.usize(..=disk.unsynced());
         disk.crash(written);
         let machine = self.machines.get_mut(&node).expect("a member");
-        machine.replica = None;
+        if let Some(replica) = machine.replica.take() {
+            self.oracle.on_end(&replica);
+        }
         machine.to_apply.clear();
         machine.fetches.clear();
         // The state engine was not synced either; the log brings it back.
@@ -346,7 +430,8 @@ impl World {
         let put_off = self.random.u32(..100) < self.weather.delay_percent;
         let reach = if self.random.u32(..8) == 0 { self.network.len() } else { 3 };
         let at = self.random.usize(..reach.min(self.network.len()));
-        if put_off {
+        let is_paused = self.machines[&self.network[at].to].paused_until > self.steps;
+        if put_off || is_paused {
             let message = self.network.remove(at);
             return self.network.push(message);
         }
@@ -377,9 +462,10 @@ impl World {
 
     /// Carries out one ready.
     fn turn(&mut self, node: NodeId) {
+        let now = self.now(node);
         let replica = self.replica(node);
-        let has_ready = replica.has_ready();
-        let ready = replica.take_ready();
+        let has_ready = replica.has_ready(now);
+        let ready = replica.take_ready(now);
         assert_eq!(has_ready, !ready.is_empty(), "has_ready was wrong about {ready:?}");
         let Ready { append, messages, committed, reads, refused_reads, fetch, role: _ } = ready;
         if let Some(append) = append {
@@ -390,6 +476,7 @@ impl World {
             }
             self.disks.get_mut(&node).expect("a member").write(append);
         }
+        self.check_leases();
         let replica = self.machines[&node].replica.as_ref().expect("a running node");
         self.oracle.on_turn(node, replica, &self.disks);
         self.oracle.on_applied(node, &committed, &self.disks[&node]);

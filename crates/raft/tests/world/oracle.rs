@@ -19,6 +19,7 @@ pub(crate) struct Oracle {
     reads: BTreeMap<ReadId, LogIndex>,
     pub(crate) elections: usize,
     pub(crate) reads_served: usize,
+    pub(crate) lease_reads: u64,
 }
 
 impl Oracle {
@@ -140,8 +141,15 @@ impl Oracle {
             | Body::Append { .. }
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
-            | Body::HeartbeatReply { .. } => {}
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => {}
         }
+    }
+
+    /// A replica goes down.
+    pub(crate) const fn on_end(&mut self, replica: &Replica) {
+        self.lease_reads += replica.counters().lease_reads;
     }
 
     pub(crate) fn on_read_asked(&mut self, id: ReadId) {

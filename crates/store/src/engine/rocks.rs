@@ -24,6 +24,9 @@ const TOMBSTONE_WINDOW: usize = 8192;
 /// ... so many are marks of removed ones.
 const TOMBSTONES_MAX: usize = 6144;
 
+/// Levels of files; RocksDB's own default.
+const LEVELS: usize = 7;
+
 /// How to open a [`RocksState`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RocksConfig {
@@ -32,9 +35,12 @@ pub struct RocksConfig {
     /// Memory for blocks read from disk, and for indexes and filters, in bytes. More serves more reads
     /// from memory; it is filled only as data on disk is read.
     pub block_cache_bytes: usize,
-    /// Size of a memtable in bytes. A larger one absorbs more overwrites before they cost disk writes;
-    /// what it holds is what a restart replays from the log.
+    /// Size of a memtable in bytes. Small, so that the way to a row stays in the processor's cache: with
+    /// 32 MiB instead of 4 a put was measured to cost 61 us of server CPU instead of 50.
     pub memtable_bytes: usize,
+    /// So many memtables are merged into one file: together they absorb overwrites before those cost disk
+    /// writes. What they hold is what a restart replays from the log.
+    pub memtables_merged: u8,
     /// Memtables that may exist at once, the one being filled included. When all are full and none is
     /// flushed yet, writes wait.
     pub memtables_max: u8,
@@ -49,8 +55,9 @@ impl RocksConfig {
         Self {
             path: path.into(),
             block_cache_bytes: 128 << 20,
-            memtable_bytes: 32 << 20,
-            memtables_max: 3,
+            memtable_bytes: 4 << 20,
+            memtables_merged: 4,
+            memtables_max: 12,
             background_jobs: 2,
         }
     }
@@ -76,10 +83,15 @@ impl RocksConfig {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&table);
-        options.set_compression_type(DBCompressionType::Lz4);
+        // What is flushed is compacted seconds later: compressing it is work for nothing.
+        let mut compression = [DBCompressionType::Lz4; LEVELS];
+        compression[0] = DBCompressionType::None;
+        options.set_num_levels(LEVELS as i32);
+        options.set_compression_per_level(&compression);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_write_buffer_size(self.memtable_bytes);
         options.set_max_write_buffer_number(self.memtables_max.into());
+        options.set_min_write_buffer_number_to_merge(self.memtables_merged.into());
         // The same lookups of missing keys, spared the walk through the memtable.
         options.set_memtable_prefix_bloom_ratio(0.02);
         options.set_memtable_whole_key_filtering(true);
