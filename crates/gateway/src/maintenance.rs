@@ -1,4 +1,4 @@
-//! The Maintenance service: where this node stands.
+//! The Maintenance service: where this node stands, and who leads.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use quorate_api::etcdserverpb::{
     MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
     alarm_request::AlarmAction, maintenance_server,
 };
+use quorate_types::NodeId;
 use tonic::{Request, Response, Status};
 
 use crate::backend::{Backend, Consistency};
@@ -94,9 +95,12 @@ impl<B: Backend> maintenance_server::Maintenance for MaintenanceService<B> {
 
     async fn move_leader(
         &self,
-        _: Request<MoveLeaderRequest>,
+        request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        Err(unimplemented("MoveLeader"))
+        let backend = &self.desk.backend;
+        backend.move_leader(NodeId(request.into_inner().target_id)).await?;
+        let raft_term = backend.node_status().raft_term;
+        Ok(Response::new(MoveLeaderResponse { header: Some(self.desk.header(0, raft_term)) }))
     }
 
     async fn downgrade(
