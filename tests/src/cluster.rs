@@ -195,6 +195,14 @@ impl Cluster {
         process.kill();
     }
 
+    /// Stops node `number` for `time`, then lets it go on.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pause(&self, number: usize, time: Duration) {
+        self.nodes[number].process.as_ref().expect("the node runs").pause(time);
+    }
+
     /// The number of the node that leads the data group, as every running node sees it.
     ///
     /// # Panics

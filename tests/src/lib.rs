@@ -4,6 +4,7 @@
 //! - [`cluster`]: three nodes of either kind on loopback, started, killed and restarted by name.
 //! - [`process`]: one child process, its log, and its end.
 //! - [`programs`]: where the programs are; the peers are fetched, or the test says that it was skipped.
+//! - [`verify`]: `quorate-load verify` beside a test's faults.
 //! - [`client`], [`http`]: how tests talk to them.
 //! - [`ports`], [`wait`]: free ports, and the one place that polls.
 //!
@@ -18,4 +19,5 @@ pub mod http;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod verify;
 pub mod wait;

@@ -63,15 +63,27 @@ impl Process {
         }
     }
 
+    /// Stops it for `time`, as a machine does that is suspended or starved: `SIGSTOP`, then `SIGCONT`.
+    /// The time is the fault, not a wait for something.
+    pub fn pause(&self, time: Duration) {
+        self.signal(Signal::STOP);
+        std::thread::sleep(time);
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        // It may end by itself in between; then there is nobody to tell.
+        let _ = kill_process(pid.expect("a child's id is positive"), signal);
+    }
+
     /// Asks it to end, and waits.
     ///
     /// # Panics
     /// When it does not end within `bound`.
     pub fn terminate(&mut self, bound: Duration) -> ExitStatus {
         if self.ended().is_none() {
-            let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-            // It may end by itself in between; then there is nobody to ask.
-            let _ = kill_process(pid.expect("a child's id is positive"), Signal::TERM);
+            self.signal(Signal::TERM);
         }
         self.wait(bound)
     }

@@ -6,7 +6,7 @@ use std::mem;
 use bytes::Bytes;
 use quorate_raft::{
     Append, Config, LogFetch, LogState, ProposeError, ReadId, Ready, Replica, Role, RoleChange,
-    Ticket,
+    Ticket, TransferError,
 };
 use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Term};
 
@@ -176,6 +176,20 @@ impl<P, R> Group<P, R> {
         self.replica.campaign();
     }
 
+    /// Hands the leadership over to `to`; proposals wait until that has succeeded or failed, and are
+    /// then refused or proposed. That it succeeded shows in [`Effect::Leadership`].
+    ///
+    /// # Errors
+    /// When this replica does not lead, or `to` is no voter.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferError> {
+        self.replica.transfer_leadership(to)
+    }
+
+    /// Changes who should lead; see [`Config::preferred_leader`].
+    pub fn prefer_leader(&mut self, preferred: Option<NodeId>) {
+        self.replica.prefer_leader(preferred);
+    }
+
     /// Ends a turn: everything that follows from the inputs since the last one. `on_commit` is shown
     /// each waiting proposal once, when it is known committed.
     ///
@@ -301,7 +315,9 @@ impl<P, R> Group<P, R> {
             }
             return;
         }
-        if !self.is_serving() {
+        // They wait for the end of a transfer too: it comes within an election timeout, and then it is
+        // known who can propose them.
+        if !self.is_serving() || self.replica.transferring_to().is_some() {
             return;
         }
         let (commands, slots): (Vec<_>, Vec<_>) = mem::take(&mut self.gathered).into_iter().unzip();
@@ -318,7 +334,7 @@ impl<P, R> Group<P, R> {
                     }
                 }
             }
-            Err(ProposeError::NotLeader { .. }) => {
+            Err(ProposeError::NotLeader { .. } | ProposeError::Transferring { .. }) => {
                 let refusal = self.not_leader();
                 for slot in slots {
                     self.effects.push(Effect::Answer { slot, result: Err(refusal) });

@@ -262,6 +262,29 @@ fn a_leader_with_a_lease_grants_reads_without_a_message() {
 }
 
 #[test]
+fn proposals_wait_for_the_end_of_a_transfer_and_are_then_refused_or_proposed() {
+    let mut cluster = Cluster::led();
+    cluster.cut = vec![NodeId(2)];
+    cluster.group(1).transfer_leadership(NodeId(2)).expect("a voter");
+    cluster.propose(1, 'a');
+    cluster.settle();
+    assert_eq!((cluster.group(1).proposals_waiting(), cluster.heard(1).answers), (1, vec![]));
+    // Node 2 is not there: the leader goes on after an election timeout.
+    for _ in 0..10 {
+        cluster.tick([1]);
+        cluster.settle();
+    }
+    assert_eq!(cluster.heard(1).answers, [('a', Ok(Bytes::from("A")))]);
+    // Node 3 is, and takes over.
+    cluster.group(1).transfer_leadership(NodeId(3)).expect("a voter");
+    cluster.propose(1, 'b');
+    cluster.settle();
+    assert!(cluster.group(3).leadership().serving);
+    let answers = cluster.heard(1).answers;
+    assert!(matches!(answers[..], [('b', Err(Refusal::NotLeader { .. }))]), "{answers:?}");
+}
+
+#[test]
 fn a_read_without_an_answer_is_denied_in_time() {
     let mut cluster = Cluster::led();
     cluster.cut = vec![NodeId(2)];

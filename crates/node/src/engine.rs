@@ -63,6 +63,8 @@ pub(crate) struct Parts {
     pub(crate) kinds: Kinds,
     pub(crate) config: EngineConfig,
     pub(crate) identity: Identity,
+    /// Drawn at random: tells this process from those that had the directory before.
+    pub(crate) session: u64,
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     pub(crate) placement_applied: Arc<Notify>,
@@ -374,9 +376,13 @@ impl Parts {
                 // CPU than a deep pipeline of small appends.
                 inflight_partial_max: 1,
                 eager_commit: false,
+                tick_us: u64::try_from(self.tick().as_micros()).unwrap_or(u64::MAX),
+                life: self.session,
                 ..RaftConfig::new(group, self.identity.node)
             },
             proposal_ticks_max: u64::from(ticks(self.config.request_timeout)),
+            // As long as it may take to find a new leader: then the caller tries elsewhere.
+            read_ticks_max: u64::from(election_ticks_min) * 2,
         }
     }
 

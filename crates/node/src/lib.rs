@@ -16,9 +16,10 @@
 //! 7. The applier's thread applies it, many groups' entries in one batch of the state engine.
 //! 8. The outcome comes back to the actor, and the slot is answered.
 //!
-//! The life of a linearizable read: steps 1 to 3, then one round of heartbeats for all reads of the
-//! turn, then, once everything that was committed before is applied, the caller looks at the state
-//! itself, beside running applies.
+//! The life of a linearizable read: the actor of this node's replica, whoever leads, takes it into a turn.
+//! At a leader with a lease it is confirmed at once, at another after a round of heartbeats, at a follower
+//! after one request to the leader; all reads of a turn share what it takes. Once everything that was
+//! committed before is applied here, the caller looks at the state itself, beside running applies.
 //!
 //! Threads: the tokio runtime that opened the node runs actors and transport; the log has a writer and
 //! a reader; the applier has one. None of them waits for another.
@@ -26,6 +27,7 @@
 mod actor;
 mod admission;
 mod apply;
+mod clock;
 mod completions;
 pub mod config;
 mod engine;

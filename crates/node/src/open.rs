@@ -129,12 +129,13 @@ pub(crate) async fn open(
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),
     });
+    let session = random_u64()?;
     let (gathering, heard) = mpsc::unbounded_channel();
     let admission = founders.admission(&identity);
     let network = Arc::new(Network::new(
         Arc::clone(&router),
         identity.clone(),
-        random_u64()?,
+        session,
         admission,
         gathering,
     ));
@@ -183,6 +184,7 @@ pub(crate) async fn open(
         kinds,
         config,
         identity,
+        session,
         metrics,
         tasks: Mutex::new(Vec::new()),
         placement_applied,

@@ -187,20 +187,13 @@ impl Router {
         }
         loop {
             let leader = self.await_leader(&resident, deadline).await?;
-            if leader == self.node {
-                let (sender, granted) = oneshot::channel();
-                let slot = ReadSlot { reply: ReadReply::Local(sender) };
-                self.tell(&resident, Input::Read(slot))?;
-                match timeout_at(deadline.into(), granted).await {
-                    Ok(Ok(Ok(ReadGrant { term, .. }))) => {
-                        let answer = resident.state.read_anywhere(query).await?;
-                        return Ok(ReadAnswer { answer, term });
-                    }
-                    // A read changes nothing: whatever went wrong, it may be tried again.
-                    Ok(Ok(Err(_))) => {}
-                    Ok(Err(_)) => return Err(EngineError::Stopping),
-                    Err(_) => return Err(EngineError::TimedOut),
+            // A replica that is far behind would keep the caller waiting: the leader is not.
+            if leader == self.node || resident.caught_up.load(Ordering::Acquire) {
+                if let Ok(ReadGrant { term, .. }) = self.read_here(&resident, deadline).await? {
+                    let answer = resident.state.read_anywhere(query).await?;
+                    return Ok(ReadAnswer { answer, term });
                 }
+                // A read changes nothing: whatever went wrong, it may be tried again.
             } else {
                 let request = Request::read(group, query.clone());
                 match self.ask_leader(&resident, leader, request, deadline).await {
@@ -212,6 +205,22 @@ impl Router {
                 }
             }
             self.look_again(&resident, leader, deadline).await?;
+        }
+    }
+
+    /// Waits until this node's replica may be read, or says why it may not.
+    async fn read_here(
+        &self,
+        resident: &Resident,
+        deadline: Instant,
+    ) -> Result<Result<ReadGrant, Refusal>, EngineError> {
+        let (sender, granted) = oneshot::channel();
+        let slot = ReadSlot { reply: ReadReply::Local(sender) };
+        self.tell(resident, Input::Read(slot))?;
+        match timeout_at(deadline.into(), granted).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(EngineError::Stopping),
+            Err(_) => Err(EngineError::TimedOut),
         }
     }
 

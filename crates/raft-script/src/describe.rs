@@ -21,7 +21,9 @@ pub(crate) fn entries(entries: &[Entry]) -> String {
 pub(crate) fn message(message: &Message) -> String {
     let Message { from, to, term, body, .. } = message;
     let said = match body {
-        Body::PreVote { last } | Body::Vote { last } => format!("last={last}"),
+        Body::PreVote { last } | Body::Vote { last, transfer: false } => format!("last={last}"),
+        Body::Vote { last, transfer: true } => format!("last={last} transfer"),
+        Body::TimeoutNow => String::new(),
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
             (if *granted { "granted" } else { "refused" }).to_owned()
         }
@@ -40,7 +42,7 @@ pub(crate) fn message(message: &Message) -> String {
             format!("context={}.{} index={index}", context.life, context.number)
         }
     };
-    format!("{from}->{to} term {term} {} {said}", body.name())
+    format!("{from}->{to} term {term} {} {said}", body.name()).trim_end().to_owned()
 }
 
 /// The append without its promises.
@@ -86,6 +88,7 @@ const fn etcd_name(body: &Body) -> &'static str {
         Body::AppendAccepted { .. } | Body::AppendRejected { .. } => "MsgAppResp",
         Body::Heartbeat { .. } => "MsgHeartbeat",
         Body::HeartbeatReply { .. } => "MsgHeartbeatResp",
+        Body::TimeoutNow => "MsgTimeoutNow",
         Body::ReadIndex { .. } => "MsgReadIndex",
         Body::ReadIndexReply { .. } => "MsgReadIndexResp",
     }

@@ -29,9 +29,10 @@ pub struct Config {
     /// append, and one message, one sync and one answer serve many proposals. The tick bounds what a
     /// long round trip adds to latency.
     pub inflight_partial_max: usize,
-    /// Tell peers a new commit index by an empty append when there is nothing else to send. Default
-    /// true. Without it they learn by the next append or heartbeat: half the messages of a busy
-    /// group, and followers that apply up to a heartbeat later.
+    /// Tell peers every new commit index, by an empty append when there is nothing else to send. Default
+    /// true. Without it such an append leaves once a tick at most, and peers learn the rest by the next
+    /// one with entries: half the messages of a busy group, and followers that apply up to a tick later
+    /// when it falls silent.
     pub eager_commit: bool,
     /// Bytes of entries in unanswered appends per peer; must cover rate x round trip. Default 16
     /// MiB.
@@ -56,6 +57,10 @@ pub struct Config {
     /// slews by at most 0.5, so two differ by 1.2 at most; the rest is margin, and costs one per cent
     /// of a lease that is renewed by every heartbeat.
     pub clock_drift_permille_max: u32,
+    /// Who should lead, if it can: a leader that is someone else hands over when this voter is alive
+    /// and has caught up, not before it has led for `election_ticks_max`, and more seldom after each
+    /// attempt that fails. Default nobody.
+    pub preferred_leader: Option<NodeId>,
     /// Added to the first [`Moment`](quorate_types::Moment) of this life, it tells this life's read
     /// requests from those of earlier lives. The clock alone does that until the machine restarts;
     /// draw this at random at each start to be certain then too. Default 0.
@@ -83,6 +88,7 @@ impl Config {
             tick_us: 100_000,
             lease: true,
             clock_drift_permille_max: 10,
+            preferred_leader: None,
             life: 0,
         }
     }

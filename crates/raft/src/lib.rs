@@ -140,9 +140,10 @@ mod role;
 mod state;
 mod step;
 mod term_map;
+mod view;
 
 pub use config::{Config, LogState};
-pub use error::{NotLeader, ProposeError};
+pub use error::{NotLeader, ProposeError, TransferError};
 pub use log::APPLYING_BYTES_MAX;
 pub use progress::{PeerProgress, ProgressState};
 pub use ready::{Append, Cause, LogFetch, ReadId, ReadReady, Ready, Role, RoleChange, Ticket};

@@ -55,8 +55,10 @@ pub(crate) struct Progress {
     match_index: LogIndex,
     next: LogIndex,
     flow: Flow,
-    /// The highest commit index that any append told the peer.
+    /// The highest commit index that any append or heartbeat told the peer.
     told_commit: LogIndex,
+    /// When an append without entries last told one.
+    told_tick: u64,
     /// Something may have been lost: ask with an empty append.
     doubted: bool,
     /// When such a question was last asked; once a tick is enough.
@@ -129,6 +131,7 @@ impl Progress {
             next,
             flow: Flow::Probe { paused_tick: None },
             told_commit: LogIndex::ZERO,
+            told_tick: 0,
             doubted: false,
             asked_tick: 0,
             heard_tick: 0,
@@ -242,14 +245,22 @@ impl Progress {
 
     /// True when an append without entries is due, to a peer that has been sent all up to `last`:
     /// an open probe, a doubt, or a commit index that concerns entries it has been sent.
-    pub(crate) fn wants_empty(&self, config: &Config, commit: LogIndex) -> bool {
+    pub(crate) fn wants_empty(&self, config: &Config, commit: LogIndex, now: u64) -> bool {
         self.fetch.is_none()
             && match self.flow {
                 Flow::Probe { paused_tick } => paused_tick.is_none(),
                 Flow::Replicate(_) => {
-                    self.doubted || config.eager_commit && self.untold_commit(commit)
+                    let may_tell = config.eager_commit || self.told_tick < now;
+                    self.doubted || may_tell && self.untold_commit(commit)
                 }
             }
+    }
+
+    /// A heartbeat leaves: gives what it may tell of `commit`, as far as the peer is known to hold it.
+    pub(crate) fn on_beat(&mut self, commit: LogIndex) -> LogIndex {
+        let told = commit.min(self.match_index);
+        self.told_commit = self.told_commit.max(told);
+        told
     }
 
     fn untold_commit(&self, commit: LogIndex) -> bool {
@@ -260,6 +271,9 @@ impl Progress {
     /// an append without entries, `last` is the one before [`next`](Self::next) and `bytes` is 0.
     pub(crate) fn on_sent(&mut self, last: LogIndex, bytes: usize, commit: LogIndex, now: u64) {
         self.told_commit = self.told_commit.max(commit.min(last));
+        if bytes == 0 {
+            self.told_tick = now;
+        }
         self.doubted = false;
         match &mut self.flow {
             Flow::Probe { paused_tick } => *paused_tick = Some(now),

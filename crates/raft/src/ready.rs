@@ -146,6 +146,10 @@ pub enum Cause {
     HeardLeader(NodeId),
     /// Heard of a higher term from this node.
     HigherTerm(NodeId),
+    /// The leader handed the leadership over to this replica.
+    Transferred(NodeId),
+    /// [`forget_leader`](crate::Replica::forget_leader) was called.
+    LeaderForgotten,
     /// As leader, heard no quorum for an election timeout (CheckQuorum).
     QuorumLost,
 }
@@ -163,6 +167,8 @@ impl Cause {
             Self::VoteGranted(_) => "vote_granted",
             Self::HeardLeader(_) => "heard_leader",
             Self::HigherTerm(_) => "higher_term",
+            Self::Transferred(_) => "transferred",
+            Self::LeaderForgotten => "leader_forgotten",
             Self::QuorumLost => "quorum_lost",
         }
     }

@@ -1,15 +1,14 @@
 //! The replica: its inputs, its output, its getters, and the changes of its role.
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Moment, NodeId, Term};
+use quorate_types::{Entry, EntryId, LogIndex, Moment, NodeId, Term};
 
 use crate::config::{Config, LogState};
-use crate::error::{NotLeader, ProposeError};
-use crate::progress::PeerProgress;
+use crate::error::{NotLeader, ProposeError, TransferError};
 use crate::read_index::Asker;
 use crate::ready::{Cause, LogFetch, ReadId, Ready, Role, RoleChange, Ticket};
 use crate::role::{Acting, Candidate, Follower, Leader, Transition};
-use crate::state::{Counters, State};
+use crate::state::State;
 
 /// One replica of one group, as a value: no clock, thread, disk, socket or global randomness
 /// inside.
@@ -17,7 +16,8 @@ use crate::state::{Counters, State};
 /// Its methods are of four kinds:
 ///
 /// - *Commands* of the group above: [`propose`](Self::propose), [`read`](Self::read),
-///   [`campaign`](Self::campaign).
+///   [`campaign`](Self::campaign), [`transfer_leadership`](Self::transfer_leadership),
+///   [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
 /// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
 ///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
 ///   [`unreachable`](Self::unreachable).
@@ -62,7 +62,8 @@ impl Replica {
     /// committed later.
     ///
     /// # Errors
-    /// When this replica does not lead, or too many bytes wait to be committed.
+    /// When this replica does not lead, too many bytes wait to be committed, or the leadership is
+    /// being handed over.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<EntryId, ProposeError> {
         match &mut self.acting {
             Acting::Leader(leader) => leader.propose(&mut self.state, commands),
@@ -97,6 +98,37 @@ impl Replica {
         let may = self.state.is_voter() && !self.state.is_silent();
         if may && !matches!(self.acting, Acting::Leader(_)) {
             self.enter(Some(Transition::PreCampaign(Cause::Asked)));
+        }
+    }
+
+    /// Hands the leadership over to `to`: brings it up to date, proposing nothing meanwhile, and tells
+    /// it to campaign at once. Given up after an election timeout without a new leader. A transfer to
+    /// somebody else ends the one under way; so does one to the leader itself.
+    ///
+    /// # Errors
+    /// When this replica does not lead, or `to` is no voter.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferError> {
+        match &mut self.acting {
+            Acting::Leader(leader) => leader.transfer_to(&self.state, to),
+            Acting::Follower(_) | Acting::Candidate(_) => {
+                Err(TransferError::NotLeader { leader: self.leader() })
+            }
+        }
+    }
+
+    /// Changes who should lead, as [`Config::preferred_leader`] says.
+    pub fn prefer_leader(&mut self, preferred: Option<NodeId>) {
+        self.state.config.preferred_leader = preferred;
+    }
+
+    /// As a follower, stops counting on its leader, so that it votes for others: the driver knows that
+    /// the leader is gone. It does not break a promise of silence, and it follows again when it hears
+    /// that leader. Waiting reads are refused.
+    pub fn forget_leader(&mut self) {
+        if let Acting::Follower(follower) = &mut self.acting
+            && follower.forget_leader(&mut self.state)
+        {
+            self.cause = Cause::LeaderForgotten;
         }
     }
 
@@ -206,156 +238,6 @@ impl Replica {
             }
     }
 
-    /// What this replica is told it is: its settings.
-    #[must_use]
-    pub const fn config(&self) -> &Config {
-        &self.state.config
-    }
-
-    /// What it does now.
-    #[must_use]
-    pub const fn role(&self) -> Role {
-        match &self.acting {
-            Acting::Follower(_) => Role::Follower,
-            Acting::Candidate(candidate) => candidate.role(),
-            Acting::Leader(_) => Role::Leader,
-        }
-    }
-
-    /// The latest term it has seen.
-    #[must_use]
-    pub const fn term(&self) -> Term {
-        self.state.term
-    }
-
-    /// Whom it voted for in this term.
-    #[must_use]
-    pub const fn vote(&self) -> Option<NodeId> {
-        self.state.vote
-    }
-
-    /// The leader of this term, as far as known; itself when it leads.
-    #[must_use]
-    pub const fn leader(&self) -> Option<NodeId> {
-        match &self.acting {
-            Acting::Follower(follower) => follower.leader(),
-            Acting::Candidate(_) => None,
-            Acting::Leader(_) => Some(self.state.config.node),
-        }
-    }
-
-    /// The hard state in memory; not all of it may be durable.
-    #[must_use]
-    pub const fn hard_state(&self) -> HardState {
-        HardState { term: self.state.term, vote: self.state.vote, commit: self.state.log.commit() }
-    }
-
-    /// The last entry known to be committed.
-    #[must_use]
-    pub const fn commit(&self) -> LogIndex {
-        self.state.log.commit()
-    }
-
-    /// The last entry that is durable here.
-    #[must_use]
-    pub const fn durable(&self) -> LogIndex {
-        self.state.log.durable()
-    }
-
-    /// The last entry handed out to be applied.
-    #[must_use]
-    pub const fn applying(&self) -> LogIndex {
-        self.state.log.applying()
-    }
-
-    /// The last entry reported as applied.
-    #[must_use]
-    pub const fn applied_index(&self) -> LogIndex {
-        self.state.log.applied()
-    }
-
-    /// The entry before the first one.
-    #[must_use]
-    pub const fn base(&self) -> EntryId {
-        self.state.log.terms().base()
-    }
-
-    /// The last entry.
-    #[must_use]
-    pub const fn last(&self) -> EntryId {
-        self.state.log.last()
-    }
-
-    /// The term of the entry at `index`; `None` outside of the log.
-    #[must_use]
-    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
-        self.state.log.term_at(index)
-    }
-
-    /// Bytes of entries in memory.
-    #[must_use]
-    pub const fn cached_bytes(&self) -> usize {
-        self.state.log.cached_bytes()
-    }
-
-    /// The no-op of this leadership; `None` when it does not lead. Once it is applied, the state
-    /// machine has seen everything of earlier terms.
-    #[must_use]
-    pub const fn first_in_term(&self) -> Option<LogIndex> {
-        match &self.acting {
-            Acting::Leader(leader) => Some(leader.first_in_term()),
-            Acting::Follower(_) | Acting::Candidate(_) => None,
-        }
-    }
-
-    /// Until when its followers have promised that nobody else is elected; `None` when it does not
-    /// lead. It may read without a message until then, once the first entry of its term is committed
-    /// and unless [`Config::lease`] is off.
-    #[must_use]
-    pub fn lease_end(&self) -> Option<Moment> {
-        match &self.acting {
-            Acting::Leader(leader) => Some(leader.lease_end(&self.state)),
-            Acting::Follower(_) | Acting::Candidate(_) => None,
-        }
-    }
-
-    /// True while it has promised a leader to be silent: it neither votes nor campaigns.
-    #[must_use]
-    pub fn is_silent(&self) -> bool {
-        self.state.is_silent()
-    }
-
-    /// Bytes of own proposals that are not committed; 0 when it does not lead.
-    #[must_use]
-    pub const fn uncommitted_bytes(&self) -> usize {
-        match &self.acting {
-            Acting::Leader(leader) => leader.uncommitted_bytes(),
-            Acting::Follower(_) | Acting::Candidate(_) => 0,
-        }
-    }
-
-    /// Who takes part.
-    #[must_use]
-    pub const fn membership(&self) -> &Membership {
-        &self.state.membership
-    }
-
-    /// How far `peer` has come; `None` when this replica does not lead, or `peer` is itself or no
-    /// member.
-    #[must_use]
-    pub fn progress(&self, peer: NodeId) -> Option<PeerProgress> {
-        match &self.acting {
-            Acting::Leader(leader) => leader.progress(peer).map(|progress| progress.report()),
-            Acting::Follower(_) | Acting::Candidate(_) => None,
-        }
-    }
-
-    /// What was not acted upon.
-    #[must_use]
-    pub const fn counters(&self) -> Counters {
-        self.state.counters
-    }
-
     /// Changes the role, as often as one change leads to the next.
     pub(crate) fn enter(&mut self, next: Option<Transition>) {
         let mut next = next;
@@ -370,8 +252,8 @@ impl Replica {
                     self.act(Acting::Candidate(candidate), cause);
                     next
                 }
-                Transition::Campaign(cause) => {
-                    let candidate = Candidate::campaign(&mut self.state);
+                Transition::Campaign { cause, transfer } => {
+                    let candidate = Candidate::campaign(&mut self.state, transfer);
                     self.act(Acting::Candidate(candidate), cause);
                     None
                 }

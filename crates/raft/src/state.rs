@@ -190,11 +190,11 @@ impl State {
         self.silence.holds(self.now)
     }
 
-    /// What an answer to a beat may promise, in microseconds. Nothing before a term is durable: a
-    /// restart must find that it may have promised something.
+    /// What an answer to a beat may promise, in microseconds. Nothing before the term is durable: a
+    /// restart must find that it may have promised something, and to leaders of no later term.
     pub(crate) fn promise(&mut self) -> u64 {
         let (durable_term, _) = self.persist.durable_ballot();
-        if !self.config.lease || durable_term == Term::ZERO {
+        if !self.config.lease || durable_term != self.term {
             return 0;
         }
         self.silence.promise();

@@ -51,7 +51,8 @@ impl Replica {
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
-            | Body::ReadIndexReply { .. } => return,
+            | Body::ReadIndexReply { .. }
+            | Body::TimeoutNow => return,
         };
         self.state.send(from, answer);
     }
@@ -62,8 +63,8 @@ impl Replica {
         match message.body {
             Body::PreVote { .. } | Body::PreVoteReply { granted: true } => true,
             // Whoever hears its leader wants no other one (thesis section 4.2.3), and whoever
-            // promised silence keeps it.
-            Body::Vote { .. } if self.hears_leader() || self.state.is_silent() => {
+            // promised silence keeps it, unless the leader itself gave its leave.
+            Body::Vote { transfer: false, .. } if self.hears_leader() || self.state.is_silent() => {
                 self.state.counters.unheard_votes += 1;
                 false
             }
@@ -76,7 +77,8 @@ impl Replica {
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
-            | Body::ReadIndexReply { .. } => {
+            | Body::ReadIndexReply { .. }
+            | Body::TimeoutNow => {
                 self.follow_in(message.term, message.from);
                 true
             }
@@ -89,7 +91,8 @@ impl Replica {
                 self.on_pre_vote(from, term, last);
                 None
             }
-            (Body::Vote { last }, _) => self.on_vote(from, last),
+            (Body::Vote { last, transfer }, _) => self.on_vote(from, last, transfer),
+            (Body::TimeoutNow, _) => self.on_timeout_now(from),
             (Body::PreVoteReply { granted }, Acting::Candidate(candidate)) => {
                 // A grant names the term that was asked for, a refusal that of the voter.
                 let answers = !granted || term == self.state.term.next();
@@ -165,9 +168,9 @@ impl Replica {
 
     /// Grants the vote of the present term to the first candidate whose log has all that may be
     /// committed. The grant leaves only once it is durable.
-    fn on_vote(&mut self, from: NodeId, last: EntryId) -> Option<Transition> {
+    fn on_vote(&mut self, from: NodeId, last: EntryId, transfer: bool) -> Option<Transition> {
         if !self.is_free_to_vote_for(from)
-            || self.state.is_silent()
+            || self.state.is_silent() && !transfer
             || !self.state.is_up_to_date(last)
         {
             self.state.send(from, Body::VoteReply { granted: false });
@@ -187,6 +190,13 @@ impl Replica {
                 Some(Transition::Follow { leader: None, cause: Cause::VoteGranted(from) })
             }
         }
+    }
+
+    /// The leader wants this replica to take over, and gives its leave: no pre-vote, and no silence
+    /// that is owed to it. Leaders of earlier terms have no lease, or it could not have been elected.
+    fn on_timeout_now(&mut self, from: NodeId) -> Option<Transition> {
+        let may = self.hear_leader(from) && self.state.is_voter();
+        may.then_some(Transition::Campaign { cause: Cause::Transferred(from), transfer: true })
     }
 
     fn is_free_to_vote_for(&self, candidate: NodeId) -> bool {
@@ -241,7 +251,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             Body::Append { prev, entries, .. } => {
                 *term > Term::ZERO && is_run(*prev, entries, *term)
             }
-            Body::PreVote { last } | Body::Vote { last } => {
+            Body::PreVote { last } | Body::Vote { last, .. } => {
                 *term > Term::ZERO && last.term <= *term
             }
             // A replica that has heard of no term yet may refuse.
@@ -252,7 +262,8 @@ fn is_believable(state: &State, message: &Message) -> bool {
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
-            | Body::ReadIndexReply { .. } => *term > Term::ZERO,
+            | Body::ReadIndexReply { .. }
+            | Body::TimeoutNow => *term > Term::ZERO,
         }
 }
 

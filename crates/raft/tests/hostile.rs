@@ -17,6 +17,9 @@ enum Input {
     Step(Message),
     Tick,
     Campaign,
+    Transfer(u64),
+    Prefer(u64),
+    Forget,
     Propose(usize),
     Read,
     Persisted,
@@ -55,7 +58,8 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         id().prop_map(|last| Body::PreVote { last }),
         any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
-        id().prop_map(|last| Body::Vote { last }),
+        (id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
+        Just(Body::TimeoutNow),
         any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
         (id(), number()).prop_flat_map(|(prev, commit)| {
             let commit = LogIndex(commit);
@@ -93,6 +97,9 @@ fn input() -> impl Strategy<Value = Input> {
         10 => message().prop_map(Input::Step),
         2 => Just(Input::Tick),
         1 => Just(Input::Campaign),
+        1 => (0u64..5).prop_map(Input::Transfer),
+        1 => (0u64..5).prop_map(Input::Prefer),
+        1 => Just(Input::Forget),
         1 => (0usize..4).prop_map(Input::Propose),
         1 => Just(Input::Read),
         2 => Just(Input::Persisted),
@@ -144,6 +151,11 @@ proptest! {
                 Input::Step(message) => replica.step(message),
                 Input::Tick => replica.tick(),
                 Input::Campaign => replica.campaign(),
+                Input::Transfer(to) => {
+                    let _ = replica.transfer_leadership(NodeId(to));
+                }
+                Input::Prefer(node) => replica.prefer_leader(Some(NodeId(node))),
+                Input::Forget => replica.forget_leader(),
                 Input::Propose(count) => {
                     let _ = replica.propose(vec![Bytes::from_static(b"mine"); count]);
                 }

@@ -394,7 +394,9 @@ fn cost_bytes(message: &Message) -> usize {
         | Body::AppendAccepted { .. }
         | Body::AppendRejected { .. }
         | Body::Heartbeat { .. }
-        | Body::HeartbeatReply { .. } => 0,
+        | Body::HeartbeatReply { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexReply { .. } => 0,
     };
     MESSAGE_OVERHEAD_BYTES + entries
 }

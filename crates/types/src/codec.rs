@@ -117,7 +117,12 @@ pub fn put_message(buf: &mut BytesMut, message: &Message) {
     put_varint(buf, message.to.value());
     put_varint(buf, message.term.value());
     match &message.body {
-        Body::PreVote { last } | Body::Vote { last } => put_id(buf, *last),
+        Body::PreVote { last } => put_id(buf, *last),
+        Body::Vote { last, transfer } => {
+            put_id(buf, *last);
+            buf.put_u8(u8::from(*transfer));
+        }
+        Body::TimeoutNow => {}
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
             buf.put_u8(u8::from(*granted))
         }
@@ -238,6 +243,7 @@ const HEARTBEAT: u8 = 8;
 const HEARTBEAT_REPLY: u8 = 9;
 const READ_INDEX: u8 = 10;
 const READ_INDEX_REPLY: u8 = 11;
+const TIMEOUT_NOW: u8 = 12;
 
 const fn kind(body: &Body) -> u8 {
     match body {
@@ -252,13 +258,14 @@ const fn kind(body: &Body) -> u8 {
         Body::HeartbeatReply { .. } => HEARTBEAT_REPLY,
         Body::ReadIndex { .. } => READ_INDEX,
         Body::ReadIndexReply { .. } => READ_INDEX_REPLY,
+        Body::TimeoutNow => TIMEOUT_NOW,
     }
 }
 
 fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let buf = &mut buf;
     let kind = take_u8(buf)?;
-    if !(PRE_VOTE..=READ_INDEX_REPLY).contains(&kind) {
+    if !(PRE_VOTE..=TIMEOUT_NOW).contains(&kind) {
         return Err(DecodeError::UnknownMessage(kind));
     }
     let group = GroupId(take_varint(buf)?);
@@ -268,7 +275,10 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let body = match kind {
         PRE_VOTE => Body::PreVote { last: take_id(buf)? },
         PRE_VOTE_REPLY => Body::PreVoteReply { granted: take_bool(buf)? },
-        VOTE => Body::Vote { last: take_id(buf)? },
+        VOTE => {
+            let last = take_id(buf)?;
+            Body::Vote { last, transfer: take_later(buf, take_bool)?.unwrap_or(false) }
+        }
         VOTE_REPLY => Body::VoteReply { granted: take_bool(buf)? },
         APPEND => {
             let prev = take_id(buf)?;
@@ -296,6 +306,7 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
             promise_us: take_later(buf, take_varint)?.unwrap_or(0),
         },
         READ_INDEX => Body::ReadIndex { context: take_context(buf)? },
+        TIMEOUT_NOW => Body::TimeoutNow,
         _ => {
             let context = take_context(buf)?;
             Body::ReadIndexReply { context, index: LogIndex(take_varint(buf)?) }
@@ -380,7 +391,8 @@ mod tests {
         let other = prop_oneof![
             entry_id().prop_map(|last| Body::PreVote { last }),
             any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
-            entry_id().prop_map(|last| Body::Vote { last }),
+            (entry_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
+            Just(Body::TimeoutNow),
             any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
             any::<u64>().prop_map(|last| Body::AppendAccepted { last: LogIndex(last) }),
             (any::<u64>(), entry_id())

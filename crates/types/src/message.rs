@@ -36,6 +36,9 @@ pub enum Body {
     Vote {
         /// The last entry of the candidate's log.
         last: EntryId,
+        /// The leader of the term before told the candidate to campaign: whoever hears that leader,
+        /// or has promised it silence, may vote all the same (thesis section 4.2.3).
+        transfer: bool,
     },
     /// The answer to a vote; leaves only after the vote is durable.
     VoteReply {
@@ -79,6 +82,8 @@ pub enum Body {
         /// microseconds of its own clock; 0 promises nothing. Leases of leaders are made of it.
         promise_us: u64,
     },
+    /// "Campaign at once: take over from me." A leader to its successor (thesis section 3.10).
+    TimeoutNow,
     /// "From which index on is a read linearizable?" A follower asks its leader (thesis section
     /// 6.4).
     ReadIndex {
@@ -118,6 +123,7 @@ impl Body {
             Self::AppendRejected { .. } => "AppendRejected",
             Self::Heartbeat { .. } => "Heartbeat",
             Self::HeartbeatReply { .. } => "HeartbeatReply",
+            Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexReply { .. } => "ReadIndexReply",
         }
@@ -136,6 +142,7 @@ impl Body {
             | Self::VoteReply { .. }
             | Self::Heartbeat { .. }
             | Self::HeartbeatReply { .. }
+            | Self::TimeoutNow
             | Self::ReadIndex { .. }
             | Self::ReadIndexReply { .. } => true,
         }

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::drive::Drive;
 use crate::actor::slot::{ProposalSlot, ReadSlot};
+use crate::clock;
 
 /// Inputs that one turn takes at most, so that a busy group does not starve its neighbours on the same
 /// runtime: at the cap the actor yields.
@@ -98,7 +99,8 @@ impl GroupActor {
         self.inputs = 0;
         let now = Instant::now();
         let metrics = self.drive.metrics();
-        let effects = self.group.turn(&mut |slot: &ProposalSlot| {
+        // After all inputs of the turn were handed in: a lease confirms its reads as of this moment.
+        let effects = self.group.turn(clock::now(), &mut |slot: &ProposalSlot| {
             metrics.commit_seconds.record(now.saturating_duration_since(slot.since));
         });
         for fetch in self.drive.carry_out(effects, now) {

@@ -1,5 +1,5 @@
 //! `inject TYPE from=N to=N term=T [prev=I@T] [last=I@T] [hint=I@T] [refused=I] [commit=I]
-//! [round=R] [promise=US] [context=LIFE.NUMBER] [index=I] [entries=(I@T,..)] [granted]`
+//! [round=R] [promise=US] [context=LIFE.NUMBER] [index=I] [entries=(I@T,..)] [granted] [transfer]`
 //!
 //! Puts a forged message into the network: one that was delayed for ever so long, or that no
 //! correct node would send. TYPE is one of ours. Fields that the type does not have are refused,
@@ -29,7 +29,8 @@ fn body(name: &str, args: &mut Args<'_>) -> Result<Body, ScriptError> {
     Ok(match name {
         "PreVote" => Body::PreVote { last: id(args, "last")? },
         "PreVoteReply" => Body::PreVoteReply { granted: args.flag("granted") },
-        "Vote" => Body::Vote { last: id(args, "last")? },
+        "Vote" => Body::Vote { last: id(args, "last")?, transfer: args.flag("transfer") },
+        "TimeoutNow" => Body::TimeoutNow,
         "VoteReply" => Body::VoteReply { granted: args.flag("granted") },
         "Append" => {
             let entries = args.values("entries").iter().map(|text| {

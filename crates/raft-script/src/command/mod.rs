@@ -5,10 +5,12 @@ mod advance_time;
 mod campaign;
 mod crash;
 mod deliver_msgs;
+mod forget_leader;
 mod heal;
 mod inject;
 mod log_level;
 mod partition;
+mod prefer_leader;
 mod process_append_thread;
 mod process_apply_thread;
 mod process_ready;
@@ -21,6 +23,7 @@ mod restart;
 mod stabilize;
 mod status;
 mod tick;
+mod transfer_leadership;
 
 use crate::args::Args;
 use crate::cluster::Cluster;
@@ -37,10 +40,12 @@ pub(crate) fn run(cluster: &mut Cluster, line: &Line) -> Result<(), ScriptError>
         "campaign" => campaign::run(cluster, args),
         "crash" => crash::run(cluster, args),
         "deliver-msgs" => deliver_msgs::run(cluster, args),
+        "forget-leader" => forget_leader::run(cluster, args),
         "heal" => heal::run(cluster, &args),
         "inject" => inject::run(cluster, args),
         "log-level" => log_level::run(cluster, args),
         "partition" => partition::run(cluster, args),
+        "prefer-leader" => prefer_leader::run(cluster, args),
         "process-append-thread" => process_append_thread::run(cluster, args),
         "process-apply-thread" => process_apply_thread::run(cluster, args),
         "process-ready" => process_ready::run(cluster, args),
@@ -54,6 +59,7 @@ pub(crate) fn run(cluster: &mut Cluster, line: &Line) -> Result<(), ScriptError>
         "status" => status::run(cluster, args),
         "tick-election" => tick::run_election(cluster, args),
         "tick-heartbeat" => tick::run_heartbeat(cluster, args),
+        "transfer-leadership" => transfer_leadership::run(cluster, args),
         unknown => Err(ScriptError::UnknownCommand(unknown.to_owned())),
     }
 }

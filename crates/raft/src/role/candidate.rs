@@ -45,13 +45,14 @@ impl Candidate {
         (candidate, next)
     }
 
-    /// Begins an election in the next term.
-    pub(crate) fn campaign(state: &mut State) -> Self {
+    /// Begins an election in the next term. With `transfer`, the leader of this term gave its leave,
+    /// so that voters who hear it vote all the same.
+    pub(crate) fn campaign(state: &mut State, transfer: bool) -> Self {
         let candidate = Self::new(state, Phase::Vote);
         state.enter_term(state.term.next(), Some(state.config.node));
         let last = state.log.last();
         for peer in voting_peers(state) {
-            state.send_durably(peer, last.index, Body::Vote { last });
+            state.send_durably(peer, last.index, Body::Vote { last, transfer });
         }
         candidate
     }
@@ -112,7 +113,9 @@ impl Candidate {
             Election::Open => None,
             Election::Lost => Some(Transition::Follow { leader: None, cause: Cause::VotesRefused }),
             Election::Won => Some(match self.phase {
-                Phase::PreVote => Transition::Campaign(Cause::PreVotesGranted),
+                Phase::PreVote => {
+                    Transition::Campaign { cause: Cause::PreVotesGranted, transfer: false }
+                }
                 Phase::Vote => Transition::Lead,
             }),
         }

@@ -120,6 +120,12 @@ impl Follower {
         self.leader.is_some() && self.reads.wants_request()
     }
 
+    /// Knows no leader any more; false when it knew none.
+    pub(crate) fn forget_leader(&mut self, state: &mut State) -> bool {
+        self.end(state);
+        self.leader.take().is_some()
+    }
+
     /// It follows no more, or another leader.
     pub(crate) fn end(&mut self, state: &mut State) {
         self.reads.refuse_all(&mut state.refused_reads);

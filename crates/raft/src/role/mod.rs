@@ -30,8 +30,8 @@ pub(crate) enum Transition {
     Follow { leader: Option<NodeId>, cause: Cause },
     /// Ask whether an election could be won.
     PreCampaign(Cause),
-    /// Raise the term and ask for votes.
-    Campaign(Cause),
+    /// Raise the term and ask for votes; with `transfer`, by the leave of the present leader.
+    Campaign { cause: Cause, transfer: bool },
     /// Lead.
     Lead,
 }

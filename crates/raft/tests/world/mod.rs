@@ -117,6 +117,7 @@ impl World {
             cached_bytes_max: random.choice([0, 200, 1 << 20]).unwrap_or(0),
             election_ticks_min: random.u32(3..10),
             lease: random.u32(..4) > 0,
+            preferred_leader: random.bool().then(|| NodeId(random.u64(1..7))),
             ..Config::new(GroupId(2), NodeId(0))
         };
         let config = Config {
@@ -197,11 +198,16 @@ impl World {
             ..50 => self.propose(node),
             50..70 => self.read(node),
             70..72 => self.replica(node).campaign(),
-            72..76 => {
+            72..74 => {
+                let to = nodes[self.random.usize(..nodes.len())];
+                let _ = self.replica(node).transfer_leadership(to);
+            }
+            74 => self.replica(node).forget_leader(),
+            75..79 => {
                 let peer = nodes[self.random.usize(..nodes.len())];
                 self.replica(node).unreachable(peer);
             }
-            76..250 => self.sync(node),
+            79..250 => self.sync(node),
             250..320 => self.apply(node),
             320..400 => self.answer_fetch(node, true),
             _ => self.deliver_any(),

@@ -125,7 +125,7 @@ impl Oracle {
                 durable.term > term || ballot == (term, Some(message.to)),
                 "{message:?} with {durable:?}"
             ),
-            Body::Vote { last } => assert!(
+            Body::Vote { last, .. } => assert!(
                 durable.term > term || ballot == (term, Some(message.from)) && disk.last() >= *last,
                 "{message:?} with {durable:?} {}",
                 disk.last()
@@ -142,6 +142,7 @@ impl Oracle {
             | Body::AppendRejected { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
+            | Body::TimeoutNow
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. } => {}
         }

@@ -1,0 +1,203 @@
+//! The leader: appends what is proposed, brings every peer up to date, commits, confirms reads.
+//!
+//! Inputs only note what has changed. Messages are made once per turn, in [`Leader::pump`], so that
+//! a thousand proposals of one turn are one append to each peer.
+
+mod read;
+mod replicate;
+mod transfer;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use quorate_types::{Body, Entry, EntryId, LogIndex, Moment, NodeId, Payload};
+
+use crate::error::ProposeError;
+use crate::lease::Beats;
+use crate::progress::Progress;
+use crate::quorum;
+use crate::read_index::{Asker, Reads};
+use crate::ready::Cause;
+use crate::role::Transition;
+use crate::state::State;
+
+use replicate::{replicate, wants};
+use transfer::{Handover, Transfer};
+
+/// The state of a leadership.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// Every other member, learners too.
+    peers: BTreeMap<NodeId, Progress>,
+    /// The no-op: the first entry of the term. Once it is committed, so is all before it.
+    first_in_term: LogIndex,
+    /// Last index and bytes of each proposal that is not committed, oldest first. It goes with the
+    /// leadership, so the budget always comes back.
+    uncommitted: VecDeque<(LogIndex, usize)>,
+    uncommitted_bytes: usize,
+    reads: Reads,
+    beats: Beats,
+    /// Ticks of this leadership.
+    now: u64,
+    beat_elapsed_ticks: u32,
+    beat_due: bool,
+    transfer: Option<Transfer>,
+    /// A successor was told to campaign in this term: there is no lease any more.
+    took_leave: bool,
+    handover: Handover,
+}
+
+impl Leader {
+    /// Takes over: appends the no-op and will beat at once, so that nobody else campaigns.
+    pub(crate) fn new(state: &mut State) -> Self {
+        let first = EntryId::new(state.term, state.log.last().index.next());
+        state.log.extend([Entry { id: first, payload: Payload::Empty }]);
+        let peers: BTreeMap<_, _> =
+            state.peers().map(|peer| (peer, Progress::new(first.index))).collect();
+        Self {
+            peers,
+            first_in_term: first.index,
+            uncommitted: VecDeque::new(),
+            uncommitted_bytes: 0,
+            reads: Reads::default(),
+            beats: Beats::default(),
+            now: 0,
+            beat_elapsed_ticks: 0,
+            // The append of the no-op announces the leader.
+            beat_due: false,
+            transfer: None,
+            took_leave: false,
+            handover: Handover::new(state),
+        }
+    }
+
+    pub(crate) fn propose(
+        &mut self,
+        state: &mut State,
+        commands: Vec<Bytes>,
+    ) -> Result<EntryId, ProposeError> {
+        let first = EntryId::new(state.term, state.log.last().index.next());
+        let bytes = commands.iter().map(|command| command.len() + Entry::OVERHEAD_BYTES).sum();
+        if commands.is_empty() {
+            return Ok(first);
+        }
+        if let Some(to) = self.transferring_to() {
+            return Err(ProposeError::Transferring { to });
+        }
+        if self.uncommitted_bytes > 0
+            && self.uncommitted_bytes.saturating_add(bytes) > state.config.uncommitted_bytes_max
+        {
+            return Err(ProposeError::TooManyUncommitted);
+        }
+        let indexes = (first.index.value()..).map(LogIndex);
+        state.log.extend(indexes.zip(commands).map(|(index, command)| Entry {
+            id: EntryId::new(first.term, index),
+            payload: Payload::Command(command),
+        }));
+        self.uncommitted.push_back((state.log.last().index, bytes));
+        self.uncommitted_bytes += bytes;
+        Ok(first)
+    }
+
+    pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
+        self.now += 1;
+        self.beat_elapsed_ticks += 1;
+        if self.beat_elapsed_ticks >= state.config.heartbeat_ticks {
+            self.beat_elapsed_ticks = 0;
+            self.beat_due = !self.peers.is_empty();
+        }
+        self.tick_transfer(state);
+        // CheckQuorum (thesis section 6.2): a leader that cannot commit must not pretend.
+        let heard = quorum::reached(&state.membership, |node| {
+            if node == state.config.node { self.now } else { self.peer(node, |p| p.heard_tick) }
+        });
+        (self.now - heard >= u64::from(state.config.election_ticks_min))
+            .then_some(Transition::Follow { leader: None, cause: Cause::QuorumLost })
+    }
+
+    /// This replica's own log became durable: one more acknowledgement.
+    pub(crate) fn on_persisted(&mut self, state: &mut State) {
+        self.maybe_commit(state);
+    }
+
+    /// Commits what a quorum holds durably, if it is of this term: an older entry that a quorum
+    /// holds may still be overwritten, and is committed only by what follows it (thesis section
+    /// 3.6.2).
+    fn maybe_commit(&mut self, state: &mut State) {
+        let index = LogIndex(quorum::reached(&state.membership, |node| {
+            if node == state.config.node {
+                state.log.durable().value()
+            } else {
+                self.peer(node, |peer| peer.match_index().value())
+            }
+        }));
+        if index < self.first_in_term || !state.log.commit_to(index) {
+            return;
+        }
+        while let Some(&(last, bytes)) = self.uncommitted.front()
+            && last <= index
+        {
+            self.uncommitted.pop_front();
+            self.uncommitted_bytes -= bytes;
+        }
+    }
+
+    /// The leadership is over.
+    pub(crate) fn end(&mut self, state: &mut State) {
+        // Followers hear of it by the next term, or ask again.
+        let own = self.reads.take_all().into_iter().filter_map(|asker| match asker {
+            Asker::Own(id) => Some(id),
+            Asker::Peer(..) => None,
+        });
+        state.refused_reads.extend(own);
+    }
+
+    /// Makes the messages of this turn.
+    pub(crate) fn pump(&mut self, state: &mut State) {
+        self.serve_by_lease(state);
+        let wants_round = self.wants_round(state);
+        self.beat_due |= wants_round && !self.peers.is_empty();
+        let beat_due = std::mem::take(&mut self.beat_due);
+        if beat_due {
+            self.beats.begin(state.now);
+        }
+        let round = self.beats.latest();
+        if wants_round {
+            self.reads.begin_round(round, state.log.commit());
+            self.maybe_confirm(state);
+        }
+        for (&node, peer) in &mut self.peers {
+            if beat_due {
+                let commit = peer.on_beat(state.log.commit());
+                state.send(node, Body::Heartbeat { commit, round });
+            }
+            replicate(state, node, peer, self.now);
+        }
+        self.pump_transfer(state);
+    }
+
+    /// True when [`pump`](Self::pump) would send something.
+    pub(crate) fn wants_pump(&self, state: &State, now: Moment) -> bool {
+        self.beat_due
+            || self.wants_round(state)
+            || self.reads.is_waiting() && self.holds_lease(state, now)
+            || self.wants_farewell(state)
+            || self.peers.values().any(|p| wants(state, p, self.now))
+    }
+
+    pub(crate) const fn first_in_term(&self) -> LogIndex {
+        self.first_in_term
+    }
+
+    pub(crate) const fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
+    }
+
+    pub(crate) fn progress(&self, node: NodeId) -> Option<&Progress> {
+        self.peers.get(&node)
+    }
+
+    fn peer(&self, node: NodeId, value: impl Fn(&Progress) -> u64) -> u64 {
+        self.peers.get(&node).map_or(0, value)
+    }
+}

@@ -1,0 +1,124 @@
+//! Entries to peers: what they answered, and what to send them next.
+
+use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId};
+
+use super::Leader;
+use crate::progress::Progress;
+use crate::ready::LogFetch;
+use crate::state::State;
+
+impl Leader {
+    pub(crate) fn on_accepted(&mut self, state: &mut State, from: NodeId, last: LogIndex) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if last > state.log.last().index {
+            state.counters.ignored_messages += 1;
+            return;
+        }
+        peer.heard_tick = self.now;
+        if peer.on_accepted(last) {
+            self.maybe_commit(state);
+        }
+    }
+
+    pub(crate) fn on_rejected(
+        &mut self,
+        state: &mut State,
+        from: NodeId,
+        refused: LogIndex,
+        hint: EntryId,
+    ) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.heard_tick = self.now;
+        if peer.is_stale_rejection(refused) {
+            return;
+        }
+        if hint.index > refused {
+            state.counters.ignored_messages += 1;
+            return;
+        }
+        // The peer's log may agree with ours at the hint, or at the last entry of ours that is not
+        // newer than the hint: whole terms are skipped in one round trip, on both sides.
+        let meeting = state.log.terms().last_not_after(hint);
+        peer.on_rejected(refused, meeting.index, state.log.terms().base().index, self.now);
+    }
+
+    pub(crate) fn on_unreachable(&mut self, peer: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.on_unreachable(self.now);
+        }
+    }
+
+    /// Old entries for a peer: sends them, or asks again when the peer next shows a sign of life.
+    pub(crate) fn on_fetched(&mut self, state: &mut State, fetch: &LogFetch, entries: Vec<Entry>) {
+        let waiting = self.peers.iter_mut().find(|(_, peer)| peer.fetch == Some(fetch.number));
+        let Some((&node, peer)) = waiting else { return };
+        peer.fetch = None;
+        if fetch.from != peer.next() {
+            return;
+        }
+        if !state.is_answer(fetch, &entries) {
+            peer.on_fetch_failed(self.now);
+        } else if peer.has_room(&state.config) {
+            let bytes = entries.iter().map(Entry::cost_bytes).sum();
+            send_append(state, node, peer, entries, bytes, self.now);
+        }
+    }
+}
+
+pub(super) fn wants(state: &State, peer: &Progress, now: u64) -> bool {
+    may_append(state, peer, now) || peer.wants_empty(&state.config, state.log.commit(), now)
+}
+
+/// True when an append with entries should leave for `peer` now.
+fn may_append(state: &State, peer: &Progress, now: u64) -> bool {
+    let State { log, config, .. } = state;
+    peer.next() <= log.last().index
+        && peer.has_room(config)
+        && (!peer.prefers_full(config, now) || log.fills(peer.next(), config.append_bytes_max))
+}
+
+/// Sends what the window of `peer` allows, or asks for what is no longer in memory.
+pub(super) fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, now: u64) {
+    let last = state.log.last().index;
+    while may_append(state, peer, now) {
+        let cached_from = state.log.cached_from();
+        if peer.next() < cached_from {
+            let to = LogIndex(cached_from.value() - 1);
+            peer.fetch = Some(state.fetch(peer.next(), to));
+            return;
+        }
+        let (entries, bytes) = state.log.slice(peer.next(), last, state.config.append_bytes_max);
+        send_append(state, node, peer, entries, bytes, now);
+    }
+    if peer.wants_empty(&state.config, state.log.commit(), now) {
+        send_append(state, node, peer, Vec::new(), 0, now);
+    }
+}
+
+/// Sends `entries`, which begin at the peer's next index.
+fn send_append(
+    state: &mut State,
+    node: NodeId,
+    peer: &mut Progress,
+    entries: Vec<Entry>,
+    bytes: usize,
+    now: u64,
+) {
+    let prev_index = LogIndex(peer.next().value() - 1);
+    let Some(prev_term) = state.log.term_at(prev_index) else {
+        panic!(
+            "group {} node {} term {}: entry {prev_index}, before those for {node}, is not in the \
+             log from {} to {}",
+            state.config.group,
+            state.config.node,
+            state.term,
+            state.log.terms().base(),
+            state.log.last()
+        );
+    };
+    let prev = EntryId::new(prev_term, prev_index);
+    let commit = state.log.commit();
+    let last = prev_index.plus(entries.len() as u64);
+    peer.on_sent(last, bytes, commit, now);
+    state.send(node, Body::Append { prev, entries, commit });
+}
