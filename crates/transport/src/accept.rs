@@ -201,7 +201,8 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
             Close::malformed("too many streams").apply(&connection);
             continue;
         }
-        let stream = Stream { shared: shared.clone(), node, connection: connection.clone() };
+        let name = hello.node_name.clone();
+        let stream = Stream { shared: shared.clone(), node, name, connection: connection.clone() };
         tokio::spawn(stream.run(send, recv, replies.clone()));
     };
     replies.close();
@@ -221,6 +222,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
 struct Stream {
     shared: Arc<Shared>,
     node: NodeId,
+    name: String,
     connection: Connection,
 }
 
@@ -289,7 +291,8 @@ impl Stream {
                 match item {
                     Item::Request { id, deadline_ms, body } => {
                         if let Some(reply) = replies.accept(id) {
-                            self.shared.handler.on_request(self.node, body, deadline_ms, reply);
+                            let handler = &self.shared.handler;
+                            handler.on_request(self.node, &self.name, body, deadline_ms, reply);
                         }
                     }
                     // Replies to nothing: only a peer that errs sends them here.

@@ -30,8 +30,9 @@ pub trait Handler: Send + Sync + 'static {
     /// `from` as their sender and this node as their receiver.
     fn on_messages(&self, from: NodeId, messages: Vec<Message>);
 
-    /// A request, to be answered within `deadline_ms` milliseconds: later answers are ignored.
-    fn on_request(&self, from: NodeId, body: Bytes, deadline_ms: u32, reply: Replier);
+    /// A request of `from`, in whose certificate stands `name`, to be answered within `deadline_ms`
+    /// milliseconds: later answers are ignored.
+    fn on_request(&self, from: NodeId, name: &str, body: Bytes, deadline_ms: u32, reply: Replier);
 }
 
 /// Why the node does not talk to a peer.

@@ -96,6 +96,10 @@ impl Peer {
         self.end(close);
     }
 
+    pub(crate) fn is_connected(&self) -> bool {
+        self.session().is_some()
+    }
+
     /// Ends the session, if there is one.
     fn end(&self, close: &Close) {
         if let Some((connection, _)) = self.session().take() {

@@ -100,8 +100,10 @@ impl Side {
     }
 
     async fn move_leader(&mut self, target_id: u64) -> String {
-        let answer = self.maintenance.move_leader(MoveLeaderRequest { target_id }).await;
-        self.told(answer, |r| (r.header, Vec::new()))
+        match self.maintenance.move_leader(MoveLeaderRequest { target_id }).await {
+            Ok(answer) => format!("{:?}", answer.into_inner()),
+            Err(status) => format!("{:?} {:?}", status.code(), status.message()),
+        }
     }
 
     /// What a client can see, without who answered, ids, and the first member's URLs.

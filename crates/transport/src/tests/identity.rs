@@ -241,8 +241,8 @@ impl Handler for Nobody {
         self.0.on_messages(from, messages);
     }
 
-    fn on_request(&self, from: NodeId, body: Bytes, deadline_ms: u32, reply: Replier) {
-        self.0.on_request(from, body, deadline_ms, reply);
+    fn on_request(&self, from: NodeId, name: &str, body: Bytes, deadline_ms: u32, reply: Replier) {
+        self.0.on_request(from, name, body, deadline_ms, reply);
     }
 }
 

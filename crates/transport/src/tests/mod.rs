@@ -66,7 +66,7 @@ impl Handler for Probe {
         let _ = self.events.send(Event::Messages(from, messages));
     }
 
-    fn on_request(&self, _from: NodeId, body: Bytes, deadline_ms: u32, reply: Replier) {
+    fn on_request(&self, _from: NodeId, _name: &str, body: Bytes, deadline_ms: u32, reply: Replier) {
         let _ = self.events.send(Event::Request(body, deadline_ms, reply));
     }
 }
