@@ -1,8 +1,8 @@
 //! What a turn of a group asks its host to do.
 
 use bytes::Bytes;
-use quorate_raft::{Cause, LogFetch, Role, Ticket};
-use quorate_types::{Entry, EntryId, HardState, LogIndex, Message, NodeId, Term};
+use quorate_raft::{Cause, LogFetch, MembershipError, Role, Ticket};
+use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, Term};
 
 /// One thing for the host to do. `P` and `R` are the host's slots for a waiting proposal and a waiting
 /// read: the group keeps them, never looks into them, and gives each back exactly once.
@@ -49,6 +49,9 @@ pub enum Effect<P, R> {
         /// Why.
         refusal: Refusal,
     },
+    /// Another membership is in force, committed or not: whom to be connected with. What is committed,
+    /// and belongs into a snapshot, comes as entries to apply.
+    Membership(Membership),
     /// Role, term or leader changed, or a new leader became able to serve.
     Leadership(Leadership),
 }
@@ -58,7 +61,7 @@ pub enum Effect<P, R> {
 pub struct Proposed {
     /// The entry that carried it.
     pub id: EntryId,
-    /// What the machine made of it.
+    /// What the machine made of it; empty for a change of the membership.
     pub outcome: Bytes,
 }
 
@@ -76,6 +79,9 @@ pub enum Refusal {
     /// Too many bytes wait for a quorum; nothing was proposed.
     #[error("too many uncommitted proposals")]
     Overloaded,
+    /// The membership is not changed; nothing was proposed.
+    #[error(transparent)]
+    Membership(MembershipError),
     /// The entry may or may not be applied later.
     #[error("outcome unknown")]
     Unknown,

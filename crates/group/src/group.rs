@@ -5,10 +5,10 @@ use std::mem;
 
 use bytes::Bytes;
 use quorate_raft::{
-    Append, Config, LogFetch, LogState, ProposeError, ReadId, Ready, Replica, Role, RoleChange,
-    Ticket, TransferError,
+    Append, Config, LogFetch, LogState, MembershipChange, MembershipError, ProposeError, ReadId,
+    Ready, Replica, Role, RoleChange, Ticket, TransferError,
 };
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Term};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, Term};
 
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
@@ -45,6 +45,10 @@ pub struct Group<P, R> {
     tick: u64,
     /// Proposals of this turn, and those that wait for the leader's own no-op to be applied.
     gathered: Vec<(Bytes, P)>,
+    /// Changes of the membership, of this turn.
+    changes: Vec<(MembershipChange, P)>,
+    /// Memberships handed out to be applied: they have an outcome without the machine.
+    applying_changes: Vec<EntryId>,
     proposals: Proposals<P>,
     reads: Reads<R>,
     last_read: ReadId,
@@ -82,6 +86,8 @@ impl<P, R> Group<P, R> {
             read_ticks_max: config.read_ticks_max,
             tick: 0,
             gathered: Vec::new(),
+            changes: Vec::new(),
+            applying_changes: Vec::new(),
             proposals: Proposals::new(),
             reads: Reads::new(),
             last_read: ReadId(0),
@@ -135,7 +141,7 @@ impl<P, R> Group<P, R> {
     }
 
     /// The entries of the last [`Effect::Apply`] are applied, the last of them at `through`; `outcomes`
-    /// holds one for each command, in log order.
+    /// holds one for each command, in log order, and none for no-ops and memberships.
     ///
     /// # Panics
     /// When no apply is outstanding.
@@ -150,6 +156,10 @@ impl<P, R> Group<P, R> {
         self.applying = false;
         self.applied = through;
         self.replica.applied(through);
+        let mut outcomes = outcomes;
+        outcomes
+            .extend(mem::take(&mut self.applying_changes).into_iter().map(|id| (id, Bytes::new())));
+        outcomes.sort_by_key(|(id, _)| id.index);
         let refusal = self.not_leader();
         let effects = &mut self.effects;
         self.proposals.apply(outcomes, through, &mut |ended| {
@@ -176,6 +186,13 @@ impl<P, R> Group<P, R> {
         self.replica.campaign();
     }
 
+    /// Wants the membership changed; the answer comes as [`Effect::Answer`] when the change is applied,
+    /// or at once when it cannot be made. A change through a joint membership is answered when the
+    /// joint one is applied; the leader goes on by itself from there.
+    pub fn change_membership(&mut self, change: MembershipChange, slot: P) {
+        self.changes.push((change, slot));
+    }
+
     /// Hands the leadership over to `to`; proposals wait until that has succeeded or failed, and are
     /// then refused or proposed. That it succeeded shows in [`Effect::Leadership`].
     ///
@@ -198,7 +215,8 @@ impl<P, R> Group<P, R> {
     pub fn turn(&mut self, now: Moment, on_commit: &mut dyn FnMut(&P)) -> Vec<Effect<P, R>> {
         self.register_reads();
         self.register_proposals();
-        let Ready { append, messages, committed, reads, refused_reads, fetch, role } =
+        self.register_changes();
+        let Ready { append, messages, committed, reads, refused_reads, fetch, membership, role } =
             self.replica.take_ready(now);
         // Messages before the append: the leader's peers write while it writes itself.
         if !messages.is_empty() {
@@ -212,9 +230,12 @@ impl<P, R> Group<P, R> {
         }
         self.effects.extend(fetch.into_iter().map(Effect::Fetch));
         self.proposals.commit(self.replica.commit(), on_commit);
+        self.effects.extend(membership.map(Effect::Membership));
         self.to_apply.extend(committed);
         if !self.applying && !self.to_apply.is_empty() {
             self.applying = true;
+            let is_change = |entry: &&Entry| matches!(entry.payload, Payload::Membership(_));
+            self.applying_changes = self.to_apply.iter().filter(is_change).map(|e| e.id).collect();
             self.effects.push(Effect::Apply(mem::take(&mut self.to_apply)));
         }
         for read in reads {
@@ -237,6 +258,9 @@ impl<P, R> Group<P, R> {
     pub fn abandon(&mut self) -> Vec<Effect<P, R>> {
         let refusal = self.not_leader();
         for (_, slot) in mem::take(&mut self.gathered) {
+            self.effects.push(Effect::Answer { slot, result: Err(refusal) });
+        }
+        for (_, slot) in mem::take(&mut self.changes) {
             self.effects.push(Effect::Answer { slot, result: Err(refusal) });
         }
         for slot in self.proposals.expire(u64::MAX) {
@@ -276,7 +300,7 @@ impl<P, R> Group<P, R> {
     /// Proposals that wait: gathered, or in the log.
     #[must_use]
     pub fn proposals_waiting(&self) -> usize {
-        self.gathered.len() + self.proposals.len()
+        self.gathered.len() + self.changes.len() + self.proposals.len()
     }
 
     /// Reads that wait for a round or for an apply.
@@ -337,6 +361,21 @@ impl<P, R> Group<P, R> {
             Err(ProposeError::NotLeader { .. } | ProposeError::Transferring { .. }) => {
                 let refusal = self.not_leader();
                 for slot in slots {
+                    self.effects.push(Effect::Answer { slot, result: Err(refusal) });
+                }
+            }
+        }
+    }
+
+    fn register_changes(&mut self) {
+        for (change, slot) in mem::take(&mut self.changes) {
+            match self.replica.change_membership(&change) {
+                Ok(id) => self.await_apply(id, vec![slot]),
+                Err(error) => {
+                    let refusal = match error {
+                        MembershipError::NotLeader { .. } => self.not_leader(),
+                        other => Refusal::Membership(other),
+                    };
                     self.effects.push(Effect::Answer { slot, result: Err(refusal) });
                 }
             }

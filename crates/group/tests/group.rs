@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_group::{Effect, Group, GroupConfig, Proposed, Refusal};
-use quorate_raft::{Config, LogState, Role, Ticket};
+use quorate_raft::{Config, LogState, MembershipChange, MembershipError, NodeChange, Role, Ticket};
 use quorate_types::{
     Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, Payload,
     SnapshotMeta, Term,
@@ -109,7 +109,7 @@ impl Cluster {
                 }
                 Effect::Grant { slot, index, .. } => heard.grants.push((slot, index)),
                 Effect::Deny { slot, .. } => heard.denials.push(slot),
-                Effect::Leadership(_) => {}
+                Effect::Leadership(_) | Effect::Membership(_) => {}
             }
         }
     }
@@ -131,7 +131,7 @@ impl Cluster {
                 Payload::Command(command) => {
                     Some((entry.id, Bytes::from(command.to_ascii_uppercase())))
                 }
-                Payload::Empty => None,
+                Payload::Empty | Payload::Membership(_) => None,
             });
             self.group(node).applied(through, outcomes.collect());
         }
@@ -282,6 +282,27 @@ fn proposals_wait_for_the_end_of_a_transfer_and_are_then_refused_or_proposed() {
     assert!(cluster.group(3).leadership().serving);
     let answers = cluster.heard(1).answers;
     assert!(matches!(answers[..], [('b', Err(Refusal::NotLeader { .. }))]), "{answers:?}");
+}
+
+#[test]
+fn a_change_of_the_membership_is_answered_when_it_is_applied_or_refused_with_its_reason() {
+    let mut cluster = Cluster::led();
+    let learner = NodeChange::Learner { node: NodeId(3), promote: false };
+    cluster.propose(1, 'a');
+    cluster.group(1).change_membership(MembershipChange::of([learner]), 'm');
+    cluster.propose(1, 'b');
+    cluster.group(1).change_membership(MembershipChange::leave(), 'n');
+    cluster.settle();
+    let Heard { mut answers, .. } = cluster.heard(1);
+    answers.sort_by_key(|(name, _)| *name);
+    let [a, b, m, n] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((&a.1, &b.1), (&Ok(Bytes::from("A")), &Ok(Bytes::from("B"))));
+    assert_eq!(m.1, Ok(Bytes::new()));
+    assert!(matches!(n.1, Err(Refusal::Membership(MembershipError::Pending { .. }))), "{n:?}");
+    assert!(cluster.group(3).replica().membership().learners.contains(&NodeId(3)));
+    cluster.group(2).change_membership(MembershipChange::leave(), 'o');
+    cluster.settle();
+    assert!(matches!(cluster.heard(2).answers[..], [('o', Err(Refusal::NotLeader { .. }))]));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Messages, entries and readies in words, one line each.
 
 use quorate_raft::{Append, ReadReady, RoleChange};
-use quorate_types::{Body, Entry, HardState, Message, NodeId, Payload};
+use quorate_types::{Body, Entry, HardState, Membership, Message, NodeId, Payload};
 
 /// `3@1 "foo"`; a no-op has no text.
 pub(crate) fn entry(entry: &Entry) -> String {
@@ -10,7 +10,22 @@ pub(crate) fn entry(entry: &Entry) -> String {
         Payload::Command(command) => {
             format!("{} {:?}", entry.id, String::from_utf8_lossy(command))
         }
+        Payload::Membership(membership) => format!("{} {}", entry.id, self::membership(membership)),
     }
+}
+
+/// `voters=(1,2)`, and what else there is.
+pub(crate) fn membership(membership: &Membership) -> String {
+    let Membership { voters, outgoing, learners, promote, auto_leave } = membership;
+    let sets =
+        [("voters", voters), ("outgoing", outgoing), ("learners", learners), ("promote", promote)];
+    let sets = sets.into_iter().filter(|(name, nodes)| *name == "voters" || !nodes.is_empty());
+    let words = sets.map(|(name, nodes)| {
+        let nodes: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+        format!("{name}=({})", nodes.join(","))
+    });
+    let words: Vec<_> = words.chain(auto_leave.then(|| "auto-leave".to_owned())).collect();
+    words.join(" ")
 }
 
 pub(crate) fn entries(entries: &[Entry]) -> String {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use quorate_raft::{Append, LogFetch, LogState};
-use quorate_types::{Entry, EntryId, HardState, LogIndex, SnapshotMeta};
+use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Payload, SnapshotMeta};
 
 /// The log of one node, and the appends on their way to it.
 #[derive(Debug)]
@@ -56,6 +56,7 @@ impl Disk {
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
             terms,
+            memberships: memberships(&self.entries),
             last: self.entries.last().map_or(self.snapshot.last, |entry| entry.id),
             applied,
         }
@@ -82,6 +83,14 @@ impl Disk {
             })
             .collect()
     }
+}
+
+fn memberships(entries: &[Entry]) -> Vec<(LogIndex, Membership)> {
+    let changes = entries.iter().filter_map(|entry| match &entry.payload {
+        Payload::Membership(membership) => Some((entry.id.index, (**membership).clone())),
+        Payload::Empty | Payload::Command(_) => None,
+    });
+    changes.collect()
 }
 
 /// The first of `new` takes the place of whatever was at its index and beyond.

@@ -218,9 +218,13 @@ impl Node {
 }
 
 fn describe_ready(ready: &Ready, output: &mut Output) {
-    let Ready { append, messages, committed, reads, refused_reads, fetch, role } = ready;
+    let Ready { append, messages, committed, reads, refused_reads, fetch, membership, role } =
+        ready;
     if let Some(change) = role {
         output.line(describe::role_change(change));
+    }
+    if let Some(membership) = membership {
+        output.line(format!("members {}", describe::membership(membership)));
     }
     if let Some(append) = append {
         output.line(describe::append(append));

@@ -32,8 +32,11 @@ impl Runner {
     /// Runs one stanza. What goes wrong is part of its output; the script goes on.
     pub fn run(&mut self, stanza: &Stanza) -> Outcome {
         let mut errors = Vec::new();
-        for line in std::iter::once(&stanza.command).chain(&stanza.body) {
-            if let Err(error) = command::run(&mut self.cluster, line) {
+        let takes_body = command::takes_body(&stanza.command);
+        let (body, further) =
+            if takes_body { (&stanza.body[..], &[][..]) } else { (&[][..], &stanza.body[..]) };
+        for line in std::iter::once(&stanza.command).chain(further) {
+            if let Err(error) = command::run(&mut self.cluster, line, body) {
                 self.cluster.output.error(format!("error: {error}"));
                 errors.push(error.to_string());
             }

@@ -1,6 +1,6 @@
 //! What a replica is told at birth: who it is, its timers in ticks, and its bounds in bytes.
 
-use quorate_types::{EntryId, GroupId, HardState, LogIndex, NodeId, SnapshotMeta};
+use quorate_types::{EntryId, GroupId, HardState, LogIndex, Membership, NodeId, SnapshotMeta};
 
 /// Settings of one replica. [`Config::new`] has the defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,10 +134,15 @@ impl Config {
 pub struct LogState {
     /// Term, vote and the lower bound of the commit index, as last synced.
     pub hard_state: HardState,
-    /// The base of the log and the membership in force.
+    /// The base of the log and the membership in force there. The default, an empty log without a
+    /// membership, is that of a replica that knows nothing yet: it votes when it is asked, never
+    /// campaigns, and learns the rest from a leader.
     pub snapshot: SnapshotMeta,
     /// The first entry of each run of one term after `snapshot.last`.
     pub terms: Vec<EntryId>,
+    /// The entries after `snapshot.last` that are [`Membership`]s, in order: an uncommitted one is in
+    /// force too, and what it changed must be known if it is overwritten.
+    pub memberships: Vec<(LogIndex, Membership)>,
     /// The last entry; `snapshot.last` when the log is empty.
     pub last: EntryId,
     /// What the state machine has applied; `snapshot.last.index <= applied <= last.index`.
@@ -154,6 +159,7 @@ impl LogState {
             hard_state: HardState::default(),
             applied: last.index,
             terms: Vec::new(),
+            memberships: Vec::new(),
             last,
             snapshot,
         }

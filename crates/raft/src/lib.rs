@@ -25,6 +25,12 @@
 //! come back by [`LogFetch`], and where terms begin is always in memory, so that no step waits for
 //! a disk.
 //!
+//! # Members
+//!
+//! [`Replica::change_membership`] changes any number of nodes at once, through a joint membership if
+//! more than one voter comes or goes (chapter 4). A membership is an entry, and in force as soon as it
+//! is in the log. `docs/protocol/members.md` has the rules.
+//!
 //! # Durability
 //!
 //! Nothing here writes. [`Ready::append`] is one synced write, and carries the promises that rest
@@ -129,6 +135,7 @@ mod config;
 mod error;
 mod lease;
 mod log;
+mod membership;
 mod persist;
 mod progress;
 mod quorum;
@@ -143,8 +150,9 @@ mod term_map;
 mod view;
 
 pub use config::{Config, LogState};
-pub use error::{NotLeader, ProposeError, TransferError};
+pub use error::{MembershipError, NotLeader, ProposeError, TransferError};
 pub use log::APPLYING_BYTES_MAX;
+pub use membership::{MEMBERS_MAX, MembershipChange, NodeChange, Via};
 pub use progress::{PeerProgress, ProgressState};
 pub use ready::{Append, Cause, LogFetch, ReadId, ReadReady, Ready, Role, RoleChange, Ticket};
 pub use replica::Replica;

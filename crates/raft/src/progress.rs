@@ -124,8 +124,9 @@ impl Window {
 }
 
 impl Progress {
-    /// A peer about which nothing is known; `next` is a guess.
-    pub(crate) const fn new(next: LogIndex) -> Self {
+    /// A peer about which nothing is known; `next` is a guess. It counts as heard `now`, so that one
+    /// that was just added does not look as if it had been silent for ever.
+    pub(crate) const fn new(next: LogIndex, now: u64) -> Self {
         Self {
             match_index: LogIndex::ZERO,
             next,
@@ -134,7 +135,7 @@ impl Progress {
             told_tick: 0,
             doubted: false,
             asked_tick: 0,
-            heard_tick: 0,
+            heard_tick: now,
             confirmed_round: 0,
             promised_until: Moment::ZERO,
             fetch: None,
@@ -294,6 +295,10 @@ impl Progress {
         self.next
     }
 
+    pub(crate) const fn is_replicating(&self) -> bool {
+        matches!(self.flow, Flow::Replicate(_))
+    }
+
     pub(crate) fn report(&self) -> PeerProgress {
         let (state, inflight, inflight_bytes) = match &self.flow {
             Flow::Probe { paused_tick: None } => (ProgressState::Probe, 0, 0),
@@ -341,7 +346,7 @@ mod tests {
                 inflight_bytes_max: 100,
                 ..Config::new(GroupId(1), NodeId(1))
             };
-            let mut progress = Progress::new(LogIndex(10));
+            let mut progress = Progress::new(LogIndex(10), 0);
             for (now, event) in (0..).zip(events) {
                 let before = progress.report();
                 match event {

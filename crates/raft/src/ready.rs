@@ -1,6 +1,6 @@
 //! What a turn of a replica asks its driver to do.
 
-use quorate_types::{Entry, HardState, LogIndex, Message, NodeId, Term};
+use quorate_types::{Entry, HardState, LogIndex, Membership, Message, NodeId, Term};
 
 /// The output of one turn: everything since the last [`take_ready`](crate::Replica::take_ready).
 ///
@@ -12,7 +12,8 @@ pub struct Ready {
     /// May leave at once.
     pub messages: Vec<Message>,
     /// To be applied: consecutive, each handed out once, committed *and* durable in this replica's
-    /// log. No-ops are among them, so that the applied index passes them.
+    /// log. No-ops are among them, so that the applied index passes them, and memberships, which
+    /// belong into the next snapshot.
     pub committed: Vec<Entry>,
     /// Linearizable reads that may be served from this replica once the index is applied here.
     pub reads: Vec<ReadReady>,
@@ -21,6 +22,9 @@ pub struct Ready {
     pub refused_reads: Vec<ReadId>,
     /// Entries to read back from the log.
     pub fetch: Vec<LogFetch>,
+    /// Set when another membership is in force, committed or not: whom to be connected with. The
+    /// entries in `committed` say what is committed.
+    pub membership: Option<Membership>,
     /// Set when role, term or known leader changed.
     pub role: Option<RoleChange>,
 }
@@ -150,6 +154,8 @@ pub enum Cause {
     Transferred(NodeId),
     /// [`forget_leader`](crate::Replica::forget_leader) was called.
     LeaderForgotten,
+    /// As leader, lost its vote by a change that is committed.
+    Removed,
     /// As leader, heard no quorum for an election timeout (CheckQuorum).
     QuorumLost,
 }
@@ -169,6 +175,7 @@ impl Cause {
             Self::HigherTerm(_) => "higher_term",
             Self::Transferred(_) => "transferred",
             Self::LeaderForgotten => "leader_forgotten",
+            Self::Removed => "removed",
             Self::QuorumLost => "quorum_lost",
         }
     }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use quorate_types::{Entry, EntryId, LogIndex, Moment, NodeId, Term};
 
 use crate::config::{Config, LogState};
-use crate::error::{NotLeader, ProposeError, TransferError};
+use crate::error::{MembershipError, NotLeader, ProposeError, TransferError};
+use crate::membership::MembershipChange;
 use crate::read_index::Asker;
 use crate::ready::{Cause, LogFetch, ReadId, Ready, Role, RoleChange, Ticket};
 use crate::role::{Acting, Candidate, Follower, Leader, Transition};
@@ -17,7 +18,7 @@ use crate::state::State;
 ///
 /// - *Commands* of the group above: [`propose`](Self::propose), [`read`](Self::read),
 ///   [`campaign`](Self::campaign), [`transfer_leadership`](Self::transfer_leadership),
-///   [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
+///   [`change_membership`](Self::change_membership), [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
 /// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
 ///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
 ///   [`unreachable`](Self::unreachable).
@@ -95,9 +96,29 @@ impl Replica {
     /// Campaigns as if the election timeout had passed. Does nothing at a leader, at a replica
     /// without a vote, and at one that has promised a leader to be silent.
     pub fn campaign(&mut self) {
-        let may = self.state.is_voter() && !self.state.is_silent();
+        let may = self.state.may_campaign() && !self.state.is_silent();
         if may && !matches!(self.acting, Acting::Leader(_)) {
             self.enter(Some(Transition::PreCampaign(Cause::Asked)));
+        }
+    }
+
+    /// Changes who takes part. The entry whose id is returned carries the new membership, which is in
+    /// force at once and for good when the entry is committed. A change through a joint membership
+    /// takes two entries, of which the leader adds the second by itself unless told otherwise; so
+    /// does it promote learners. A leader that loses its own vote leads on until that is committed,
+    /// and then steps down.
+    ///
+    /// # Errors
+    /// When this replica does not lead, the last change is not committed, or this one cannot be made.
+    pub fn change_membership(
+        &mut self,
+        change: &MembershipChange,
+    ) -> Result<EntryId, MembershipError> {
+        match &mut self.acting {
+            Acting::Leader(leader) => leader.change_membership(&mut self.state, change),
+            Acting::Follower(_) | Acting::Candidate(_) => {
+                Err(MembershipError::NotLeader { leader: self.leader() })
+            }
         }
     }
 
@@ -197,11 +218,15 @@ impl Replica {
     #[must_use]
     pub fn take_ready(&mut self, now: Moment) -> Ready {
         self.state.on_now(now);
-        match &mut self.acting {
-            Acting::Follower(follower) => follower.pump(&mut self.state),
-            Acting::Candidate(_) => {}
+        let next = match &mut self.acting {
+            Acting::Follower(follower) => {
+                follower.pump(&mut self.state);
+                None
+            }
+            Acting::Candidate(_) => None,
             Acting::Leader(leader) => leader.pump(&mut self.state),
-        }
+        };
+        self.enter(next);
         self.state.collect_committed();
         let role = self.role_change();
         if let Some(change) = role {
@@ -214,6 +239,8 @@ impl Replica {
             reads: std::mem::take(&mut self.state.reads),
             refused_reads: std::mem::take(&mut self.state.refused_reads),
             fetch: std::mem::take(&mut self.state.fetches),
+            membership: std::mem::take(&mut self.state.membership_changed)
+                .then(|| self.state.membership().clone()),
             role,
         }
     }
@@ -230,6 +257,7 @@ impl Replica {
             || !fetches.is_empty()
             || self.state.wants_append()
             || self.state.wants_apply()
+            || self.state.membership_changed
             || self.role_change().is_some()
             || match &self.acting {
                 Acting::Follower(follower) => follower.wants_pump(),

@@ -1,13 +1,14 @@
 //! What a replica has in every role: its term and vote, its log, and what the turn gives out.
 
 use quorate_types::{
-    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Moment, NodeId, ReadContext,
-    SnapshotMeta, Term,
+    Body, Entry, EntryId, HardState, LogIndex, Membership, Message, Moment, NodeId, Payload,
+    ReadContext, SnapshotMeta, Term,
 };
 
 use crate::config::{Config, LogState};
 use crate::lease::Silence;
 use crate::log::{Applicable, Log};
+use crate::membership::MembershipLog;
 use crate::persist::Persist;
 use crate::ready::{Append, LogFetch, ReadId, ReadReady, Ticket};
 use crate::term_map::TermMap;
@@ -40,7 +41,9 @@ pub struct Counters {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: Config,
-    pub(crate) membership: Membership,
+    pub(crate) memberships: MembershipLog,
+    /// The membership in force is another one than the last turn gave out.
+    pub(crate) membership_changed: bool,
     pub(crate) term: Term,
     pub(crate) vote: Option<NodeId>,
     pub(crate) log: Log,
@@ -68,7 +71,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(config: Config, recovered: LogState) -> Self {
         config.assert_valid();
-        let LogState { hard_state, snapshot, terms, last, applied } = recovered;
+        let LogState { hard_state, snapshot, terms, memberships, last, applied } = recovered;
         let SnapshotMeta { last: base, membership } = snapshot;
         let who = format!("group {} node {}", config.group, config.node);
         assert!(
@@ -88,12 +91,18 @@ impl State {
         // The commit index is saved lazily; what was applied was committed.
         let commit = hard_state.commit.max(applied);
         let terms = TermMap::new(base, &terms, last);
-        // Who has a term may have heard a leader in it, and made a promise. Where nobody else can
-        // lead, nobody can have been promised anything.
-        let may_have_promised =
-            config.lease && hard_state.term > Term::ZERO && !membership.is_sole_voter(config.node);
+        assert!(
+            memberships.iter().all(|&(index, _)| base.index < index && index <= last.index),
+            "{who}: recovered memberships {memberships:?} are not within the log from {base} to {last}"
+        );
+        // Where nobody else could lead since the base, nobody can have been promised anything.
+        let is_alone = membership.is_sole_voter(config.node) && memberships.is_empty();
+        let memberships = MembershipLog::new(membership, memberships);
+        // Who has a term may have heard a leader in it, and made a promise.
+        let may_have_promised = config.lease && hard_state.term > Term::ZERO && !is_alone;
         Self {
-            membership,
+            memberships,
+            membership_changed: false,
             term: hard_state.term,
             vote: hard_state.vote,
             log: Log::new(terms, commit, applied, config.cached_bytes_max),
@@ -137,15 +146,30 @@ impl State {
         self.random.u32(self.config.election_ticks_min..=self.config.election_ticks_max)
     }
 
+    /// The membership in force: that of the last such entry in the log, committed or not (thesis
+    /// section 4.1).
+    pub(crate) fn membership(&self) -> &Membership {
+        self.memberships.current()
+    }
+
     /// True when this replica's vote counts.
     pub(crate) fn is_voter(&self) -> bool {
-        self.membership.is_voter(self.config.node)
+        self.membership().is_voter(self.config.node)
+    }
+
+    /// True when this replica may stand for election. One that lost its vote may while that is not
+    /// committed as far as it knows: if only those who left hold the newest entries, nobody else can
+    /// be elected (thesis section 4.2.2). It does not count itself.
+    pub(crate) fn may_campaign(&self) -> bool {
+        let is_open = || self.memberships.index().is_some_and(|index| index > self.log.commit());
+        let was_voter = |before: &Membership| before.is_voter(self.config.node);
+        self.is_voter() || is_open() && self.memberships.previous().is_some_and(was_voter)
     }
 
     /// The other nodes of the membership, in order.
     pub(crate) fn peers(&self) -> impl Iterator<Item = NodeId> + use<> {
         let node = self.config.node;
-        self.membership.nodes().into_iter().filter(move |&peer| peer != node)
+        self.membership().nodes().into_iter().filter(move |&peer| peer != node)
     }
 
     /// True when a vote for a candidate whose log ends at `last` can elect no one who lacks a
@@ -220,7 +244,20 @@ impl State {
     pub(crate) fn overwrite(&mut self, entries: impl IntoIterator<Item = Entry>, from: LogIndex) {
         self.log.truncate(from);
         self.persist.on_truncated(LogIndex(from.value() - 1));
-        self.log.extend(entries);
+        self.membership_changed |= self.memberships.index().is_some_and(|index| index >= from);
+        self.memberships.truncate(from);
+        self.extend(entries);
+    }
+
+    /// Adds entries that follow the last one; a membership among them is in force at once.
+    pub(crate) fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        let Self { log, memberships, membership_changed, .. } = self;
+        log.extend(entries.into_iter().inspect(|entry| {
+            if let Payload::Membership(membership) = &entry.payload {
+                memberships.push(entry.id.index, (**membership).clone());
+                *membership_changed = true;
+            }
+        }));
     }
 
     /// True when the disk lags so far behind that nothing more may be taken from a leader.

@@ -8,8 +8,9 @@
 
 use std::cmp::Ordering;
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Term};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Payload, Term};
 
+use crate::membership::MEMBERS_MAX;
 use crate::read_index::Asker;
 use crate::ready::Cause;
 use crate::replica::Replica;
@@ -19,7 +20,7 @@ use crate::state::{State, TERM_MAX};
 impl Replica {
     /// Takes a message from a peer. Nothing that a peer may send makes it panic.
     pub fn step(&mut self, message: Message) {
-        if !is_believable(&self.state, &message) {
+        if !is_believable(&self.state, &message) || self.is_strange_answer(&message) {
             self.state.counters.ignored_messages += 1;
             return;
         }
@@ -31,6 +32,33 @@ impl Replica {
                     self.dispatch(message);
                 }
             }
+        }
+    }
+
+    /// Answers, and requests that only followers make, are taken from members only. A *leader* or a
+    /// *candidate* may be of a membership that this replica has not heard of yet, so who asks for votes
+    /// or appends is heard, whoever it is (thesis section 4.1): a new member learns of its membership in
+    /// no other way, and its vote may be needed before it has.
+    fn is_strange_answer(&self, message: &Message) -> bool {
+        let from = message.from;
+        let is_known = || {
+            self.state.membership().contains(from)
+                || self.leader() == Some(from)
+                || matches!(&self.acting, Acting::Leader(leader) if leader.progress(from).is_some())
+        };
+        match message.body {
+            Body::PreVote { .. }
+            | Body::Vote { .. }
+            | Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::TimeoutNow => false,
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. } => !is_known(),
         }
     }
 
@@ -195,7 +223,7 @@ impl Replica {
     /// The leader wants this replica to take over, and gives its leave: no pre-vote, and no silence
     /// that is owed to it. Leaders of earlier terms have no lease, or it could not have been elected.
     fn on_timeout_now(&mut self, from: NodeId) -> Option<Transition> {
-        let may = self.hear_leader(from) && self.state.is_voter();
+        let may = self.hear_leader(from) && self.state.may_campaign();
         may.then_some(Transition::Campaign { cause: Cause::Transferred(from), transfer: true })
     }
 
@@ -237,15 +265,13 @@ impl Replica {
     }
 }
 
-/// The edge where messages are judged: behind it, who speaks is a member, terms can be counted on,
-/// and appended entries are a run that could stand in a log.
+/// The edge where messages are judged: behind it, terms can be counted on, and appended entries are a
+/// run that could stand in a log.
 fn is_believable(state: &State, message: &Message) -> bool {
     let Message { group, from, to, term, body } = message;
-    let is_member = state.membership.is_voter(*from) || state.membership.learners.contains(from);
     *group == state.config.group
         && *to == state.config.node
         && *from != state.config.node
-        && is_member
         && *term <= TERM_MAX
         && match body {
             Body::Append { prev, entries, .. } => {
@@ -274,8 +300,19 @@ fn is_run(prev: EntryId, entries: &[Entry], term: Term) -> bool {
         && entries.iter().all(|entry| {
             let follows = before.index.value().checked_add(1) == Some(entry.id.index.value())
                 && before.term <= entry.id.term
-                && entry.id.term <= term;
+                && entry.id.term <= term
+                && is_sound(&entry.payload);
             before = entry.id;
             follows
         })
+}
+
+/// True unless it is a membership that no leader makes.
+fn is_sound(payload: &Payload) -> bool {
+    match payload {
+        Payload::Empty | Payload::Command(_) => true,
+        Payload::Membership(membership) => {
+            membership.is_valid() && membership.nodes().len() <= MEMBERS_MAX
+        }
+    }
 }

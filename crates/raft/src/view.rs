@@ -147,10 +147,17 @@ impl Replica {
         }
     }
 
-    /// Who takes part.
+    /// Who takes part, as of the last entry, committed or not.
     #[must_use]
-    pub const fn membership(&self) -> &Membership {
-        &self.state.membership
+    pub fn membership(&self) -> &Membership {
+        self.state.membership()
+    }
+
+    /// Who takes part for a state machine that has applied up to `index`: what a snapshot at `index`
+    /// must say. `None` outside of the log.
+    #[must_use]
+    pub fn membership_at(&self, index: LogIndex) -> Option<&Membership> {
+        self.term_at(index).map(|_| self.state.memberships.at(index))
     }
 
     /// How far `peer` has come; `None` when this replica does not lead, or `peer` is itself or no

@@ -2,11 +2,13 @@
 //! questions that were never asked. A replica may refuse all of it, but it never panics, never
 //! forgets what is committed, and keeps the contract with its driver.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_raft::{Config, LogFetch, LogState, ReadId, Replica, Ticket};
+use quorate_raft::{
+    Config, LogFetch, LogState, MembershipChange, NodeChange, ReadId, Replica, Ticket, Via,
+};
 use quorate_types::{
     Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, Payload,
     ReadContext, SnapshotMeta, Term,
@@ -20,6 +22,7 @@ enum Input {
     Transfer(u64),
     Prefer(u64),
     Forget,
+    Change(MembershipChange),
     Propose(usize),
     Read,
     Persisted,
@@ -39,16 +42,44 @@ fn id() -> impl Strategy<Value = EntryId> {
     (number(), number()).prop_map(|(term, index)| EntryId::new(Term(term), LogIndex(index)))
 }
 
+fn nodes() -> impl Strategy<Value = BTreeSet<NodeId>> {
+    proptest::collection::btree_set((0u64..5).prop_map(NodeId), 0..4)
+}
+
+fn payload() -> impl Strategy<Value = Payload> {
+    let membership = (nodes(), nodes(), nodes(), nodes(), any::<bool>());
+    prop_oneof![
+        4 => Just(Payload::Command(Bytes::from_static(b"hostile"))),
+        1 => membership.prop_map(|(voters, outgoing, learners, promote, auto_leave)| {
+            let all = Membership { voters, outgoing, learners, promote, auto_leave };
+            Payload::Membership(Box::new(all))
+        }),
+    ]
+}
+
+fn change() -> impl Strategy<Value = MembershipChange> {
+    let node = (0u64..6, 0u8..4).prop_map(|(node, kind)| match kind {
+        0 => NodeChange::Voter(NodeId(node)),
+        1 => NodeChange::Learner { node: NodeId(node), promote: true },
+        2 => NodeChange::Learner { node: NodeId(node), promote: false },
+        _ => NodeChange::Remove(NodeId(node)),
+    });
+    let via = prop_oneof![Just(Via::Auto), Just(Via::Joint), Just(Via::JointExplicit)];
+    (proptest::collection::vec(node, 0..3), via)
+        .prop_map(|(nodes, via)| MembershipChange { nodes, via })
+}
+
 /// A run from `prev` on whose terms rise, or some of whose ids are from nowhere.
 fn entries(prev: EntryId) -> impl Strategy<Value = Vec<Entry>> {
-    let steps = proptest::collection::vec((0u64..2, proptest::option::weighted(0.05, id())), 0..6);
+    let step = (0u64..2, proptest::option::weighted(0.05, id()), payload());
+    let steps = proptest::collection::vec(step, 0..6);
     steps.prop_map(move |steps| {
         let mut last = prev;
-        let entries = steps.into_iter().map(|(step, other)| {
+        let entries = steps.into_iter().map(|(step, other, payload)| {
             let term = last.term.value().saturating_add(step);
             let next = EntryId::new(Term(term), last.index.plus(1));
             last = other.unwrap_or(next);
-            Entry { id: last, payload: Payload::Command(Bytes::from_static(b"hostile")) }
+            Entry { id: last, payload }
         });
         entries.collect()
     })
@@ -100,6 +131,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (0u64..5).prop_map(Input::Transfer),
         1 => (0u64..5).prop_map(Input::Prefer),
         1 => Just(Input::Forget),
+        2 => change().prop_map(Input::Change),
         1 => (0usize..4).prop_map(Input::Propose),
         1 => Just(Input::Read),
         2 => Just(Input::Persisted),
@@ -156,6 +188,9 @@ proptest! {
                 }
                 Input::Prefer(node) => replica.prefer_leader(Some(NodeId(node))),
                 Input::Forget => replica.forget_leader(),
+                Input::Change(change) => {
+                    let _ = replica.change_membership(&change);
+                }
                 Input::Propose(count) => {
                     let _ = replica.propose(vec![Bytes::from_static(b"mine"); count]);
                 }

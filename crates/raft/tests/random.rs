@@ -26,11 +26,13 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         (None, seeds) => 0..seeds.unwrap_or(SEEDS),
     };
     let (mut elections, mut committed, mut reads, mut lease_reads) = (0, 0, 0, 0);
+    let mut changes = 0;
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| run(seed));
         let world = world.unwrap_or_else(|_| panic!("failing seed: SEED={seed}"));
         elections += world.oracle.elections;
         committed += world.oracle.highest_committed().value();
+        changes += world.oracle.changes;
         reads += world.oracle.reads_served;
         lease_reads += world.oracle.lease_reads;
     }
@@ -39,6 +41,7 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         assert!(elections > 2_000, "only {elections} elections");
         assert!(committed > 20_000, "only {committed} entries committed");
         assert!(reads > 2_000, "only {reads} reads served");
+        assert!(changes > 1_000, "only {changes} changes of the membership");
         assert!(lease_reads > 2_000, "only {lease_reads} reads confirmed by a lease");
     }
 }

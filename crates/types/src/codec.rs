@@ -8,13 +8,16 @@
 //! frame   = version u8, { length u32, message }
 //! message = kind u8, group v, from v, to v, term v, fields of the kind
 //! entries = count v, first index v, { term v, kind u8, length v, payload }
+//! members = { count v, node v } of voters, outgoing, learners, promote; auto_leave u8
 //! ```
 //!
 //! Decoders take bytes from anyone: they never panic and never reserve more than they were sent.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use crate::entry::{Entry, EntryId, Payload};
+use std::collections::BTreeSet;
+
+use crate::entry::{Entry, EntryId, Membership, Payload};
 use crate::id::{GroupId, LogIndex, NodeId, Term};
 use crate::message::{Body, Message, ReadContext};
 
@@ -64,6 +67,12 @@ pub fn put_entries(buf: &mut BytesMut, entries: &[Entry]) {
                 put_varint(buf, command.len() as u64);
                 buf.put_slice(command);
             }
+            Payload::Membership(membership) => {
+                buf.put_u8(ENTRY_MEMBERSHIP);
+                let mut payload = BytesMut::new();
+                put_membership(&mut payload, membership);
+                put_bytes(buf, &payload);
+            }
         }
     }
 }
@@ -94,12 +103,48 @@ pub fn take_entries(buf: &mut Bytes) -> Result<Vec<Entry>, DecodeError> {
             ENTRY_EMPTY if payload.is_empty() => Payload::Empty,
             ENTRY_EMPTY => return Err(DecodeError::Malformed("no-op entry")),
             ENTRY_COMMAND => Payload::Command(payload),
+            ENTRY_MEMBERSHIP => Payload::Membership(Box::new(take_membership(payload)?)),
             _ => return Err(DecodeError::UnknownEntry(kind)),
         };
         entries.push(Entry { id: EntryId::new(term, index), payload });
         index = index.next();
     }
     Ok(entries)
+}
+
+/// Appends a membership, as in entries; for snapshots too.
+pub fn put_membership(buf: &mut BytesMut, membership: &Membership) {
+    let Membership { voters, outgoing, learners, promote, auto_leave } = membership;
+    for nodes in [voters, outgoing, learners, promote] {
+        put_varint(buf, nodes.len() as u64);
+        nodes.iter().for_each(|node| put_varint(buf, node.value()));
+    }
+    buf.put_u8(u8::from(*auto_leave));
+}
+
+/// Reads a membership written by [`put_membership`], alone in its bytes. Bytes left over are fields of
+/// a newer version.
+///
+/// # Errors
+/// When the bytes are not a membership.
+pub fn take_membership(mut buf: Bytes) -> Result<Membership, DecodeError> {
+    let buf = &mut buf;
+    Ok(Membership {
+        voters: take_nodes(buf)?,
+        outgoing: take_nodes(buf)?,
+        learners: take_nodes(buf)?,
+        promote: take_nodes(buf)?,
+        auto_leave: take_bool(buf)?,
+    })
+}
+
+fn take_nodes(buf: &mut Bytes) -> Result<BTreeSet<NodeId>, DecodeError> {
+    let count = take_varint(buf)?;
+    // A node takes a byte at least.
+    if count > buf.remaining() as u64 {
+        return Err(DecodeError::Truncated);
+    }
+    (0..count).map(|_| take_varint(buf).map(NodeId)).collect()
 }
 
 /// Begins a frame in `buf`: the version, before any [`put_message`].
@@ -231,6 +276,7 @@ pub fn take_bytes(buf: &mut Bytes) -> Result<Bytes, DecodeError> {
 
 const ENTRY_EMPTY: u8 = 0;
 const ENTRY_COMMAND: u8 = 1;
+const ENTRY_MEMBERSHIP: u8 = 2;
 
 const PRE_VOTE: u8 = 1;
 const PRE_VOTE_REPLY: u8 = 2;
@@ -365,11 +411,21 @@ mod tests {
             .prop_map(|(term, index)| EntryId::new(Term(term), LogIndex(index)))
     }
 
+    fn nodes() -> impl Strategy<Value = BTreeSet<NodeId>> {
+        proptest::collection::btree_set(any::<u64>().prop_map(NodeId), 0..4)
+    }
+
     fn payload() -> impl Strategy<Value = Payload> {
         prop_oneof![
             Just(Payload::Empty),
             proptest::collection::vec(any::<u8>(), 0..40)
                 .prop_map(|bytes| Payload::Command(bytes.into())),
+            (nodes(), nodes(), nodes(), nodes(), any::<bool>()).prop_map(
+                |(voters, outgoing, learners, promote, auto_leave)| {
+                    let all = Membership { voters, outgoing, learners, promote, auto_leave };
+                    Payload::Membership(Box::new(all))
+                }
+            ),
         ]
     }
 

@@ -50,19 +50,23 @@ pub enum Payload {
     Empty,
     /// A command for the group's state machine; opaque to Raft and to the log.
     Command(Bytes),
+    /// Who takes part from here on (thesis section 4.1): the whole membership, so that whoever has
+    /// the entry needs no other to know it.
+    Membership(Box<Membership>),
 }
 
 impl Payload {
-    /// Bytes of the command; 0 for a no-op.
+    /// Bytes of the command, about those of a membership, and 0 for a no-op.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Self::Empty => 0,
             Self::Command(bytes) => bytes.len(),
+            Self::Membership(membership) => membership.nodes().len() * size_of::<NodeId>(),
         }
     }
 
-    /// True when there is nothing for the state machine to do.
+    /// True for a no-op.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Empty)
@@ -105,9 +109,10 @@ pub struct HardState {
 
 /// Who takes part in a group.
 ///
-/// Invariants: no node is both voter (of either half) and learner; `voters` is never empty in a
-/// started group. While `outgoing` is not empty the configuration is *joint*: agreement needs a
-/// majority of both halves (thesis section 4.3).
+/// Invariants ([`Membership::is_valid`]): no node is in both `voters` and `learners`; a node in
+/// `outgoing` and `learners` is a voter that becomes a learner; `voters` is never empty, except at a
+/// replica that knows nothing of its group yet. While `outgoing` is not empty the membership is
+/// *joint*: agreement needs a majority of both halves (thesis section 4.3).
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Membership {
     /// The voters; the incoming half of a joint configuration.
@@ -116,12 +121,31 @@ pub struct Membership {
     pub outgoing: BTreeSet<NodeId>,
     /// Receive the log but do not vote.
     pub learners: BTreeSet<NodeId>,
+    /// The learners that the leader makes voters as soon as they have caught up.
+    pub promote: BTreeSet<NodeId>,
+    /// If joint: the leader leaves it as soon as it is committed.
+    pub auto_leave: bool,
 }
 
 impl Membership {
     /// A membership of voters alone.
     pub fn of_voters(voters: impl IntoIterator<Item = NodeId>) -> Self {
         Self { voters: voters.into_iter().collect(), ..Self::default() }
+    }
+
+    /// True when the invariants hold and a group can work with it.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        !self.voters.is_empty()
+            && self.voters.is_disjoint(&self.learners)
+            && self.promote.is_subset(&self.learners)
+            && !self.nodes().contains(&NodeId::ZERO)
+    }
+
+    /// True when `node` takes part.
+    #[must_use]
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.is_voter(node) || self.learners.contains(&node)
     }
 
     /// True while agreement needs both halves.

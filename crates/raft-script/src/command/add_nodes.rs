@@ -31,6 +31,7 @@ pub(crate) fn run(cluster: &mut Cluster, mut args: Args<'_>) -> Result<(), Scrip
         voters: args.node_values("voters")?.into_iter().collect(),
         outgoing: args.node_values("outgoing")?.into_iter().collect(),
         learners: args.node_values("learners")?.into_iter().collect(),
+        ..Membership::default()
     };
     let index = LogIndex(args.value("index")?.unwrap_or(0));
     let term = if index == LogIndex::ZERO { Term::ZERO } else { Term(1) };

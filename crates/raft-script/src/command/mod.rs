@@ -15,6 +15,7 @@ mod process_append_thread;
 mod process_apply_thread;
 mod process_ready;
 mod propose;
+mod propose_conf_change;
 mod raft_log;
 mod raft_state;
 mod read;
@@ -30,8 +31,13 @@ use crate::cluster::Cluster;
 use crate::error::ScriptError;
 use crate::parse::Line;
 
+/// True for commands whose body is theirs; that of others is a list of further commands.
+pub(crate) fn takes_body(line: &Line) -> bool {
+    line.name == "propose-conf-change"
+}
+
 /// Runs the command of one line.
-pub(crate) fn run(cluster: &mut Cluster, line: &Line) -> Result<(), ScriptError> {
+pub(crate) fn run(cluster: &mut Cluster, line: &Line, body: &[Line]) -> Result<(), ScriptError> {
     let args = Args::new(line);
     match line.name.as_str() {
         "add-nodes" => add_nodes::run(cluster, args),
@@ -50,6 +56,7 @@ pub(crate) fn run(cluster: &mut Cluster, line: &Line) -> Result<(), ScriptError>
         "process-apply-thread" => process_apply_thread::run(cluster, args),
         "process-ready" => process_ready::run(cluster, args),
         "propose" => propose::run(cluster, args),
+        "propose-conf-change" => propose_conf_change::run(cluster, args, body),
         "raft-log" => raft_log::run(cluster, args),
         "raft-state" => raft_state::run(cluster, &args),
         "read" => read::run(cluster, args),

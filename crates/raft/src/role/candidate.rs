@@ -109,7 +109,7 @@ impl Candidate {
         // grant.
         let vote = self.votes.entry(from).or_insert(granted);
         *vote |= granted;
-        match quorum::election(&state.membership, |node| self.votes.get(&node).copied()) {
+        match quorum::election(state.membership(), |node| self.votes.get(&node).copied()) {
             Election::Open => None,
             Election::Lost => Some(Transition::Follow { leader: None, cause: Cause::VotesRefused }),
             Election::Won => Some(match self.phase {
@@ -124,5 +124,5 @@ impl Candidate {
 
 /// The voters beside this replica, in order.
 fn voting_peers(state: &State) -> Vec<NodeId> {
-    state.peers().filter(|&peer| state.membership.is_voter(peer)).collect()
+    state.peers().filter(|&peer| state.membership().is_voter(peer)).collect()
 }

@@ -49,7 +49,7 @@ impl Follower {
     pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
         self.elapsed_ticks = self.elapsed_ticks.saturating_add(1);
         self.reads.tick(state.config.heartbeat_ticks.saturating_mul(READ_RETRY_HEARTBEATS));
-        (self.elapsed_ticks >= self.timeout_ticks && state.is_voter() && !state.is_silent())
+        (self.elapsed_ticks >= self.timeout_ticks && state.may_campaign() && !state.is_silent())
             .then_some(Transition::PreCampaign(Cause::ElectionTimeout))
     }
 

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 
 use quorate_raft::{Append, LogState, Ticket};
-use quorate_types::{Entry, EntryId, HardState, LogIndex, Message, SnapshotMeta};
+use quorate_types::{
+    Entry, EntryId, HardState, LogIndex, Membership, Message, Payload, SnapshotMeta,
+};
 
 /// One node's disk.
 pub(crate) struct Disk {
@@ -83,13 +85,29 @@ impl Disk {
                 terms.push(entry.id);
             }
         }
+        let memberships = self.entries.iter().filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some((entry.id.index, (**membership).clone())),
+            Payload::Empty | Payload::Command(_) => None,
+        });
         LogState {
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
             terms,
+            memberships: memberships.collect(),
             last: self.last(),
             applied,
         }
+    }
+
+    /// The membership that is in force for who holds everything written, synced or not.
+    pub(crate) fn membership(&self) -> Membership {
+        let last = LogIndex(u64::MAX);
+        let entries = self.read(self.snapshot.last.index.next(), last, usize::MAX);
+        let latest = entries.into_iter().rev().find_map(|entry| match entry.payload {
+            Payload::Membership(membership) => Some(*membership),
+            Payload::Empty | Payload::Command(_) => None,
+        });
+        latest.unwrap_or_else(|| self.snapshot.membership.clone())
     }
 
     /// Reads back, from what is written, synced or not.

@@ -7,7 +7,9 @@ pub(crate) mod oracle;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_raft::{Config, LogFetch, ReadId, Ready, Replica, Role};
+use quorate_raft::{
+    Config, LogFetch, MembershipChange, NodeChange, ReadId, Ready, Replica, Role, Via,
+};
 use quorate_types::{
     Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, SnapshotMeta, Term,
 };
@@ -17,6 +19,8 @@ use oracle::Oracle;
 
 /// Messages under way; the oldest go when there are more.
 const MESSAGES_MAX: usize = 400;
+/// Nodes that are no members at first.
+const SPARES: usize = 3;
 /// In ticks: a healed group must serve within this.
 const RECOVERY_TICKS_MAX: usize = 400;
 
@@ -66,6 +70,8 @@ struct Weather {
     turn_percent: u32,
     /// The most true time that a step takes.
     step_us_max: u64,
+    /// Of ten thousand steps, in how many somebody wants other members.
+    churn: u32,
     /// Of ten thousand steps, before how many everybody pauses for up to two promises, and in how
     /// many one node pauses alone.
     pauses: u32,
@@ -105,6 +111,7 @@ impl World {
             delay_percent: random.u32(0..20),
             turn_percent: random.u32(20..=100),
             step_us_max: random.choice([1_000, 5_000, 20_000]).unwrap_or(1_000),
+            churn: random.choice([0, 100, 500]).unwrap_or(0),
             pauses: random.u32(0..40),
         };
         let config = Config {
@@ -140,7 +147,11 @@ impl World {
             oracle: Oracle::default(),
             snapshot,
         };
-        for node in world.snapshot.membership.nodes() {
+        // Those who are no members yet hold what the group began with, and wait.
+        let members = world.snapshot.membership.nodes();
+        let spares = (1..).map(NodeId).filter(|node| !members.contains(node)).take(SPARES);
+        let all: Vec<_> = members.iter().copied().chain(spares).collect();
+        for node in all {
             world.disks.insert(node, Disk::new(world.snapshot.clone()));
             let machine = Machine {
                 replica: None,
@@ -194,6 +205,9 @@ impl World {
             let count = if self.random.u32(..20) == 0 { self.random.u32(1..20) } else { 1 };
             (0..count).for_each(|_| self.replica(node).tick());
         }
+        if self.random.u32(..10_000) < self.weather.churn {
+            self.change_members(node, &nodes);
+        }
         match self.random.u32(..1000) {
             ..50 => self.propose(node),
             50..70 => self.read(node),
@@ -231,8 +245,11 @@ impl World {
             self.true_us += self.config.tick_us;
             for &node in &nodes {
                 self.replica(node).tick();
-                if self.replica(node).role() == Role::Leader && self.commands < before + 3 {
-                    self.propose(node);
+                if self.replica(node).role() == Role::Leader {
+                    let _ = self.replica(node).change_membership(&MembershipChange::leave());
+                    if self.commands < before + 3 {
+                        self.propose(node);
+                    }
                 }
             }
             self.settle(&nodes);
@@ -244,8 +261,21 @@ impl World {
                 return;
             }
         }
-        let state: Vec<_> = self.machines.values().map(|machine| &machine.replica).collect();
-        panic!("no recovery within {RECOVERY_TICKS_MAX} ticks: {state:#?}");
+        let replicas = self.machines.iter().filter_map(|(node, machine)| {
+            let replica = machine.replica.as_ref()?;
+            Some(format!(
+                "{node}: {:?} {} leader {:?} last {} commit {} applied {} {:?}",
+                replica.role(),
+                replica.term(),
+                replica.leader(),
+                replica.last(),
+                replica.commit(),
+                replica.applied_index(),
+                replica.membership()
+            ))
+        });
+        let replicas: Vec<_> = replicas.collect();
+        panic!("no recovery within {RECOVERY_TICKS_MAX} ticks: {replicas:#?}");
     }
 
     fn settle(&mut self, nodes: &[NodeId]) {
@@ -274,10 +304,18 @@ impl World {
     }
 
     fn has_recovered(&mut self) -> bool {
-        let nodes: Vec<_> = self.machines.keys().copied().collect();
+        let running = self.machines.values().filter_map(|machine| machine.replica.as_ref());
+        let leading = running.filter(|replica| replica.role() == Role::Leader);
+        let latest = leading.max_by_key(|replica| replica.term());
+        let Some(membership) = latest.map(|replica| replica.membership().clone()) else {
+            return false;
+        };
+        if membership.is_joint() || !membership.promote.is_empty() {
+            return false;
+        }
         let mut leaders = 0;
         let last = self.oracle.highest_committed();
-        for node in nodes {
+        for node in membership.nodes() {
             let replica = self.replica(node);
             if replica.last().index != last || replica.applied_index() != last {
                 return false;
@@ -358,6 +396,30 @@ impl World {
                     self.cut.insert((other, a));
                 }
             }
+        }
+    }
+
+    /// One to three nodes come, go, or change what they are.
+    fn change_members(&mut self, node: NodeId, nodes: &[NodeId]) {
+        let count = self.random.usize(0..4);
+        let changes = (0..count).map(|_| {
+            let node = nodes[self.random.usize(..nodes.len())];
+            match self.random.u32(..5) {
+                0 | 1 => NodeChange::Voter(node),
+                2 => NodeChange::Learner { node, promote: self.random.bool() },
+                _ => NodeChange::Remove(node),
+            }
+        });
+        let nodes = changes.collect();
+        let via = self.random.choice([Via::Auto, Via::Joint, Via::JointExplicit]);
+        let change = MembershipChange { nodes, via: via.unwrap_or_default() };
+        let last = self.replica(node).last();
+        match self.replica(node).change_membership(&change) {
+            Ok(id) => {
+                assert_eq!(id.index, last.index.next());
+                self.oracle.changes += 1;
+            }
+            Err(_) => assert_eq!(self.replica(node).last(), last, "nothing is appended"),
         }
     }
 
@@ -473,7 +535,9 @@ impl World {
         let has_ready = replica.has_ready(now);
         let ready = replica.take_ready(now);
         assert_eq!(has_ready, !ready.is_empty(), "has_ready was wrong about {ready:?}");
-        let Ready { append, messages, committed, reads, refused_reads, fetch, role: _ } = ready;
+        let Ready { append, messages, committed, reads, refused_reads, fetch, membership, role: _ } =
+            ready;
+        let wrote = append.as_ref().is_some_and(|append| !append.entries.is_empty());
         if let Some(append) = append {
             if let Some(first) = append.entries.first() {
                 let before = LogIndex(first.id.index.value() - 1);
@@ -484,6 +548,13 @@ impl World {
         }
         self.check_leases();
         let replica = self.machines[&node].replica.as_ref().expect("a running node");
+        if let Some(membership) = &membership {
+            assert_eq!(membership, replica.membership(), "{node} gave out another membership");
+        }
+        if wrote || membership.is_some() {
+            let in_log = self.disks[&node].membership();
+            assert_eq!(*replica.membership(), in_log, "{node} has another membership in its log");
+        }
         self.oracle.on_turn(node, replica, &self.disks);
         self.oracle.on_applied(node, &committed, &self.disks[&node]);
         self.send(node, messages);

@@ -1,6 +1,6 @@
 //! What must always hold, watched from outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_raft::{ReadId, Replica, Role};
 use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Payload, Term};
@@ -19,6 +19,7 @@ pub(crate) struct Oracle {
     reads: BTreeMap<ReadId, LogIndex>,
     pub(crate) elections: usize,
     pub(crate) reads_served: usize,
+    pub(crate) changes: usize,
     pub(crate) lease_reads: u64,
 }
 
@@ -92,15 +93,20 @@ impl Oracle {
                 assert_eq!(before, id, "{node} commits {id} where {before} is committed");
                 continue;
             }
-            let membership = replica.membership();
-            for half in [&membership.voters, &membership.outgoing] {
-                let holders =
-                    half.iter().filter(|peer| disks[peer].id_at(index) == Some(id)).count();
-                assert!(
-                    half.is_empty() || holders * 2 > half.len(),
-                    "{node} commits {id}, durable on {holders} of {half:?}"
-                );
-            }
+            let holds = |half: &BTreeSet<NodeId>| {
+                let count = half.iter().filter(|peer| disks[peer].id_at(index) == Some(id)).count();
+                half.is_empty() || count * 2 > half.len()
+            };
+            // Another one may be in force since it was committed, but at most one further.
+            let before = replica.membership_at(commit).expect("within the log");
+            let agreed = [before, replica.membership()]
+                .into_iter()
+                .any(|membership| holds(&membership.voters) && holds(&membership.outgoing));
+            assert!(
+                agreed,
+                "{node} commits {id}, which no quorum holds: {:?}",
+                replica.membership()
+            );
             self.committed.insert(index, (id, replica.term()));
         }
     }

@@ -3,6 +3,7 @@
 //! Inputs only note what has changed. Messages are made once per turn, in [`Leader::pump`], so that
 //! a thousand proposals of one turn are one append to each peer.
 
+mod members;
 mod read;
 mod replicate;
 mod transfer;
@@ -10,7 +11,7 @@ mod transfer;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_types::{Body, Entry, EntryId, LogIndex, Moment, NodeId, Payload};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Membership, Moment, NodeId, Payload};
 
 use crate::error::ProposeError;
 use crate::lease::Beats;
@@ -27,8 +28,10 @@ use transfer::{Handover, Transfer};
 /// The state of a leadership.
 #[derive(Debug)]
 pub(crate) struct Leader {
-    /// Every other member, learners too.
+    /// Every other member, learners too, and those who leave.
     peers: BTreeMap<NodeId, Progress>,
+    /// No members any more; they hear of that until the tick that is set when it is committed.
+    leaving: BTreeMap<NodeId, Option<u64>>,
     /// The no-op: the first entry of the term. Once it is committed, so is all before it.
     first_in_term: LogIndex,
     /// Last index and bytes of each proposal that is not committed, oldest first. It goes with the
@@ -45,17 +48,20 @@ pub(crate) struct Leader {
     /// A successor was told to campaign in this term: there is no lease any more.
     took_leave: bool,
     handover: Handover,
+    /// The learner that is promoted next.
+    promoting: Option<NodeId>,
+    /// What was committed at the last heartbeat.
+    promotion_mark: LogIndex,
 }
 
 impl Leader {
     /// Takes over: appends the no-op and will beat at once, so that nobody else campaigns.
     pub(crate) fn new(state: &mut State) -> Self {
         let first = EntryId::new(state.term, state.log.last().index.next());
-        state.log.extend([Entry { id: first, payload: Payload::Empty }]);
-        let peers: BTreeMap<_, _> =
-            state.peers().map(|peer| (peer, Progress::new(first.index))).collect();
-        Self {
-            peers,
+        state.extend([Entry { id: first, payload: Payload::Empty }]);
+        let mut leader = Self {
+            peers: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             first_in_term: first.index,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
@@ -68,7 +74,16 @@ impl Leader {
             transfer: None,
             took_leave: false,
             handover: Handover::new(state),
+            promoting: None,
+            promotion_mark: LogIndex::ZERO,
+        };
+        // Whoever left by a change that may yet be undone, or must still hear of it, is served too.
+        let before = state.memberships.previous().map(Membership::nodes).unwrap_or_default();
+        for node in before.into_iter().filter(|&node| node != state.config.node) {
+            leader.peers.insert(node, Progress::new(first.index, 0));
         }
+        leader.update_peers(state);
+        leader
     }
 
     pub(crate) fn propose(
@@ -90,7 +105,7 @@ impl Leader {
             return Err(ProposeError::TooManyUncommitted);
         }
         let indexes = (first.index.value()..).map(LogIndex);
-        state.log.extend(indexes.zip(commands).map(|(index, command)| Entry {
+        state.extend(indexes.zip(commands).map(|(index, command)| Entry {
             id: EntryId::new(first.term, index),
             payload: Payload::Command(command),
         }));
@@ -107,8 +122,9 @@ impl Leader {
             self.beat_due = !self.peers.is_empty();
         }
         self.tick_transfer(state);
+        self.tick_members(state);
         // CheckQuorum (thesis section 6.2): a leader that cannot commit must not pretend.
-        let heard = quorum::reached(&state.membership, |node| {
+        let heard = quorum::reached(state.membership(), |node| {
             if node == state.config.node { self.now } else { self.peer(node, |p| p.heard_tick) }
         });
         (self.now - heard >= u64::from(state.config.election_ticks_min))
@@ -124,7 +140,7 @@ impl Leader {
     /// holds may still be overwritten, and is committed only by what follows it (thesis section
     /// 3.6.2).
     fn maybe_commit(&mut self, state: &mut State) {
-        let index = LogIndex(quorum::reached(&state.membership, |node| {
+        let index = LogIndex(quorum::reached(state.membership(), |node| {
             if node == state.config.node {
                 state.log.durable().value()
             } else {
@@ -153,7 +169,8 @@ impl Leader {
     }
 
     /// Makes the messages of this turn.
-    pub(crate) fn pump(&mut self, state: &mut State) {
+    pub(crate) fn pump(&mut self, state: &mut State) -> Option<Transition> {
+        self.pump_members(state);
         self.serve_by_lease(state);
         let wants_round = self.wants_round(state);
         self.beat_due |= wants_round && !self.peers.is_empty();
@@ -174,6 +191,7 @@ impl Leader {
             replicate(state, node, peer, self.now);
         }
         self.pump_transfer(state);
+        self.step_down_if_removed(state)
     }
 
     /// True when [`pump`](Self::pump) would send something.
@@ -182,6 +200,7 @@ impl Leader {
             || self.wants_round(state)
             || self.reads.is_waiting() && self.holds_lease(state, now)
             || self.wants_farewell(state)
+            || self.wants_members(state)
             || self.peers.values().any(|p| wants(state, p, self.now))
     }
 

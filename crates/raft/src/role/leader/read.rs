@@ -41,7 +41,7 @@ impl Leader {
     }
 
     pub(super) fn maybe_confirm(&mut self, state: &mut State) {
-        let round = quorum::reached(&state.membership, |node| {
+        let round = quorum::reached(state.membership(), |node| {
             if node == state.config.node {
                 self.beats.latest()
             } else {
@@ -61,7 +61,7 @@ impl Leader {
         if self.took_leave {
             return Moment::ZERO;
         }
-        Moment(quorum::reached(&state.membership, |node| {
+        Moment(quorum::reached(state.membership(), |node| {
             if node == state.config.node {
                 u64::MAX
             } else {

@@ -47,7 +47,7 @@ impl Leader {
             self.transfer = None;
             return Ok(());
         }
-        if !state.membership.is_voter(to) || !self.peers.contains_key(&to) {
+        if !state.membership().is_voter(to) || !self.peers.contains_key(&to) {
             return Err(TransferError::NotVoter { node: to });
         }
         if self.transferring_to() != Some(to) {
@@ -65,7 +65,7 @@ impl Leader {
             transfer.elapsed_ticks += 1;
             transfer.tell_due |= self.beat_elapsed_ticks == 0;
             if transfer.elapsed_ticks >= state.config.election_ticks_min
-                || !state.membership.is_voter(transfer.to)
+                || !state.membership().is_voter(transfer.to)
             {
                 self.transfer = None;
             }
