@@ -146,7 +146,6 @@ impl Side {
             self.add(&["ftp://10.9.8.7:2380"], true).await,
             self.add(&[&own], true).await,
             self.add(&["http://10.9.8.7:2380"], true).await,
-            self.add(&["http://10.9.8.7:2380"], true).await,
             self.add(&["http://10.9.8.8:2380"], true).await,
         ];
         let added = self.id_of("added");
@@ -209,14 +208,14 @@ async fn refusals_have_etcds_words_without_an_etcd_too() {
         refused(step, Code::InvalidArgument, "etcdserver: given member URLs are invalid");
     }
     refused(5, Code::FailedPrecondition, "etcdserver: Peer URLs already exists");
-    refused(8, Code::FailedPrecondition, "etcdserver: too many learner members in cluster");
+    refused(7, Code::FailedPrecondition, "etcdserver: too many learner members in cluster");
     let not_ready = "etcdserver: can only promote a learner member which is in sync with leader";
-    refused(9, Code::FailedPrecondition, not_ready);
-    refused(10, Code::FailedPrecondition, "etcdserver: can only promote a learner member");
-    refused(11, Code::NotFound, "etcdserver: member not found");
-    refused(15, Code::FailedPrecondition, "etcdserver: bad leader transferee");
+    refused(8, Code::FailedPrecondition, not_ready);
+    refused(9, Code::FailedPrecondition, "etcdserver: can only promote a learner member");
+    refused(10, Code::NotFound, "etcdserver: member not found");
+    refused(14, Code::FailedPrecondition, "etcdserver: bad leader transferee");
     let too_few = "etcdserver: re-configuration failed due to not enough started members";
-    refused(18, Code::FailedPrecondition, too_few);
+    refused(17, Code::FailedPrecondition, too_few);
 }
 
 #[tokio::test]
