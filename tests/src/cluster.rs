@@ -26,6 +26,8 @@ pub struct Cluster {
     /// The nodes, in order.
     pub nodes: Vec<Node>,
     kind: Kind,
+    /// Given to every node on top.
+    args: Vec<String>,
     dir: TempDir,
 }
 
@@ -52,10 +54,21 @@ impl Cluster {
     /// # Panics
     /// When it does not come to serve.
     pub fn quorate(test: &str) -> Option<Self> {
-        if env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd") {
-            return programs::etcd(test).map(Self::etcd);
-        }
-        let mut cluster = Self::new(|dir| Kind::Quorate { certificates: dir.join("certificates") });
+        Self::quorate_with(test, &[])
+    }
+
+    /// As [`Self::quorate`], with `args` for every node; both programs must know them.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub fn quorate_with(test: &str, args: &[&str]) -> Option<Self> {
+        let mut cluster = if env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd") {
+            let programs = programs::etcd(test)?;
+            Self::new(|_| Kind::Etcd(programs))
+        } else {
+            Self::new(|dir| Kind::Quorate { certificates: dir.join("certificates") })
+        };
+        cluster.args = args.iter().map(|&arg| arg.to_owned()).collect();
         cluster.make_certificates();
         cluster.start_all();
         Some(cluster)
@@ -84,7 +97,7 @@ impl Cluster {
         };
         let nodes = (1..=3).map(node).collect();
         let kind = kind(dir.path());
-        Self { nodes, kind, dir }
+        Self { nodes, kind, args: Vec::new(), dir }
     }
 
     /// Whether this is Quorate, and not the peer.
@@ -149,6 +162,7 @@ impl Cluster {
                 let file = |end: &str| certificates.join(format!("{}.{end}", node.name));
                 command.arg("--cert").arg(file("crt")).arg("--key").arg(file("key"));
                 command.arg("--ca").arg(certificates.join("ca.crt"));
+                command.args(&self.args);
                 command
             }
             Kind::Etcd(programs) => {
@@ -159,6 +173,7 @@ impl Cluster {
                 command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
                 command.args(["--listen-metrics-urls", &url(&node.metrics)]);
                 command.args(["--initial-cluster", &members("http://"), "--log-level", "error"]);
+                command.args(&self.args);
                 command
             }
         }

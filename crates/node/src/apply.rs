@@ -17,11 +17,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use quorate_group::Generation;
-use quorate_store::{GroupRow, Overlay, ScopedView, StateEngine};
+use quorate_store::{GroupRow, Install, Overlay, ScopedView, StateEngine};
 use quorate_types::machine::{RowScope, StateError};
 use quorate_types::{
     Committed, Entry, EntryId, GroupId, LogIndex, MachineKind, Membership, Payload, StateMachine,
 };
+
+use tokio::sync::oneshot;
 
 use crate::completions::EXIT_STORAGE_FAILED;
 use crate::metrics::NodeMetrics;
@@ -50,8 +52,18 @@ pub(crate) struct OpenMachine {
     pub(crate) meta: Bytes,
 }
 
+/// A snapshot that is to take the place of a group's rows.
+pub(crate) struct InstallTask {
+    pub(crate) group: GroupId,
+    pub(crate) kind: Arc<dyn MachineKind>,
+    pub(crate) install: Install,
+    /// Fires when the rows are in place and durable.
+    pub(crate) done: oneshot::Sender<()>,
+}
+
 enum Work {
     Open(OpenMachine),
+    Install(InstallTask),
     Apply(ApplyTask),
     Close(GroupId),
     Stop,
@@ -107,6 +119,11 @@ impl Applier {
 
     pub(crate) fn apply(&self, task: ApplyTask) {
         self.submit(Work::Apply(task));
+    }
+
+    /// Replaces a group's rows, after what was handed in before, and its machine by one of the new rows.
+    pub(crate) fn install(&self, task: InstallTask) {
+        self.submit(Work::Install(task));
     }
 
     pub(crate) fn close(&self, group: GroupId) {
@@ -201,20 +218,8 @@ impl Rounds {
     /// False at the end.
     fn administer(&mut self, work: Work) -> Result<bool, StateError> {
         match work {
-            Work::Open(open) => {
-                let view = self.engine.view();
-                let scoped = ScopedView::new(&*view, open.kind.scope(), open.group);
-                let machine = open.kind.open(open.group, &open.meta, &scoped)?;
-                let owned = Owned {
-                    machine,
-                    kind: open.kind.name().to_owned(),
-                    scope: open.kind.scope(),
-                    membership: open.membership,
-                    applied: open.applied,
-                };
-                self.machines.insert(open.group, owned);
-                self.sweeping.insert(open.group);
-            }
+            Work::Open(open) => self.open(open)?,
+            Work::Install(task) => self.install(task)?,
             Work::Close(group) => {
                 self.machines.remove(&group);
                 self.sweeping.remove(&group);
@@ -226,6 +231,38 @@ impl Rounds {
             Work::Apply(task) => self.round(vec![task])?,
         }
         Ok(true)
+    }
+
+    fn open(&mut self, open: OpenMachine) -> Result<(), StateError> {
+        let view = self.engine.view();
+        let scoped = ScopedView::new(&*view, open.kind.scope(), open.group);
+        let machine = open.kind.open(open.group, &open.meta, &scoped)?;
+        drop(view);
+        let owned = Owned {
+            machine,
+            kind: open.kind.name().to_owned(),
+            scope: open.kind.scope(),
+            membership: open.membership,
+            applied: open.applied,
+        };
+        self.machines.insert(open.group, owned);
+        self.sweeping.insert(open.group);
+        Ok(())
+    }
+
+    /// The one thread that writes rows does this too, so that no batch that rests on the old rows can
+    /// come after it.
+    fn install(&mut self, task: InstallTask) -> Result<(), StateError> {
+        let InstallTask { group, kind, install, done } = task;
+        let GroupRow { applied, membership, meta, .. } = install.header().row.clone();
+        // What it remembers of its rows is wrong from now on.
+        self.machines.remove(&group);
+        install.run(&*self.engine)?;
+        self.open(OpenMachine { group, kind, membership, applied, meta })?;
+        tracing::info!(%group, %applied, "a snapshot is installed");
+        // Whoever waited may be gone, with the node; the next start goes on.
+        let _ = done.send(());
+        Ok(())
     }
 
     fn round(&mut self, tasks: Vec<ApplyTask>) -> Result<(), StateError> {

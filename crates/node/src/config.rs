@@ -51,6 +51,12 @@ pub struct EngineConfig {
     /// Bytes of proposals that may wait on this node at a time; more are refused as overload. Default
     /// 256 MiB.
     pub proposal_bytes_max: usize,
+    /// Applied entries that a log keeps behind the durable state, for replicas that were away for a while;
+    /// older ones are truncated, and who needs them gets a snapshot. Default 100,000, as etcd's.
+    pub snapshot_count: u64,
+    /// What all snapshots that this node sends may take of the network, in bytes per second. Default
+    /// 32 MiB/s.
+    pub snapshot_bytes_per_second: u64,
     /// How long the engine works on one request before it reports the outcome as unknown. Default 7 s,
     /// as etcd's: five seconds and two election timeouts.
     pub request_timeout: Duration,
@@ -104,6 +110,8 @@ impl EngineConfig {
             election_timeout: Duration::from_millis(1000),
             append_lanes: 4,
             proposal_bytes_max: 256 << 20,
+            snapshot_count: 100_000,
+            snapshot_bytes_per_second: 32 << 20,
             request_timeout: Duration::from_secs(7),
         }
     }

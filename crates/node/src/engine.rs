@@ -20,7 +20,7 @@ use quorate_types::{
     ClusterId, EntryId, GroupId, HardState, LogIndex, MachineKind, Membership, NodeId,
     SnapshotMeta, Term,
 };
-use quorate_wal::{RecoveredLog, Task, Wal, Write};
+use quorate_wal::{RecoveredLog, Wal, Write};
 use tokio::sync::{Notify, watch};
 
 use crate::actor::{Drive, GroupActor, GroupReport};
@@ -146,11 +146,9 @@ impl Engine {
         let generation = parts.with_host(|host| host.admit(group, descriptor.clone()))?;
         let snapshot = SnapshotMeta { last: FIRST, membership: Membership::of_voters(voters) };
         let write = Write::Create { group, label: descriptor.encode(), snapshot: snapshot.clone() };
-        let created = parts.completions.on_created(group, generation);
-        let task = Task { write, generation: generation.0, ticket: 0 };
-        if parts.wal.submit(task).is_err() || created.await.is_err() {
+        if parts.completions.write(&parts.wal, write).await.is_err() {
             parts.with_host(|host| host.dismiss(group));
-            return Err(EngineError::Overloaded);
+            return Err(EngineError::Stopping);
         }
         let log = RecoveredLog {
             label: descriptor.encode(),
@@ -159,6 +157,7 @@ impl Engine {
             terms: Vec::new(),
             last: FIRST,
             snapshot,
+            intent: None,
         };
         parts
             .spawn_group(group, generation, &kind, log)
@@ -310,11 +309,17 @@ impl Parts {
         log: RecoveredLog,
     ) -> Result<(), OpenError> {
         let row = GroupRow::load(group, &*self.state.view())?;
-        let (applied, meta) =
-            row.map_or((log.snapshot.last, Bytes::new()), |row| (row.applied, row.meta));
+        let base = log.snapshot.last;
+        // A group that has applied nothing has no row: its log begins where every group's does.
+        let first = if base.index <= FIRST.index { base } else { EntryId::ZERO };
+        let (applied, meta) = row.map_or((first, Bytes::new()), |row| (row.applied, row.meta));
         // Apply takes only what is durable in this log, so a state ahead of it is another log's.
         if applied.index > log.last.index {
             return Err(OpenError::StateAheadOfLog { group, applied, last: log.last });
+        }
+        // And only what is durable in the state is truncated.
+        if applied.index < base.index {
+            return Err(OpenError::StateBehindLog { group, applied, base });
         }
         let membership = log.snapshot.membership.clone();
         let caught_up_at = log.hard_state.commit;

@@ -36,6 +36,8 @@ use crate::identity::{DataDir, DataDirError, Identity, random_u64};
 use crate::metrics::NodeMetrics;
 use crate::net::Network;
 use crate::router::Router;
+use crate::snapshot::files::Files;
+use crate::snapshot::installation::{InstallError, redo_all};
 use crate::steward::Steward;
 use crate::{join, mover, ticker};
 
@@ -80,6 +82,21 @@ pub enum OpenError {
         /// Why.
         reason: String,
     },
+    /// A snapshot was being installed when the node stopped, and cannot be installed again.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    /// The log has forgotten what the state does not hold: they do not belong together.
+    #[error(
+        "group {group}: the state is at {applied}, but the log begins behind {base}: data is missing"
+    )]
+    StateBehindLog {
+        /// The group.
+        group: GroupId,
+        /// Where the state is.
+        applied: EntryId,
+        /// What the log begins behind.
+        base: EntryId,
+    },
     /// The directory has started, but its log misses a group that it started with.
     #[error("the log has no group {0}, which this node has started with: data is missing")]
     MissingGroup(GroupId),
@@ -106,9 +123,12 @@ pub(crate) async fn open(
     let data_dir = Arc::new(DataDir::open(&config.data_dir)?);
     let start = Start::of(&config, &data_dir).await?;
     let mut log = RocksLog::open(&data_dir.log_path(), &RocksOptions::default())?;
-    let mut recovered = log.recover()?;
     let state: Arc<dyn StateEngine> =
         Arc::new(RocksState::open(&RocksConfig::new(data_dir.state_path()))?);
+    let files = Files::open(data_dir.path())?;
+    // Before anything else: a group with an intent is neither what it was nor what it will be.
+    redo_all(&mut log, &*state, &files, &kinds)?;
+    let mut recovered = log.recover()?;
 
     let Start { identity, map, beginning } = start;
     let groups = initial_groups(&config);
@@ -306,7 +326,10 @@ async fn listen(
         cluster_name: identity.cluster_name.clone(),
         tls: config.tls.clone(),
         lanes: config.append_lanes,
-        limits: Limits::default(),
+        limits: Limits {
+            snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+            ..Limits::default()
+        },
     };
     let handler = Arc::clone(network);
     Ok(Transport::open(transport, handler, Arc::clone(&config.link), recorder).await?)

@@ -50,6 +50,7 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
         heartbeat_interval: config.heartbeat,
         election_timeout: config.election,
         append_lanes: config.append_lanes,
+        snapshot_count: config.snapshot_count,
         // etcd's rule: time for the disk, and for the cluster to find a new leader.
         request_timeout: Duration::from_secs(5) + 2 * config.election,
         ..EngineConfig::new(config.data_dir.clone(), &config.name, config.listen_peer, tls)

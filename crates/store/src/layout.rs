@@ -83,6 +83,20 @@ pub fn own_prefix(group: GroupId) -> [u8; 9] {
     tagged(TAG_OWN, group)
 }
 
+/// The end of the rows that begin with `prefix`, the tag and the group's number: the next group's prefix,
+/// or the next tag after the last group.
+#[must_use]
+pub fn after(prefix: &[u8; 9]) -> Bytes {
+    let mut end = prefix.to_vec();
+    while end.last() == Some(&u8::MAX) {
+        end.pop();
+    }
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end.into()
+}
+
 /// The `C` row of a user's key.
 #[must_use]
 pub fn current(key: &[u8]) -> Vec<u8> {

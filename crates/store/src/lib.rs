@@ -18,17 +18,21 @@
 //! - [`engine`]: the engines and the batch under construction.
 //! - [`layout`]: which rows there are, and how their keys sort.
 //! - [`group_row`]: what a group keeps beside its machine's rows.
+//! - [`snapshot`]: a group's rows as a file, to put it in their place on another node.
 //! - [`kv`]: etcd's keyspace as a state machine.
 
 pub mod engine;
 pub mod group_row;
 pub mod kv;
 pub mod layout;
+pub mod snapshot;
 
 pub use engine::{
-    MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, SharedView, StateEngine,
+    MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, SharedView, Span, Staged,
+    StateEngine,
 };
 #[cfg(feature = "rocks")]
 pub use engine::{RocksConfig, RocksState};
 pub use group_row::GroupRow;
 pub use kv::{KvKind, KvMachine};
+pub use snapshot::{Export, GroupRows, Install, SnapshotError, SnapshotHeader, SnapshotReader};

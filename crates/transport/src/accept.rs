@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ use crate::peer::write_hello;
 use crate::reply::ReplyQueue;
 use crate::request::{Item, take_items};
 use crate::shared::{Shared, certificate_of};
+use crate::snapshot::{self, Receiving};
 use crate::writer::{Route, Writer};
 
-/// Streams that a peer may open over the life of a connection, per direction: ours live as long as
-/// their connection, so more of them are a flood.
+/// Streams that a peer may open over the life of a connection, but for those of snapshots: ours live as
+/// long as their connection, so more of them are a flood.
 const STREAMS_MAX: usize = 2 * (1 + LANES_MAX);
 
 /// Refusals are written to the log this often at most.
@@ -186,7 +188,8 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
     }
     let replies = ReplyQueue::new(shared.config.limits.clone(), shared.metrics.clone());
     let replies = Arc::new(replies);
-    let mut streams = 0;
+    let receiving = Arc::new(Receiving::new(shared.config.limits.snapshots_per_peer_max));
+    let streams = Arc::new(AtomicUsize::new(0));
     let error = loop {
         let opened = tokio::select! {
             opened = connection.accept_uni() => opened.map(|recv| (None, recv)),
@@ -196,13 +199,18 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
             Ok(opened) => opened,
             Err(error) => break error,
         };
-        streams += 1;
-        if streams > STREAMS_MAX {
+        if streams.fetch_add(1, Ordering::Relaxed) >= STREAMS_MAX {
             Close::malformed("too many streams").apply(&connection);
             continue;
         }
-        let name = hello.node_name.clone();
-        let stream = Stream { shared: shared.clone(), node, name, connection: connection.clone() };
+        let stream = Stream {
+            shared: shared.clone(),
+            node,
+            name: hello.node_name.clone(),
+            connection: connection.clone(),
+            receiving: receiving.clone(),
+            streams: streams.clone(),
+        };
         tokio::spawn(stream.run(send, recv, replies.clone()));
     };
     replies.close();
@@ -224,10 +232,14 @@ struct Stream {
     node: NodeId,
     name: String,
     connection: Connection,
+    receiving: Arc<Receiving>,
+    /// Streams of the connection so far, but for those of snapshots.
+    streams: Arc<AtomicUsize>,
 }
 
 impl Stream {
-    /// Reads until the stream fails; a stream that fails by itself takes its connection with it.
+    /// Reads until the stream fails; a stream that fails by itself takes its connection with it. Only
+    /// those of snapshots come and go, and have bounds of their own.
     async fn run(self, send: Option<SendStream>, recv: RecvStream, replies: Arc<ReplyQueue>) {
         let mut frames = FrameReader::new(recv);
         let error = match frames.preface().await {
@@ -244,6 +256,12 @@ impl Stream {
                     let error = self.requests(frames, &replies).await;
                     writer.abort();
                     error
+                }
+                (Some(StreamKind::Snapshot), Some(send)) => {
+                    self.streams.fetch_sub(1, Ordering::Relaxed);
+                    let Self { shared, node, connection, receiving, .. } = self;
+                    return snapshot::attend(shared, node, connection, receiving, send, frames)
+                        .await;
                 }
                 _ => FrameError::UnknownStream(preface[0]),
             },

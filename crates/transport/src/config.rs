@@ -76,6 +76,22 @@ pub struct Limits {
     /// connection's windows are the sum over its lanes and one more, so no lane, and least of all
     /// the control stream, waits for another lane's window.
     pub stream_window_bytes: u32,
+    /// Snapshots that this node sends at a time, and those that it receives: 4 each. One more is refused
+    /// as busy.
+    pub snapshots_max: usize,
+    /// Snapshots to one peer at a time, and from one: 2 each, so that one can travel while another is
+    /// being installed. Each adds a stream's window to those of its connection.
+    pub snapshots_per_peer_max: usize,
+    /// What all snapshots that this node sends share: 32 MiB/s, a fraction of what disks and networks
+    /// do, so that whoever else uses them hardly notices. At least 1 MiB/s.
+    pub snapshot_bytes_per_second: u64,
+    /// A peer that sends or takes a snapshot more slowly than this, 16 KiB/s, is given up: it would
+    /// keep its place for hours.
+    pub snapshot_bytes_per_second_min: u64,
+    /// How long a snapshot's other side may hang: 30 s.
+    pub snapshot_stall_timeout: Duration,
+    /// How long the receiver may take, once it has everything, to check and sync it: 2 minutes.
+    pub snapshot_confirm_timeout: Duration,
     /// Buffers asked of the kernel for the socket, each way: 4 MiB (it may grant less).
     pub socket_buffer_bytes: usize,
     /// The largest UDP payload to look for by path discovery, 6,400 bytes; 1,200 to 6,400. Ten of
@@ -101,6 +117,12 @@ impl Default for Limits {
             handshakes_max: 64,
             connections_max: 256,
             stream_window_bytes: 16 << 20,
+            snapshots_max: 4,
+            snapshots_per_peer_max: 2,
+            snapshot_bytes_per_second: 32 << 20,
+            snapshot_bytes_per_second_min: 16 << 10,
+            snapshot_stall_timeout: Duration::from_secs(30),
+            snapshot_confirm_timeout: Duration::from_secs(120),
             socket_buffer_bytes: 4 << 20,
             mtu_max: 6_400,
         }

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::request::{NotSent, RequestError};
 use crate::shared::Shared;
+use crate::snapshot::{self, SnapshotError, SnapshotSource};
 use crate::tls::{self, TlsConfig, TlsError};
 
 /// Bytes in flight before the first acknowledgement: two nodes of one cluster may begin bolder than
@@ -223,6 +224,24 @@ impl Transport {
         waiter.wait(deadline).await
     }
 
+    /// Sends a snapshot over a stream of its own, and waits until the peer has stored it; gives the
+    /// number of bytes that were sent, which is smaller than the content when the peer had some of it.
+    /// `header` is what the peer's node decides by. Dropping the future gives the snapshot up.
+    ///
+    /// # Errors
+    /// When it is not known to be stored there. [`SnapshotError::BusyHere`] and
+    /// [`SnapshotError::BusyThere`] say that nothing was sent.
+    pub async fn send_snapshot<S: SnapshotSource>(
+        &self,
+        to: NodeId,
+        header: Bytes,
+        content: S,
+    ) -> Result<u64, SnapshotError> {
+        let shared = &self.inner.shared;
+        let peer = shared.peer(to).ok_or(SnapshotError::NotConnected)?;
+        snapshot::send(shared, &peer, header, content).await
+    }
+
     /// Uses other certificates for every handshake from now on; connections that stand are kept.
     ///
     /// # Errors
@@ -320,6 +339,15 @@ fn check(config: &TransportConfig) -> Result<(), OpenError> {
             "keep_alive_interval: below idle_timeout",
         ),
         (limits.handshakes_max > 0, "handshakes_max: above 0"),
+        (
+            (1..=64).contains(&limits.snapshots_per_peer_max)
+                && (limits.snapshots_per_peer_max..=1_024).contains(&limits.snapshots_max),
+            "snapshots_per_peer_max: 1 to 64, and at most snapshots_max, which is at most 1,024",
+        ),
+        (
+            limits.snapshot_bytes_per_second >= 1 << 20,
+            "snapshot_bytes_per_second: at least 1 MiB/s",
+        ),
     ];
     match settings.into_iter().find(|(holds, _)| !holds) {
         Some((_, text)) => Err(OpenError::Setting(text.to_owned())),
@@ -341,7 +369,7 @@ fn server_config(config: &TransportConfig) -> Result<quinn::ServerConfig, TlsErr
     let crypto = Arc::new(tls::server_config(&config.tls)?);
     let mut quic = quic_config(config);
     quic.max_concurrent_uni_streams(OPEN_UNI_STREAMS_MAX.into());
-    quic.max_concurrent_bidi_streams(OPEN_BIDI_STREAMS_MAX.into());
+    quic.max_concurrent_bidi_streams((OPEN_BIDI_STREAMS_MAX + snapshot_streams(config)).into());
     let mut server = quinn::ServerConfig::with_crypto(crypto);
     server.transport_config(Arc::new(quic));
     // Attempts that wait to be taken are taken at once, so that few need memory.
@@ -364,11 +392,17 @@ fn client_config(config: &TransportConfig) -> Result<quinn::ClientConfig, TlsErr
     Ok(client)
 }
 
+/// Streams for snapshots, with room for some that are ending or will be told that they are too many.
+fn snapshot_streams(config: &TransportConfig) -> u32 {
+    u32::try_from(2 * config.limits.snapshots_per_peer_max).unwrap_or(u32::MAX >> 1)
+}
+
 fn quic_config(config: &TransportConfig) -> QuicConfig {
     let Limits { stream_window_bytes, idle_timeout, mtu_max, .. } = config.limits;
-    // A connection's windows hold those of its lanes (appends, requests, control) and one more, so
-    // that votes and beats always find room, however full the other lanes are.
-    let windows = u64::from(stream_window_bytes) * (config.lanes as u64 + 3);
+    // A connection's windows hold those of its lanes (appends, requests, control), of its snapshots and
+    // one more, so that votes and beats always find room, however full the other streams are.
+    let streams = (config.lanes + config.limits.snapshots_per_peer_max) as u64 + 3;
+    let windows = u64::from(stream_window_bytes) * streams;
     let mut quic = QuicConfig::default();
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW_BYTES);

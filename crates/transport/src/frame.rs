@@ -5,10 +5,11 @@
 //! ```
 //!
 //! The frame of a control or append lane is [`quorate_types::codec`]'s, of a Hello stream one
-//! [`crate::hello`], of a request lane [`crate::request`]'s.
+//! [`crate::hello`], of a request lane [`crate::request`]'s. A snapshot's stream has its announcement as a
+//! frame, and then bare bytes ([`crate::snapshot`]).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use quinn::{ReadError, RecvStream};
+use quinn::{ReadError, RecvStream, VarInt};
 use quorate_types::codec::DecodeError;
 
 use crate::close::{Close, MALFORMED, TOO_LARGE};
@@ -30,6 +31,8 @@ pub(crate) enum StreamKind {
     Append,
     /// Bidirectional: requests one way, replies the other.
     Request,
+    /// Bidirectional: one snapshot, and what the receiver says to it.
+    Snapshot,
 }
 
 impl StreamKind {
@@ -40,6 +43,7 @@ impl StreamKind {
             Self::Control => 2,
             Self::Append => 3,
             Self::Request => 4,
+            Self::Snapshot => 5,
         };
         [kind, index]
     }
@@ -50,6 +54,7 @@ impl StreamKind {
             2 => Some(Self::Control),
             3 => Some(Self::Append),
             4 => Some(Self::Request),
+            5 => Some(Self::Snapshot),
             _ => None,
         }
     }
@@ -147,6 +152,20 @@ impl FrameReader {
             frame.extend_from_slice(&self.chunk.split_to(taken));
         }
         Ok(frame.freeze())
+    }
+
+    /// Whatever comes next, however it was cut; `None` when the stream has ended in order.
+    pub(crate) async fn next_piece(&mut self) -> Result<Option<Bytes>, FrameError> {
+        if self.chunk.is_empty() && !self.receive().await? {
+            return Ok(None);
+        }
+        Ok(Some(std::mem::take(&mut self.chunk)))
+    }
+
+    /// Asks the peer to send no more.
+    pub(crate) fn stop(&mut self, code: VarInt) {
+        // Nothing is left to stop on a stream that has ended.
+        drop(self.stream.stop(code));
     }
 
     /// Fills `target`; false when the stream ends before.

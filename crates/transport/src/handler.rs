@@ -5,6 +5,7 @@ use quorate_types::{Message, NodeId};
 
 use crate::hello::Hello;
 use crate::reply::Replier;
+use crate::snapshot::SnapshotOffer;
 
 /// What the node does with its peers. Every method is called on the transport's runtime, must not
 /// block, and should hand on rather than work.
@@ -33,6 +34,12 @@ pub trait Handler: Send + Sync + 'static {
     /// A request of `from`, in whose certificate stands `name`, to be answered within `deadline_ms`
     /// milliseconds: later answers are ignored.
     fn on_request(&self, from: NodeId, name: &str, body: Bytes, deadline_ms: u32, reply: Replier);
+
+    /// A peer wants to send a snapshot; accept or refuse it in a task. A node that knows nothing of
+    /// snapshots refuses them all.
+    fn on_snapshot(&self, offer: SnapshotOffer) {
+        drop(offer);
+    }
 }
 
 /// Why the node does not talk to a peer.

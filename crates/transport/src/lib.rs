@@ -10,6 +10,9 @@
 //! 4. At the other side the stream's reader cuts out the frame, decodes it, drops what does not
 //!    name its peer as the sender, and calls [`Handler::on_messages`] once.
 //!
+//! A snapshot has a stream of its own ([`snapshot`]): [`Transport::send_snapshot`] announces it, the
+//! other side's node takes it or not ([`Handler::on_snapshot`]), and pulls its content.
+//!
 //! # Who is who
 //!
 //! Every node dials every peer and sends on its own connection; replies to its requests are all that
@@ -39,6 +42,7 @@ mod peer;
 mod reply;
 mod request;
 mod shared;
+pub mod snapshot;
 pub mod tls;
 mod writer;
 
@@ -53,4 +57,5 @@ pub use identity::NameError;
 pub use link::{Fate, Link, Shape, Shaped, Straight};
 pub use reply::Replier;
 pub use request::{NotSent, RequestError, Unknown};
+pub use snapshot::{SnapshotError, SnapshotOffer, SnapshotReceiver, SnapshotSource, Unfinished};
 pub use tls::TlsConfig;

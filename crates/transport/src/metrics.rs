@@ -60,6 +60,38 @@ pub(crate) struct Refused {
     pub(crate) flood: Counter,
 }
 
+/// Snapshots, both ways.
+pub(crate) struct SnapshotMetrics {
+    pub(crate) sent: SnapshotTraffic,
+    pub(crate) received: SnapshotTraffic,
+}
+
+/// Snapshots one way.
+#[derive(Clone)]
+pub(crate) struct SnapshotTraffic {
+    pub(crate) bytes: Counter,
+    active: Gauge,
+    done: Counter,
+    busy: Counter,
+    refused: Counter,
+    failed: Counter,
+}
+
+/// What became of a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    Done,
+    Busy,
+    Refused,
+    Failed,
+}
+
+/// A snapshot that is under way: counted as failed unless it ends otherwise.
+pub(crate) struct Under {
+    traffic: SnapshotTraffic,
+    outcome: Outcome,
+}
+
 /// What is shown per peer.
 #[derive(Clone)]
 pub(crate) struct PeerMetrics {
@@ -76,6 +108,7 @@ pub(crate) struct Metrics {
     pub(crate) dropped: Dropped,
     pub(crate) refused: Refused,
     pub(crate) segments_per_send: Gauge,
+    pub(crate) snapshots: SnapshotMetrics,
     /// By peer name; a peer that was never labelled is shown as [`OTHER`].
     peers: Mutex<BTreeMap<String, PeerMetrics>>,
     other: PeerMetrics,
@@ -122,6 +155,10 @@ impl Metrics {
                 flood: refused("flood"),
             },
             segments_per_send: gauge(recorder, "quorate_transport_segments_per_send", &[]),
+            snapshots: SnapshotMetrics {
+                sent: SnapshotTraffic::new(recorder, "sent"),
+                received: SnapshotTraffic::new(recorder, "received"),
+            },
             peers: Mutex::new(BTreeMap::new()),
             other: PeerMetrics::new(recorder, OTHER),
         }
@@ -163,6 +200,51 @@ impl Traffic {
         self.frames.increment(1);
         self.messages.increment(messages as u64);
         self.bytes.increment(bytes as u64);
+    }
+}
+
+impl SnapshotTraffic {
+    fn new(recorder: &dyn Recorder, direction: &str) -> Self {
+        let way = ("direction", direction);
+        let ended = |outcome| {
+            let labels = [way, ("outcome", outcome)];
+            counter(recorder, "quorate_transport_snapshots_total", &labels)
+        };
+        Self {
+            bytes: counter(recorder, "quorate_transport_snapshot_bytes_total", &[way]),
+            active: gauge(recorder, "quorate_transport_active_snapshots", &[way]),
+            done: ended("done"),
+            busy: ended("busy"),
+            refused: ended("refused"),
+            failed: ended("failed"),
+        }
+    }
+
+    pub(crate) fn begin(&self) -> Under {
+        self.active.increment(1.0);
+        Under { traffic: self.clone(), outcome: Outcome::Failed }
+    }
+
+    pub(crate) fn count(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.done.increment(1),
+            Outcome::Busy => self.busy.increment(1),
+            Outcome::Refused => self.refused.increment(1),
+            Outcome::Failed => self.failed.increment(1),
+        }
+    }
+}
+
+impl Under {
+    pub(crate) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        self.traffic.active.decrement(1.0);
+        self.traffic.count(self.outcome);
     }
 }
 
@@ -209,6 +291,8 @@ fn describe(recorder: &dyn Recorder) {
         ("dropped_messages", Unit::Count, "Messages that were not delivered, by reason."),
         ("refused_handshakes", Unit::Count, "Handshakes of peers that came to nothing, by reason."),
         ("reconnects", Unit::Count, "Connections to a peer after its first."),
+        ("snapshots", Unit::Count, "Snapshots that have ended, by direction and outcome."),
+        ("snapshot_bytes", Unit::Bytes, "Bytes of snapshots, by direction."),
     ];
     for (name, unit, text) in counters {
         let name = KeyName::from(format!("quorate_transport_{name}_total"));
@@ -218,6 +302,7 @@ fn describe(recorder: &dyn Recorder) {
         ("queued_bytes", Unit::Bytes, "Bytes that wait to be sent, over all peers."),
         ("rtt_us", Unit::Microseconds, "Smoothed round trip time to a peer."),
         ("connected_peers", Unit::Count, "Peers that we can send to."),
+        ("active_snapshots", Unit::Count, "Snapshots that are under way, by direction."),
         ("segments_per_send", Unit::Count, "Datagrams per send call; 1 means no segment offload."),
     ];
     for (name, unit, text) in gauges {

@@ -396,7 +396,8 @@ fn cost_bytes(message: &Message) -> usize {
         | Body::Heartbeat { .. }
         | Body::HeartbeatReply { .. }
         | Body::ReadIndex { .. }
-        | Body::ReadIndexReply { .. } => 0,
+        | Body::ReadIndexReply { .. }
+        | Body::TimeoutNow => 0,
     };
     MESSAGE_OVERHEAD_BYTES + entries
 }

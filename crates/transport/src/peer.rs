@@ -13,7 +13,7 @@ use std::time::Duration;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use quorate_types::NodeId;
 use tokio::net::lookup_host;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
@@ -43,6 +43,8 @@ pub(crate) struct Peer {
     /// The name of its certificate.
     server_name: String,
     pub(crate) outbox: Arc<Outbox>,
+    /// Places for snapshots to this peer.
+    pub(crate) snapshots: Semaphore,
     metrics: PeerMetrics,
     /// Ends the wait before the next attempt.
     retry: Notify,
@@ -76,6 +78,7 @@ impl Peer {
             address,
             server_name,
             outbox: Arc::new(outbox),
+            snapshots: Semaphore::new(config.limits.snapshots_per_peer_max),
             retry: Notify::new(),
             session: Mutex::default(),
             task: Mutex::default(),
@@ -315,6 +318,11 @@ impl Peer {
                 }
             },
         }
+    }
+
+    /// The connection that we send over, if there is one.
+    pub(crate) fn connection(&self) -> Option<Connection> {
+        self.session().as_ref().map(|(connection, _)| connection.clone())
     }
 
     fn session(&self) -> MutexGuard<'_, Option<(Connection, u64)>> {

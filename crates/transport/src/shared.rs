@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use quorate_types::NodeId;
 use quorate_types::codec::take_frame;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 use tokio::task::coop::consume_budget;
 
 use crate::config::TransportConfig;
@@ -14,6 +15,7 @@ use crate::handler::Handler;
 use crate::link::Link;
 use crate::metrics::{LaneKind, Metrics};
 use crate::peer::Peer;
+use crate::snapshot::{Pace, Sending};
 
 pub(crate) struct Shared {
     pub(crate) config: TransportConfig,
@@ -22,6 +24,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// How we dial; replaced when certificates are reloaded.
     pub(crate) client_config: Mutex<quinn::ClientConfig>,
+    pub(crate) snapshots_sending: Sending,
+    pub(crate) snapshots_receiving: Arc<Semaphore>,
+    snapshot_pace: Mutex<Pace>,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
     /// The connection over which each node sends to us.
     incoming: Mutex<BTreeMap<NodeId, quinn::Connection>>,
@@ -35,7 +40,12 @@ impl Shared {
         metrics: Arc<Metrics>,
         client_config: quinn::ClientConfig,
     ) -> Self {
+        let limits = &config.limits;
+        let places = || Arc::new(Semaphore::new(limits.snapshots_max));
         Self {
+            snapshots_sending: Sending { places: places() },
+            snapshots_receiving: places(),
+            snapshot_pace: Mutex::new(Pace::new(limits.snapshot_bytes_per_second)),
             config,
             handler,
             link,
@@ -65,6 +75,10 @@ impl Shared {
 
     pub(crate) fn incoming(&self) -> MutexGuard<'_, BTreeMap<NodeId, quinn::Connection>> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn snapshot_pace(&self) -> MutexGuard<'_, Pace> {
+        self.snapshot_pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn client_config(&self) -> MutexGuard<'_, quinn::ClientConfig> {

@@ -28,6 +28,13 @@
 //! What a crash may lose: writes that were not reported as persisted. What it may not do: lose a reported
 //! one, bring back an overwritten or truncated entry, or leave a gap.
 //!
+//! # Snapshots
+//!
+//! What replaces a group's state with a snapshot is not one batch: state and log are two stores. So the
+//! host first makes its intent durable here ([`Write::Intend`]), then changes the state, then resets the
+//! log behind the snapshot ([`Write::Create`]), which clears the intent in the same batch. A start that
+//! finds an intent ([`RecoveredLog::intent`]) does all of it again.
+//!
 //! # The parts
 //!
 //! - [`log_store`]: what is written and recovered, and the traits [`LogStore`] and [`LogReader`].

@@ -12,9 +12,9 @@ use crate::error::LogError;
 pub enum Write {
     /// Begins the log of a group, right behind `snapshot.last`.
     ///
-    /// An existing log is reset: its entries, label and snapshot are replaced. Its hard state stays,
-    /// because a replica that forgot its vote could vote twice in one term; a [`Write::Destroy`] before
-    /// it forgets that too.
+    /// An existing log is reset: its entries, label and snapshot are replaced, and its intent is carried
+    /// out. Its hard state stays, because a replica that forgot its vote could vote twice in one term; a
+    /// [`Write::Destroy`] before it forgets that too.
     Create {
         /// The group.
         group: GroupId,
@@ -42,7 +42,17 @@ pub enum Write {
         /// The last index to forget.
         through: LogIndex,
     },
-    /// Forgets the group, its hard state too. Nothing happens if there is no such group. Its cost follows
+    /// Notes that a snapshot is about to replace the state of the group, which must exist. The state is
+    /// half changed from now on until the [`Write::Create`] that resets the log behind the snapshot: a
+    /// start that finds an intent has to carry it out again before the group does anything. A second
+    /// intent replaces the first.
+    Intend {
+        /// The group.
+        group: GroupId,
+        /// The host's words about what is to be done, such as where the snapshot is; opaque here.
+        intent: Bytes,
+    },
+    /// Forgets the group, its hard state and intent too. Nothing happens if there is no such group. Its cost follows
     /// the number of appends that the log still holds.
     Destroy {
         /// The group.
@@ -61,6 +71,7 @@ impl Write {
             Self::Create { group, .. }
             | Self::Append { group, .. }
             | Self::TruncatePrefix { group, .. }
+            | Self::Intend { group, .. }
             | Self::Destroy { group } => *group,
         }
     }
@@ -70,7 +81,10 @@ impl Write {
     pub fn entries(&self) -> &[Entry] {
         match self {
             Self::Append { entries, .. } => entries,
-            Self::Create { .. } | Self::TruncatePrefix { .. } | Self::Destroy { .. } => &[],
+            Self::Create { .. }
+            | Self::TruncatePrefix { .. }
+            | Self::Intend { .. }
+            | Self::Destroy { .. } => &[],
         }
     }
 
@@ -79,6 +93,7 @@ impl Write {
     pub fn cost_bytes(&self) -> usize {
         let variable = match self {
             Self::Create { label, .. } => label.len(),
+            Self::Intend { intent, .. } => intent.len(),
             Self::Append { entries, .. } => entries.iter().map(Entry::cost_bytes).sum(),
             Self::TruncatePrefix { .. } | Self::Destroy { .. } => 0,
         };
@@ -101,6 +116,8 @@ pub struct RecoveredLog {
     pub terms: Vec<EntryId>,
     /// The last entry; `snapshot.last` if there is none.
     pub last: EntryId,
+    /// The intent that was not carried out, from [`Write::Intend`].
+    pub intent: Option<Bytes>,
 }
 
 /// What a batch came to on disk.
@@ -115,8 +132,8 @@ pub struct Written {
 /// After the first error of [`write`](Self::write) a store accepts no further write.
 ///
 /// # Panics
-/// `write` panics on what no correct host submits, with ids, terms and indexes: an append to a group that
-/// does not exist, with a gap, at or below the log's base, or whose terms decrease; a truncation beyond
+/// `write` panics on what no correct host submits, with ids, terms and indexes: an append or an intent for
+/// a group that does not exist, an append with a gap, at or below the log's base, or whose terms decrease; a truncation beyond
 /// the last entry.
 pub trait LogStore: Send + 'static {
     /// Writes all of `batch` in order; it is durable when this returns. After a crash all of it is there

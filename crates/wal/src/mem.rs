@@ -266,6 +266,7 @@ struct MemGroup {
     hard_state: HardState,
     snapshot: SnapshotMeta,
     entries: VecDeque<Entry>,
+    intent: Option<Bytes>,
 }
 
 impl MemGroup {
@@ -294,6 +295,7 @@ impl MemGroup {
             snapshot: self.snapshot.clone(),
             terms,
             last: self.last(),
+            intent: self.intent.clone(),
         }
     }
 }
@@ -302,7 +304,8 @@ fn apply(logs: &mut BTreeMap<GroupId, MemGroup>, write: Write) {
     match write {
         Write::Create { group, label, snapshot } => {
             let hard_state = logs.get(&group).map_or_else(HardState::default, |log| log.hard_state);
-            logs.insert(group, MemGroup { label, hard_state, snapshot, entries: VecDeque::new() });
+            let (entries, intent) = (VecDeque::new(), None);
+            logs.insert(group, MemGroup { label, hard_state, snapshot, entries, intent });
         }
         Write::Append { group, hard_state, entries } => {
             let log = logs.get_mut(&group).unwrap_or_else(|| panic!("append to unknown {group:?}"));
@@ -319,6 +322,11 @@ fn apply(logs: &mut BTreeMap<GroupId, MemGroup>, write: Write) {
             let count = through.since(log.snapshot.last.index) as usize;
             log.snapshot.last = log.id_at(through.max(log.snapshot.last.index));
             log.entries.drain(..count);
+        }
+        Write::Intend { group, intent } => {
+            let log =
+                logs.get_mut(&group).unwrap_or_else(|| panic!("intent for unknown {group:?}"));
+            log.intent = Some(intent);
         }
         Write::Destroy { group } => {
             logs.remove(&group);

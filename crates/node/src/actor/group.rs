@@ -47,6 +47,8 @@ pub(crate) enum Input {
     Tick,
     /// The group's machine panicked: it will never apply again in this life.
     MachineFailed { generation: Generation },
+    /// Nobody needs the entries up to here any more; `done` fires when the log has forgotten them.
+    Truncate { through: LogIndex, done: oneshot::Sender<()> },
     /// The transport lost a peer.
     Unreachable(NodeId),
     /// Somebody wants to know how the group is.
@@ -60,6 +62,8 @@ pub(crate) struct GroupReport {
     pub(crate) leadership: Leadership,
     pub(crate) commit: LogIndex,
     pub(crate) applied: LogIndex,
+    /// The entry before the first one of the log.
+    pub(crate) base: EntryId,
     pub(crate) last: EntryId,
     pub(crate) membership: Membership,
     /// What a leader knows of its peers; empty elsewhere.
@@ -123,6 +127,7 @@ impl GroupActor {
             leadership: self.group.leadership(),
             commit: replica.commit(),
             applied: self.group.applied_index(),
+            base: replica.base(),
             last: replica.last(),
             membership: replica.membership().clone(),
             peers: nodes.into_iter().filter_map(progress).collect(),

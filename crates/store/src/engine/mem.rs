@@ -11,7 +11,7 @@ use quorate_types::machine::{Direction, StateError, Visit};
 
 use super::overlay::Rows;
 use super::shared::{Latest, SharedView};
-use super::traits::StateEngine;
+use super::traits::{RowSource, Span, Staged, StateEngine};
 
 /// Rows in memory. Clones share them, so that a "restarted" node opens what the old one left.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +107,23 @@ impl StateEngine for MemState {
         Ok(())
     }
 
+    fn stage(
+        &self,
+        spans: &[Span],
+        rows: &mut RowSource<'_>,
+    ) -> Result<Box<dyn Staged>, StateError> {
+        check(self.lock().failing)?;
+        let mut staged = BTreeMap::new();
+        while let Some((key, value)) = rows()? {
+            assert!(
+                staged.last_key_value().is_none_or(|(last, _)| *last < key),
+                "staged rows descend at {key:?}"
+            );
+            staged.insert(key, value);
+        }
+        Ok(Box::new(MemStaged { state: self.clone(), spans: spans.to_vec(), rows: staged }))
+    }
+
     fn durable(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let shared = self.lock();
         check(shared.failing)?;
@@ -115,6 +132,28 @@ impl StateEngine for MemState {
 
     fn size_bytes(&self) -> u64 {
         self.lock().live.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+}
+
+struct MemStaged {
+    state: MemState,
+    spans: Vec<Span>,
+    rows: BTreeMap<Bytes, Bytes>,
+}
+
+impl Staged for MemStaged {
+    fn ingest(self: Box<Self>) -> Result<(), StateError> {
+        self.state.flush()?;
+        let Self { state, spans, rows } = *self;
+        let mut shared = state.lock();
+        let mut live = (*shared.live).clone();
+        live.retain(|key, _| !spans.iter().any(|span| span.start <= key && key < &span.end));
+        live.extend(rows);
+        shared.durable.clone_from(&live);
+        shared.live = Arc::new(live);
+        drop(shared);
+        state.latest.outdate();
+        Ok(())
     }
 }
 

@@ -17,7 +17,8 @@ use rocksdb::{
 
 use super::overlay::Rows;
 use super::shared::{Latest, SharedView};
-use super::traits::StateEngine;
+use super::tables::{self, Tables};
+use super::traits::{RowSource, Span, Staged, StateEngine};
 
 /// A file is compacted early when, in a run of this many rows, ...
 const TOMBSTONE_WINDOW: usize = 8192;
@@ -109,8 +110,10 @@ impl RocksConfig {
 /// The durable engine.
 pub struct RocksState {
     /// Before the database, which it looks at.
-    latest: Latest,
+    latest: Arc<Latest>,
     db: Arc<DB>,
+    /// Kept for the tables that are written beside the engine: they must be like its own.
+    options: Options,
     unlogged: WriteOptions,
 }
 
@@ -120,10 +123,12 @@ impl RocksState {
     /// # Errors
     /// When it cannot be opened: in use, damaged, or not readable.
     pub fn open(config: &RocksConfig) -> Result<Self, StateError> {
-        let db = DB::open(&config.options(), &config.path).map_err(failed)?;
+        let options = config.options();
+        let db = Arc::new(DB::open(&options, &config.path).map_err(failed)?);
+        tables::remove_staged(&config.path)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(Self { latest: Latest::default(), db: Arc::new(db), unlogged })
+        Ok(Self { latest: Arc::default(), db, options, unlogged })
     }
 
     fn property(&self, name: &std::ffi::CStr) -> u64 {
@@ -157,6 +162,14 @@ impl StateEngine for RocksState {
 
     fn flush(&self) -> Result<(), StateError> {
         self.db.flush().map_err(failed)
+    }
+
+    fn stage(
+        &self,
+        spans: &[Span],
+        rows: &mut RowSource<'_>,
+    ) -> Result<Box<dyn Staged>, StateError> {
+        Ok(Box::new(Tables::write(&self.db, &self.latest, &self.options, spans, rows)?))
     }
 
     fn durable(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
@@ -261,6 +274,6 @@ impl StateReader for RocksView<'_> {
     }
 }
 
-fn failed(error: rocksdb::Error) -> StateError {
+pub(super) fn failed(error: rocksdb::Error) -> StateError {
     StateError(error.into_string())
 }

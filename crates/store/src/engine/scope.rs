@@ -143,7 +143,7 @@ impl Space {
     ) -> Result<(), StateError> {
         match self {
             Self::Own(prefix) => {
-                let end = end.map_or_else(|| after(prefix), |end| self.row(end));
+                let end = end.map_or_else(|| layout::after(prefix), |end| self.row(end));
                 rows.scan(&self.row(start), Some(&end), direction, &mut |key, value| {
                     visit(&key[prefix.len()..], value)
                 })
@@ -154,18 +154,6 @@ impl Space {
             }
         }
     }
-}
-
-/// The end of a machine's own rows: the next group's prefix, or the next tag after the last group.
-fn after(prefix: &[u8; 9]) -> Bytes {
-    let mut end = prefix.to_vec();
-    while end.last() == Some(&u8::MAX) {
-        end.pop();
-    }
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    end.into()
 }
 
 /// # Panics

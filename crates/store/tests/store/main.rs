@@ -5,6 +5,7 @@
 //! - [`generate`]: random commands and questions.
 //! - [`etcd_facts`]: what etcd 3.5.1 does in the cases that are easy to get wrong, one test each.
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
+//! - [`snapshots`]: exported, damaged, installed.
 //! - [`engines`]: the promises of the engines and of the overlay.
 
 mod engines;
@@ -13,3 +14,4 @@ mod generate;
 mod histories;
 mod host;
 mod model;
+mod snapshots;

@@ -8,6 +8,7 @@ mod identity;
 mod relay;
 mod requests;
 mod shaped;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,7 +27,8 @@ use crate::hello::HELLO_BYTES_MAX;
 use crate::peer::write_hello;
 use crate::tls::{self, Ca, TlsConfig, make_ca};
 use crate::{
-    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, RequestError, Straight, Transport,
+    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, RequestError, SnapshotOffer, Straight,
+    Transport,
     TransportConfig,
 };
 
@@ -40,6 +42,7 @@ enum Event {
     Peer(NodeId, PeerEvent),
     Messages(NodeId, Vec<Message>),
     Request(Bytes, u32, Replier),
+    Snapshot(SnapshotOffer),
 }
 
 /// A node without a node: it records what it is told.
@@ -68,6 +71,10 @@ impl Handler for Probe {
 
     fn on_request(&self, _from: NodeId, _name: &str, body: Bytes, deadline_ms: u32, reply: Replier) {
         let _ = self.events.send(Event::Request(body, deadline_ms, reply));
+    }
+
+    fn on_snapshot(&self, offer: SnapshotOffer) {
+        let _ = self.events.send(Event::Snapshot(offer));
     }
 }
 
@@ -226,6 +233,14 @@ impl Node {
     async fn request(&mut self) -> (Bytes, u32, Replier) {
         self.wait(|event| match event {
             Event::Request(body, deadline_ms, reply) => Some((body, deadline_ms, reply)),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn offer(&mut self) -> SnapshotOffer {
+        self.wait(|event| match event {
+            Event::Snapshot(offer) => Some(offer),
             _ => None,
         })
         .await

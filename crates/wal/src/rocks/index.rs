@@ -29,12 +29,21 @@ pub(super) struct GroupLog {
     /// The first entry of each run of one term.
     runs: VecDeque<EntryId>,
     last: EntryId,
+    intent: Option<Bytes>,
 }
 
 impl GroupLog {
     pub(super) fn new(label: Bytes, snapshot: SnapshotMeta, hard_state: HardState) -> Self {
         let (records, runs, last) = (VecDeque::new(), VecDeque::new(), snapshot.last);
-        Self { label, hard_state, snapshot, records, runs, last }
+        Self { label, hard_state, snapshot, records, runs, last, intent: None }
+    }
+
+    pub(super) fn set_intent(&mut self, intent: Bytes) {
+        self.intent = Some(intent);
+    }
+
+    pub(super) fn has_intent(&self) -> bool {
+        self.intent.is_some()
     }
 
     pub(super) fn set_hard_state(&mut self, hard_state: HardState) {
@@ -139,6 +148,7 @@ impl GroupLog {
             snapshot: self.snapshot.clone(),
             terms: self.runs.iter().copied().collect(),
             last: self.last,
+            intent: self.intent.clone(),
         }
     }
 

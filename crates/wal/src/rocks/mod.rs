@@ -187,6 +187,7 @@ impl Encoder<'_> {
                 let hard_state = match index.remove(group) {
                     Some(log) => {
                         self.single_delete(*group, log.records());
+                        self.clear_intent(*group, &log);
                         log.hard_state()
                     }
                     None => HardState::default(),
@@ -221,12 +222,25 @@ impl Encoder<'_> {
                     self.put(Key::Group(*group), |body| record::put_group(body, log));
                 }
             }
+            Write::Intend { group, intent } => {
+                let log =
+                    index.get_mut(group).unwrap_or_else(|| panic!("intent for unknown {group:?}"));
+                self.put(Key::Intent(*group), |body| body.extend_from_slice(intent));
+                log.set_intent(intent.clone());
+            }
             Write::Destroy { group } => {
                 let Some(log) = index.remove(group) else { return };
                 self.single_delete(*group, log.records());
+                self.clear_intent(*group, &log);
                 self.batch.delete(Key::HardState(*group).encode());
                 self.batch.delete(Key::Group(*group).encode());
             }
+        }
+    }
+
+    fn clear_intent(&mut self, group: GroupId, log: &GroupLog) {
+        if log.has_intent() {
+            self.batch.delete(Key::Intent(group).encode());
         }
     }
 

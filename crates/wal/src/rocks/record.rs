@@ -34,6 +34,8 @@ pub(super) enum Key {
     HardState(GroupId),
     /// The batch record that begins at an index.
     Batch(GroupId, LogIndex),
+    /// What is about to be done with a group.
+    Intent(GroupId),
 }
 
 /// Their order is that of recovery's scan: a group is known before its entries come.
@@ -41,6 +43,7 @@ const TAG_STORE: u8 = 1;
 const TAG_GROUP: u8 = 2;
 const TAG_HARD_STATE: u8 = 3;
 const TAG_BATCH: u8 = 4;
+const TAG_INTENT: u8 = 5;
 
 impl Key {
     pub(super) fn encode(self) -> EncodedKey {
@@ -49,6 +52,7 @@ impl Key {
             Self::Group(group) => (TAG_GROUP, group.value(), 0, 9),
             Self::HardState(group) => (TAG_HARD_STATE, group.value(), 0, 9),
             Self::Batch(group, first) => (TAG_BATCH, group.value(), first.value(), 17),
+            Self::Intent(group) => (TAG_INTENT, group.value(), 0, 9),
         };
         let mut bytes = [0; EncodedKey::BYTES_MAX];
         bytes[0] = tag;
@@ -69,6 +73,7 @@ impl Key {
             (TAG_STORE, 0) => Some(Self::Store),
             (TAG_GROUP, 8) => Some(Self::Group(GroupId(number(0)?))),
             (TAG_HARD_STATE, 8) => Some(Self::HardState(GroupId(number(0)?))),
+            (TAG_INTENT, 8) => Some(Self::Intent(GroupId(number(0)?))),
             (TAG_BATCH, 16) => Some(Self::Batch(GroupId(number(0)?), LogIndex(number(8)?))),
             _ => None,
         }
@@ -264,6 +269,7 @@ mod tests {
             Key::Batch(GroupId(1), LogIndex(9)),
             Key::Batch(GroupId(1), LogIndex(256)),
             Key::Batch(GroupId(2), LogIndex(1)),
+            Key::Intent(GroupId(1)),
         ];
         let encoded: Vec<_> = keys.iter().map(|key| key.encode().as_ref().to_vec()).collect();
         assert!(encoded.is_sorted());

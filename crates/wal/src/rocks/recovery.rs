@@ -31,8 +31,8 @@ pub(super) fn scan(db: &DB) -> Result<(Index, u64), LogError> {
 /// The scan is sequential and cold: large reads.
 const READAHEAD_BYTES: usize = 2 << 20;
 
-/// What was read so far. Rows come in the order of their keys: the store's own, groups, hard states, and
-/// then batch records by group and index.
+/// What was read so far. Rows come in the order of their keys: the store's own, groups, hard states, batch
+/// records by group and index, and intents.
 #[derive(Default)]
 struct Recovery {
     index: Index,
@@ -46,7 +46,9 @@ impl Recovery {
         };
         let (group, index) = match name {
             Key::Store => (GroupId::ZERO, LogIndex::ZERO),
-            Key::Group(group) | Key::HardState(group) => (group, LogIndex::ZERO),
+            Key::Group(group) | Key::HardState(group) | Key::Intent(group) => {
+                (group, LogIndex::ZERO)
+            }
             Key::Batch(group, first) => (group, first),
         };
         self.decode(name, key, value).map_err(|error| match error {
@@ -69,6 +71,8 @@ impl Recovery {
                 let hard_state = record::take_hard_state(body)?;
                 self.group(group)?.set_hard_state(hard_state);
             }
+            // The body outlives its record anyway: it was copied out of the engine.
+            Key::Intent(group) => self.group(group)?.set_intent(body),
             Key::Batch(group, first) => {
                 let (term_before, entries) = record::take_batch(body, first)?;
                 join(self.group(group)?, term_before, &entries).map_err(RecordError::Body)?;

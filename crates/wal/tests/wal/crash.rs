@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Payload, SnapshotMeta, Term};
+use quorate_types::{
+    Entry, EntryId, GroupId, HardState, LogIndex, NodeId, Payload, SnapshotMeta, Term,
+};
 use quorate_wal::mem::{Crash, MemDisk, MemLog};
 use quorate_wal::{LogError, LogStore, Write};
 
@@ -138,4 +140,38 @@ fn so_is_truncating_what_is_not_there() {
     let through = LogIndex(3);
     let truncate = Write::TruncatePrefix { group: GroupId(1), through };
     let _ = MemDisk::new().open().write(&[create(1), append(1, 2), truncate]);
+}
+
+#[test]
+#[should_panic(expected = "intent for unknown g7")]
+fn so_is_an_intent_for_no_group() {
+    let write = Write::Intend { group: GroupId(7), intent: Bytes::new() };
+    let _ = MemDisk::new().open().write(&[write]);
+}
+
+#[test]
+fn an_intent_lasts_until_the_log_is_reset_and_the_vote_stays() {
+    let disk = MemDisk::new();
+    let mut log = disk.open();
+    let hard_state = HardState { term: Term(3), vote: Some(NodeId(2)), commit: LogIndex(2) };
+    let vote =
+        Write::Append { group: GroupId(1), hard_state: Some(hard_state), entries: Vec::new() };
+    log.write(&[create(1), append(1, 2), vote]).unwrap();
+    let intent = Bytes::from_static(b"snapshot at 90");
+    log.write(&[Write::Intend { group: GroupId(1), intent: intent.clone() }]).unwrap();
+    log.write(&[append(1, 3)]).unwrap();
+    disk.crash(0);
+
+    let mut log = disk.open();
+    let found = log.log(GroupId(1)).unwrap();
+    assert_eq!((found.intent, found.last.index), (Some(intent), LogIndex(3)));
+    let last = EntryId::new(Term(2), LogIndex(90));
+    let snapshot = SnapshotMeta { last, ..SnapshotMeta::default() };
+    log.write(&[Write::Create { group: GroupId(1), label: Bytes::new(), snapshot }]).unwrap();
+    let found = log.log(GroupId(1)).unwrap();
+    assert_eq!((found.intent, found.last, found.hard_state), (None, last, hard_state));
+    let first = LogIndex(91);
+    let gone = log.reader().read(GroupId(1), LogIndex(3), LogIndex(90), usize::MAX);
+    assert_eq!(gone, Err(LogError::Compacted { group: GroupId(1), first }));
+    assert_eq!(log.reader().read(GroupId(1), first, first, usize::MAX), Ok(Vec::new()));
 }

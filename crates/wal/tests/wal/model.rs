@@ -22,6 +22,7 @@ struct ModelLog {
     hard_state: HardState,
     snapshot: SnapshotMeta,
     entries: BTreeMap<LogIndex, Entry>,
+    intent: Option<Bytes>,
 }
 
 /// A change in words that fit any state; [`Model::write`] makes it concrete.
@@ -31,6 +32,7 @@ pub(crate) enum Change {
     Append { group: u64, back: u64, term_steps: Vec<u64>, bytes: usize, hard_state: bool },
     HardState { group: u64, same: bool },
     Truncate { group: u64, percent: u64 },
+    Intend { group: u64 },
     Destroy { group: u64 },
 }
 
@@ -61,7 +63,8 @@ impl Model {
                     BTreeMap::new(),
                     Write::Create { group, label: label.clone(), snapshot: snapshot.clone() },
                 );
-                self.logs.insert(group, ModelLog { label, hard_state, snapshot, entries });
+                let log = ModelLog { label, hard_state, snapshot, entries, intent: None };
+                self.logs.insert(group, log);
                 Some(write)
             }
             Change::Append { group, back, ref term_steps, bytes, hard_state } => {
@@ -102,6 +105,12 @@ impl Model {
                 log.entries = log.entries.split_off(&id.index.next());
                 log.snapshot.last = id;
                 Some(Write::TruncatePrefix { group, through: id.index })
+            }
+            Change::Intend { group } => {
+                let group = GroupId(group);
+                let intent = Bytes::from(format!("intent {made}"));
+                self.logs.get_mut(&group)?.intent = Some(intent.clone());
+                Some(Write::Intend { group, intent })
             }
             Change::Destroy { group } => {
                 self.logs.remove(&GroupId(group));
@@ -180,6 +189,7 @@ impl ModelLog {
             snapshot: self.snapshot.clone(),
             terms: ids.chunk_by(|one, next| one.term == next.term).map(|run| run[0]).collect(),
             last: self.last(),
+            intent: self.intent.clone(),
         }
     }
 

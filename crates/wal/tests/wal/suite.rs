@@ -111,6 +111,7 @@ fn change() -> impl Strategy<Value = Change> {
             .prop_map(|(group, same)| Change::HardState { group, same }),
         4 => (group.clone(), prop_oneof![0u64..=100, Just(100)])
             .prop_map(|(group, percent)| Change::Truncate { group, percent }),
+        2 => group.clone().prop_map(|group| Change::Intend { group }),
         1 => group.prop_map(|group| Change::Destroy { group }),
     ]
 }

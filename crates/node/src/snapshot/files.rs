@@ -1,0 +1,307 @@
+//! The directory of a node's snapshots: those on their way out, and those on their way in.
+//!
+//! Snapshots are large, and a full disk ends a node: none is begun without room for it, and one that meets
+//! the reserve on its way is given up.
+//!
+//! Whatever lies there at a start belongs to an earlier process and is removed, but for the snapshots
+//! that the log's intents name.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_types::GroupId;
+
+/// A file is synced whenever so many bytes were written to it: one sync of all of it in the end would
+/// hold up the log's syncs on the same disk.
+const SYNC_BYTES: usize = 8 << 20;
+
+/// Bytes of the disk that snapshots leave alone: a twentieth of it, within these bounds.
+const RESERVE_BYTES_MIN: u64 = 256 << 20;
+const RESERVE_BYTES_MAX: u64 = 2 << 30;
+
+/// What a file's name ends with until it is complete.
+const PART: &str = "part";
+
+/// The directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    directory: Arc<Path>,
+}
+
+/// A file that is written evenly.
+#[derive(Debug)]
+pub(crate) struct EvenFile {
+    file: File,
+    unsynced_bytes: usize,
+}
+
+/// A snapshot that is being received: its bytes so far outlive the attempt.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    files: Files,
+    name: String,
+    file: EvenFile,
+    bytes: u64,
+}
+
+/// A complete and durable snapshot of this directory. Dropped, it is removed, unless it was kept.
+#[derive(Debug)]
+pub(crate) struct Received {
+    files: Files,
+    name: String,
+    keep: bool,
+}
+
+impl Files {
+    /// Takes the directory below a node's own, and makes it if need be.
+    pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
+        let directory = data_dir.join("snapshots");
+        if !directory.is_dir() {
+            DirBuilder::new().mode(0o700).create(&directory)?;
+            File::open(data_dir)?.sync_all()?;
+        }
+        Ok(Self { directory: directory.into() })
+    }
+
+    /// Removes everything but the files of these names.
+    pub(crate) fn remove_all_but(&self, kept: &BTreeSet<String>) -> io::Result<()> {
+        for file in fs::read_dir(&self.directory)? {
+            let file = file?;
+            let name = file.file_name();
+            if !name.to_str().is_some_and(|name| kept.contains(name)) {
+                fs::remove_file(file.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the file of this name lies; names are those of [`Received::name`].
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// A new file for a snapshot on its way out.
+    pub(crate) fn outgoing(&self, group: GroupId, export: u64) -> io::Result<(PathBuf, EvenFile)> {
+        let path = self.path(&format!("out-{}-{export:016x}", group.value()));
+        let file = EvenFile::new(private().create(true).truncate(true).write(true).open(&path)?);
+        Ok((path, file))
+    }
+
+    /// Goes on with what an earlier attempt left of a snapshot, or begins; parts of other snapshots of
+    /// the group are removed.
+    pub(crate) fn incoming(
+        &self,
+        group: GroupId,
+        export: u64,
+        bytes_max: u64,
+    ) -> io::Result<Incoming> {
+        let prefix = format!("in-{}-", group.value());
+        let name = format!("{prefix}{export:016x}");
+        let part = format!("{name}.{PART}");
+        for file in fs::read_dir(&self.directory)? {
+            let file = file?;
+            let other = file.file_name();
+            let other = other.to_string_lossy();
+            if other.starts_with(&prefix) && other.ends_with(PART) && other != part {
+                fs::remove_file(file.path())?;
+            }
+        }
+        let file = private().create(true).append(true).open(self.path(&part))?;
+        let mut bytes = file.metadata()?.len();
+        // The rest of it, and all of it once more as tables beside the engine.
+        let needed = bytes_max.saturating_mul(2).saturating_sub(bytes);
+        if needed > room(&file)? {
+            return Err(no_room());
+        }
+        if bytes > bytes_max {
+            file.set_len(0)?;
+            bytes = 0;
+        }
+        Ok(Incoming { files: self.clone(), name, file: EvenFile::new(file), bytes })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+/// How files are opened: nobody else may read what is in them.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+/// Bytes that the disk of `file` has above the reserve.
+fn room(file: &File) -> io::Result<u64> {
+    let disk = rustix::fs::fstatvfs(file)?;
+    let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let available = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Ok(available.saturating_sub((total / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX)))
+}
+
+fn no_room() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, "the disk has no room for a snapshot")
+}
+
+impl EvenFile {
+    fn new(file: File) -> Self {
+        Self { file, unsynced_bytes: 0 }
+    }
+
+    /// Writes all of `bytes`.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.unsynced_bytes += bytes.len();
+        if self.unsynced_bytes >= SYNC_BYTES {
+            self.unsynced_bytes = 0;
+            self.file.sync_data()?;
+            if room(&self.file)? == 0 {
+                return Err(no_room());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Incoming {
+    /// How much of it is here.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds what follows.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write(bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Where the part lies, to be read before it is complete.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.files.path(&format!("{}.{PART}", self.name))
+    }
+
+    /// Removes it: its bytes are of no use.
+    pub(crate) fn discard(self) -> io::Result<()> {
+        fs::remove_file(self.path())
+    }
+
+    /// Makes it durable, under its own name.
+    pub(crate) fn complete(self) -> io::Result<Received> {
+        self.file.file.sync_all()?;
+        fs::rename(self.path(), self.files.path(&self.name))?;
+        self.files.sync()?;
+        Ok(Received { files: self.files, name: self.name, keep: false })
+    }
+}
+
+impl Received {
+    /// The file's name in the directory, which an intent may carry.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.files.path(&self.name)
+    }
+
+    /// From now on it is not removed by itself: an intent that names it is on its way into the log.
+    pub(crate) fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Nothing names it any more.
+    pub(crate) fn release(mut self) {
+        self.keep = false;
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if !self.keep {
+            // If it stays, the next start removes it.
+            drop(fs::remove_file(self.path()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId(2);
+
+    fn names(files: &Files) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&files.directory)
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_second_attempt_goes_on_where_the_first_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap();
+        let mut first = files.incoming(GROUP, 7, 100).unwrap();
+        first.write(b"abc").unwrap();
+        drop(first);
+        let mut second = files.incoming(GROUP, 7, 100).unwrap();
+        assert_eq!(second.bytes(), 3);
+        second.write(b"def").unwrap();
+        let received = second.complete().unwrap();
+        assert_eq!(fs::read(received.path()).unwrap(), b"abcdef");
+        drop(received);
+        assert_eq!(names(&files), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_group_has_one_part_and_other_groups_theirs() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap();
+        drop(files.incoming(GROUP, 1, 9).unwrap());
+        drop(files.incoming(GroupId(22), 1, 9).unwrap());
+        drop(files.incoming(GROUP, 2, 9).unwrap());
+        assert_eq!(names(&files), ["in-2-0000000000000002.part", "in-22-0000000000000001.part"]);
+    }
+
+    #[test]
+    fn a_part_larger_than_the_whole_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap();
+        files.incoming(GROUP, 1, 9).unwrap().write(b"0123456789").unwrap();
+        assert_eq!(files.incoming(GROUP, 1, 9).unwrap().bytes(), 0);
+    }
+
+    #[test]
+    fn a_snapshot_that_the_disk_has_no_room_for_is_not_begun() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap();
+        for bytes in [1 << 60, u64::MAX] {
+            let error = files.incoming(GROUP, 1, bytes).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+    }
+
+    #[test]
+    fn a_start_keeps_what_intents_name_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap();
+        let mut kept = files.incoming(GROUP, 1, 9).unwrap().complete().unwrap();
+        kept.keep();
+        let name = kept.name().to_owned();
+        drop(kept);
+        drop(files.incoming(GROUP, 2, 9).unwrap());
+        drop(files.outgoing(GROUP, 3).unwrap());
+        let files = Files::open(directory.path()).unwrap();
+        files.remove_all_but(&BTreeSet::from([name.clone()])).unwrap();
+        assert_eq!(names(&files), [name]);
+    }
+}
