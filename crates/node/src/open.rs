@@ -26,7 +26,7 @@ use quorate_wal::{LogError, LogStore, RecoveredLog, Wal, WalConfig};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::actor::Input;
-use crate::admission::Admission;
+use crate::admission::{Admission, peers_in};
 use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::{EngineConfig, InitialState};
@@ -141,6 +141,7 @@ pub(crate) async fn open(
         data_dir.store(&identity)?;
     }
     let peers: Vec<_> = map.nodes().filter(|node| node.id != identity.node).collect();
+    let dialed = peers_in(&map, identity.node);
     let labels: Vec<_> = peers.iter().map(|node| (node.id, node.name.clone())).collect();
     let metrics = Arc::new(NodeMetrics::new(recorder, &labels));
     let router = Arc::new(Router {
@@ -170,7 +171,11 @@ pub(crate) async fn open(
     router.transport.store(Some(Arc::new(transport.clone())));
     for node in peers {
         transport.label_peer(&node.name, recorder);
-        transport.add_peer(node.id, &node.name, node.peer_address.clone())?;
+        // While a cluster is founded nobody knows who has joined: that is what is to be found out.
+        let dialed = !identity.has_started() || dialed.contains_key(&node.id);
+        if dialed {
+            transport.add_peer(node.id, &node.name, node.peer_address.clone())?;
+        }
     }
 
     let identity = match &beginning {
@@ -266,9 +271,12 @@ impl Start {
             return Ok(Self { identity, map, beginning: Beginning::Joins });
         }
         let known = data_dir.map()?;
+        // A founder needs its settings no more either, unless they say how the cluster began: then
+        // they must say so rightly.
+        let existing = config.initial_state == InitialState::Existing && known.is_some();
         if let Some(identity) = &found
             && identity.has_started()
-            && !identity.is_founder()
+            && (existing || !identity.is_founder())
         {
             let map = known.ok_or_else(|| DataDirError::NoMap(config.data_dir.clone()))?;
             let identity = identity.clone();
@@ -287,23 +295,17 @@ impl Start {
 
 fn admission(identity: &Identity, map: &PlacementMap, beginning: &Beginning) -> Admission {
     let Identity { node, incarnation, cluster_digest, founders, .. } = identity;
-    let mut admission = match beginning {
+    let names = match beginning {
         Beginning::Founds(initial) => {
             let names = initial.names.clone();
             return Admission::gathering(*node, *incarnation, *cluster_digest, names);
         }
-        Beginning::Returns(Some(initial)) => {
-            let names = initial.names.clone();
-            Admission::started(*node, *cluster_digest, names, founders.clone())
-        }
-        Beginning::Joins | Beginning::Returns(None) => {
-            Admission::started(*node, *cluster_digest, BTreeMap::new(), founders.clone())
-        }
+        Beginning::Returns(Some(initial)) => initial.names.clone(),
+        Beginning::Joins | Beginning::Returns(None) => BTreeMap::new(),
     };
-    // The map that was made of the settings says nothing that the founders' table does not.
-    if map.version() > PlacementMap::FIRST_VERSION {
-        admission.learn(map);
-    }
+    let mut admission = Admission::started(*node, *cluster_digest, names, founders.clone());
+    // The first map says what the founders' table says.
+    admission.learn(map);
     admission
 }
 

@@ -100,8 +100,8 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
     }
     let all = wanted.voters.union(&wanted.learners);
     let learners = all.filter(|node| !voters.contains(node)).copied().collect();
-    let target = Membership { voters, outgoing: BTreeSet::new(), learners };
-    if target != *membership {
+    let target = Membership { learners, ..Membership::of_voters(voters) };
+    if target.voters != *now || target.learners != membership.learners {
         return Step::Change(target);
     }
     let done = target.voters == wanted.voters && target.learners == wanted.learners;

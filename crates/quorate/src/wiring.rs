@@ -11,10 +11,12 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message;
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
+    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_node::{
-    Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, TlsConfig,
+    ChangeError, Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind,
+    PlacementMap, Standing, TlsConfig,
 };
 use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, kv};
 
@@ -40,6 +42,7 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
             ClusterState::New => InitialState::New,
             ClusterState::Existing => InitialState::Existing,
         },
+        advertise_peer: config.advertise_peer.to_string(),
         advertise_client: vec![config.advertise_client.to_string()],
         labels: config.labels.clone(),
         initial_groups: vec![InitialGroup {
@@ -160,21 +163,19 @@ impl Backend for EngineBackend {
     }
 
     fn members(&self) -> Vec<Member> {
-        let map = self.engine.map();
-        let learners = map.group(GroupId::FIRST_DATA).map(|group| &group.replicas.learners);
-        map.nodes()
-            .map(|node| Member {
-                id: node.id,
-                name: node.name.clone(),
-                peer_urls: vec![format!("quic://{}", node.peer_address)],
-                client_urls: Some(&node.client_address)
-                    .filter(|address| !address.is_empty())
-                    .map(|address| format!("http://{address}"))
-                    .into_iter()
-                    .collect(),
-                is_learner: learners.is_some_and(|learners| learners.contains(&node.id)),
-            })
-            .collect()
+        members(&self.engine.map())
+    }
+
+    async fn change_members(&self, change: MemberChange) -> Result<MembersAnswer, MemberError> {
+        let changed = self.engine.change_members(member_change(change)).await;
+        let (id, map) = changed.map_err(member_error)?;
+        let placement = self.engine.leadership(GroupId::PLACEMENT);
+        let raft_term = placement.map(|now| now.borrow().term).unwrap_or_default();
+        Ok(MembersAnswer { id, members: members(&map), raft_term })
+    }
+
+    async fn move_leader(&self, to: NodeId) -> Result<(), MemberError> {
+        self.engine.move_leader(GroupId::FIRST_DATA, to).await.map_err(member_error)
     }
 
     fn groups(&self) -> Vec<GroupStatus> {
@@ -188,6 +189,66 @@ impl Backend for EngineBackend {
             .into_iter()
             .all(|group| self.leader(group).is_some())
     }
+}
+
+/// The members of `map`, but for those that leave. Whoever has no vote in some group yet is a learner.
+fn members(map: &PlacementMap) -> Vec<Member> {
+    map.nodes()
+        .filter(|node| node.standing != Standing::Leaving)
+        .map(|node| Member {
+            id: node.id,
+            name: node.name.clone(),
+            peer_urls: vec![format!("quic://{}", node.peer_address)],
+            client_urls: Some(&node.client_address)
+                .filter(|address| !address.is_empty())
+                .map(|address| format!("http://{address}"))
+                .into_iter()
+                .collect(),
+            is_learner: !map.votes(node.id),
+        })
+        .collect()
+}
+
+fn member_change(change: MemberChange) -> quorate_node::MemberChange {
+    match change {
+        MemberChange::Add { name, peer_address, learner } => {
+            let standing = if learner { Standing::Learner } else { Standing::Voter };
+            quorate_node::MemberChange::Add { name, peer_address, standing }
+        }
+        MemberChange::Promote(id) => quorate_node::MemberChange::Promote(id),
+        MemberChange::Remove(id) => quorate_node::MemberChange::Remove(id),
+        MemberChange::Move { id, peer_address } => {
+            quorate_node::MemberChange::Move { id, peer_address }
+        }
+        MemberChange::Replace { id, peer_address } => {
+            quorate_node::MemberChange::Replace { id, peer_address }
+        }
+    }
+}
+
+fn member_error(error: ChangeError) -> MemberError {
+    use quorate_node::MemberRefusal as Node;
+    let refusal = match error {
+        ChangeError::Engine(error) => return backend_error(error).into(),
+        ChangeError::LearnerNotReady => MemberRefusal::LearnerNotReady,
+        ChangeError::Unhealthy => MemberRefusal::Unhealthy,
+        ChangeError::BadTransferee => MemberRefusal::BadTransferee,
+        ChangeError::NotLeader => MemberRefusal::NotLeader,
+        ChangeError::Refused(refusal) => match refusal {
+            Node::NotFound => MemberRefusal::NotFound,
+            Node::NameTaken => MemberRefusal::NameTaken,
+            Node::AddressTaken => MemberRefusal::AddressTaken,
+            Node::NotLearner => MemberRefusal::NotLearner,
+            Node::TooManyLearners => MemberRefusal::TooManyLearners,
+            Node::NotEnoughStarted => MemberRefusal::NotEnoughStarted,
+            // The gateway asks for none of these.
+            Node::NoAddress | Node::OtherDirectory | Node::Replicas(_) => {
+                tracing::error!(%refusal, "a change of members makes no sense");
+                return BackendError::Unsupported("this change of members").into();
+            }
+        },
+    };
+    refusal.into()
 }
 
 fn group_status(group: &quorate_node::GroupStatus, node: NodeId) -> GroupStatus {

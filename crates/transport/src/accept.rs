@@ -257,7 +257,8 @@ impl Stream {
                     writer.abort();
                     error
                 }
-                (Some(StreamKind::Snapshot), Some(send)) => {
+                // A node without an id asks, and offers nothing.
+                (Some(StreamKind::Snapshot), Some(send)) if self.node != NodeId::ZERO => {
                     self.streams.fetch_sub(1, Ordering::Relaxed);
                     let Self { shared, node, connection, receiving, .. } = self;
                     return snapshot::attend(shared, node, connection, receiving, send, frames)

@@ -16,7 +16,7 @@ use kameo::error::{ActorStopReason, Infallible};
 use kameo::mailbox::{MailboxReceiver, Signal};
 use kameo::message::{Context, Message};
 use quorate_group::{Generation, Group, Leadership};
-use quorate_raft::{PeerProgress, Ticket};
+use quorate_raft::{MembershipChange, PeerProgress, Ticket};
 use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId};
 use quorate_wal::Fetch;
 use tokio::sync::oneshot;
@@ -51,6 +51,10 @@ pub(crate) enum Input {
     Truncate { through: LogIndex, done: oneshot::Sender<()> },
     /// The transport lost a peer.
     Unreachable(NodeId),
+    /// The leadership should go to this node, if it is here.
+    Transfer(NodeId),
+    /// The membership should change.
+    Change { change: MembershipChange, slot: ProposalSlot },
     /// Somebody wants to know how the group is.
     Look(oneshot::Sender<GroupReport>),
 }
@@ -65,7 +69,10 @@ pub(crate) struct GroupReport {
     /// The entry before the first one of the log.
     pub(crate) base: EntryId,
     pub(crate) last: EntryId,
+    /// In force, committed or not.
     pub(crate) membership: Membership,
+    /// As of what is applied.
+    pub(crate) applied_membership: Option<Membership>,
     /// What a leader knows of its peers; empty elsewhere.
     pub(crate) peers: Vec<(NodeId, PeerProgress)>,
 }
@@ -130,6 +137,7 @@ impl GroupActor {
             base: replica.base(),
             last: replica.last(),
             membership: replica.membership().clone(),
+            applied_membership: replica.membership_at(self.group.applied_index()).cloned(),
             peers: nodes.into_iter().filter_map(progress).collect(),
         }
     }
@@ -218,6 +226,12 @@ impl Message<Input> for GroupActor {
             | Input::MachineFailed { .. } => {}
             Input::Tick => self.group.tick(),
             Input::Unreachable(peer) => self.group.unreachable(peer),
+            Input::Transfer(to) => {
+                if let Err(error) = self.group.transfer_leadership(to) {
+                    tracing::debug!(group = %self.group.id(), %to, %error, "nothing to hand over");
+                }
+            }
+            Input::Change { change, slot } => self.group.change_membership(change, slot),
             // The asker may have given up.
             Input::Look(sender) => drop(sender.send(self.report())),
         }

@@ -3,10 +3,12 @@
 //! - [`serve`]: one node.
 //! - [`dev`]: a whole cluster in one process.
 //! - [`status`]: what nodes say of themselves.
+//! - [`member`]: who belongs to the cluster, and how that changes.
 //! - [`cert`]: a cluster's authority and its nodes' certificates.
 
 pub mod cert;
 pub mod dev;
+pub mod member;
 pub mod serve;
 pub mod status;
 
@@ -33,6 +35,9 @@ enum Command {
     Dev(dev::Args),
     /// Show nodes, groups, leaders, terms and indexes
     Status(status::Args),
+    /// Show, add, promote, remove and replace members of a cluster
+    #[command(subcommand)]
+    Member(member::Command),
     /// Make a cluster's authority and its nodes' certificates
     #[command(subcommand)]
     Cert(cert::Command),
@@ -62,6 +67,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Dev(args) => dev::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Member(command) => member::run(&command),
         Command::Cert(command) => cert::run(&command),
     };
     match result {

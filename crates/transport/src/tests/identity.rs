@@ -203,7 +203,7 @@ async fn a_node_without_an_id_can_ask_those_it_knows_by_name_and_nothing_else() 
             .wait(|event| match event {
                 Event::Request(body, _, reply) => Some((body, reply)),
                 Event::Messages(..) => panic!("messages of nobody"),
-                Event::Peer(..) => None,
+                Event::Peer(..) | Event::Snapshot(_) => None,
             })
             .await;
         assert_eq!(body, "who am I?");
