@@ -340,13 +340,15 @@ fn apply_task(
             owned.applied,
         );
     }
-    let committed: Vec<_> = entries
-        .into_iter()
-        .filter_map(|Entry { id, payload }| match payload {
-            Payload::Empty => None,
-            Payload::Command(command) => Some(Committed { id, command }),
-        })
-        .collect();
+    let mut committed = Vec::with_capacity(entries.len());
+    for Entry { id, payload } in entries {
+        match payload {
+            Payload::Empty => {}
+            Payload::Command(command) => committed.push(Committed { id, command }),
+            // Written with the rows: a snapshot of them begins with it.
+            Payload::Membership(membership) => owned.membership = *membership,
+        }
+    }
     let mut outcomes = Vec::new();
     if !committed.is_empty() {
         outcomes = owned.machine.apply(&committed, &mut overlay.scoped(owned.scope, group))?;

@@ -160,6 +160,7 @@ impl Engine {
             terms: Vec::new(),
             last: FIRST,
             snapshot,
+            memberships: Vec::new(),
             intent: None,
         };
         parts
@@ -317,7 +318,11 @@ impl Parts {
         let base = log.snapshot.last;
         // A group that has applied nothing has no row: its log begins where every group's does.
         let first = if base.index <= FIRST.index { base } else { EntryId::ZERO };
-        let (applied, meta) = row.map_or((first, Bytes::new()), |row| (row.applied, row.meta));
+        let GroupRow { applied, membership, meta, .. } = row.unwrap_or_else(|| GroupRow {
+            applied: first,
+            membership: log.snapshot.membership.clone(),
+            ..GroupRow::default()
+        });
         // Apply takes only what is durable in this log, so a state ahead of it is another log's.
         if applied.index > log.last.index {
             return Err(OpenError::StateAheadOfLog { group, applied, last: log.last });
@@ -326,11 +331,11 @@ impl Parts {
         if applied.index < base.index {
             return Err(OpenError::StateBehindLog { group, applied, base });
         }
-        let membership = log.snapshot.membership.clone();
         let caught_up_at = log.hard_state.commit;
         let state = LogState {
             hard_state: log.hard_state,
             snapshot: log.snapshot,
+            memberships: log.memberships,
             terms: log.terms,
             last: log.last,
             applied: applied.index,

@@ -191,7 +191,7 @@ impl Reply {
         })
     }
 
-    pub(crate) const fn of_refusal(refusal: Refusal) -> reply::Body {
+    pub(crate) fn of_refusal(refusal: Refusal) -> reply::Body {
         match refusal {
             Refusal::NotLeader { leader, term } => {
                 let leader = match leader {
@@ -201,6 +201,7 @@ impl Reply {
                 reply::Body::NotLeader(NotLeader { leader, term: term.value() })
             }
             Refusal::Overloaded => reply::Body::Overloaded(Empty {}),
+            Refusal::Membership(error) => reply::Body::Failed(error.to_string()),
             Refusal::Unknown => reply::Body::Unknown(Empty {}),
         }
     }

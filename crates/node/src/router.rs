@@ -168,6 +168,9 @@ impl Router {
             match refusal {
                 Refusal::NotLeader { .. } => self.look_again(&resident, leader, deadline).await?,
                 Refusal::Overloaded => return Err(EngineError::Overloaded),
+                Refusal::Membership(error) => {
+                    unreachable!("group {group}: a command was refused as a change: {error}")
+                }
                 Refusal::Unknown => return Err(EngineError::TimedOut),
             }
         }

@@ -510,6 +510,7 @@ impl From<GroupRecord> for Group {
             voters: ids(record.voters),
             outgoing: ids(record.outgoing),
             learners: ids(record.learners),
+            // How a change goes on is the group's own matter.
             ..Membership::default()
         };
         Self { id: GroupId(record.id), replicas, reported_at: LogIndex(record.reported_at) }

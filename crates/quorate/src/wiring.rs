@@ -15,7 +15,7 @@ use quorate_gateway::{
     MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_node::{
-    ChangeError, Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind,
+    ChangeError, Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership,
     PlacementMap, Standing, TlsConfig,
 };
 use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, kv};
@@ -27,8 +27,12 @@ use crate::config::values::ClusterState;
 /// [`VIEW_SHARE`] of the engine's time.
 const VIEW_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The longer a renewal takes, the longer the next one waits: this many times as long.
+/// The longer a renewal takes, the longer the next one waits: this many times as long, up to
+/// [`VIEW_INTERVAL_MAX`]. On a busy machine it takes long because others have the processor.
 const VIEW_SHARE: u32 = 20;
+
+/// A view is never older than this and one renewal.
+const VIEW_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// The engine's settings of a node; `tls` is what its files hold.
 #[must_use]
@@ -96,7 +100,12 @@ impl EngineBackend {
     }
 
     fn leader(&self, group: GroupId) -> Option<NodeId> {
-        self.engine.leadership(group).ok()?.borrow().leader
+        self.leadership(group)?.leader
+    }
+
+    /// As published by the group, not as of the view.
+    fn leadership(&self, group: GroupId) -> Option<Leadership> {
+        Some(*self.engine.leadership(group).ok()?.borrow())
     }
 }
 
@@ -106,7 +115,8 @@ impl ViewUpkeep {
         loop {
             let begun = Instant::now();
             self.view.store(Arc::new(NodeView { status: engine.status().await }));
-            tokio::time::sleep(VIEW_INTERVAL.max(begun.elapsed() * VIEW_SHARE)).await;
+            let pause = (begun.elapsed() * VIEW_SHARE).clamp(VIEW_INTERVAL, VIEW_INTERVAL_MAX);
+            tokio::time::sleep(pause).await;
         }
     }
 }
@@ -143,13 +153,14 @@ impl Backend for EngineBackend {
         let view = self.view.load();
         let status = &view.status;
         let data = status.groups.iter().find(|group| group.group == GroupId::FIRST_DATA);
-        let leader = self.leader(GroupId::FIRST_DATA);
+        let leadership = self.leadership(GroupId::FIRST_DATA);
+        let leader = leadership.and_then(|now| now.leader);
         NodeStatus {
             cluster_id: status.cluster,
             member_id: status.node,
             member_name: status.name.clone(),
             leader,
-            raft_term: data.map(|group| group.leadership.term).unwrap_or_default(),
+            raft_term: leadership.map(|now| now.term).unwrap_or_default(),
             raft_index: data.map(|group| group.commit).unwrap_or_default(),
             raft_applied: data.map(|group| group.applied).unwrap_or_default(),
             db_size_bytes: status.state_bytes,

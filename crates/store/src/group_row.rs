@@ -40,6 +40,8 @@ impl GroupRow {
             voters: nodes(&self.membership.voters),
             outgoing: nodes(&self.membership.outgoing),
             learners: nodes(&self.membership.learners),
+            promote: nodes(&self.membership.promote),
+            auto_leave: self.membership.auto_leave,
             kind: self.kind.clone(),
             meta: self.meta.clone(),
         };
@@ -63,6 +65,8 @@ impl GroupRow {
                 voters: nodes(stored.voters),
                 outgoing: nodes(stored.outgoing),
                 learners: nodes(stored.learners),
+                promote: nodes(stored.promote),
+                auto_leave: stored.auto_leave,
             },
             kind: stored.kind,
             meta: stored.meta,
@@ -117,6 +121,10 @@ struct Stored {
     kind: String,
     #[prost(bytes = "bytes", tag = "8")]
     meta: Bytes,
+    #[prost(uint64, repeated, tag = "9")]
+    promote: Vec<u64>,
+    #[prost(bool, tag = "10")]
+    auto_leave: bool,
 }
 
 #[cfg(test)]
@@ -131,6 +139,8 @@ mod tests {
                 voters: [NodeId(1), NodeId(u64::MAX)].into(),
                 outgoing: [NodeId(2)].into(),
                 learners: [NodeId(9)].into(),
+                promote: [NodeId(9)].into(),
+                auto_leave: true,
             },
             kind: "kv".into(),
             meta: Bytes::from_static(b"meta"),

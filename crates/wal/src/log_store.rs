@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, SnapshotMeta};
+use quorate_types::{
+    Entry, EntryId, GroupId, HardState, LogIndex, Membership, Payload, SnapshotMeta,
+};
 
 use crate::error::LogError;
 
@@ -108,10 +110,11 @@ pub struct RecoveredLog {
     pub label: Bytes,
     /// The last hard state; the default one if none was saved.
     pub hard_state: HardState,
-    /// The base of the log: `last` is the snapshot's last entry, moved forward by truncations. The
-    /// membership is the one given with [`Write::Create`]: the log does not know what entries mean, so
-    /// the membership in force at `last` is to be had from the state.
+    /// The base of the log: `last` is the snapshot's last entry, moved forward by truncations, and the
+    /// membership is the one in force there.
     pub snapshot: SnapshotMeta,
+    /// The entries after the base that are memberships, in order.
+    pub memberships: Vec<(LogIndex, Membership)>,
     /// The first entry of each run of one term, after `snapshot.last`.
     pub terms: Vec<EntryId>,
     /// The last entry; `snapshot.last` if there is none.
@@ -179,6 +182,16 @@ pub trait LogReader: Send {
         to: LogIndex,
         bytes_max: usize,
     ) -> Result<Vec<Entry>, LogError>;
+}
+
+/// The memberships among `entries`.
+pub(crate) fn memberships<'e>(
+    entries: impl IntoIterator<Item = &'e Entry>,
+) -> impl Iterator<Item = (LogIndex, Membership)> {
+    entries.into_iter().filter_map(|entry| match &entry.payload {
+        Payload::Membership(membership) => Some((entry.id.index, (**membership).clone())),
+        Payload::Empty | Payload::Command(_) => None,
+    })
 }
 
 /// Panics unless `entries` may be appended to the log of `group` that reaches from `base` to `last`;

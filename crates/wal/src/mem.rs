@@ -15,6 +15,7 @@ use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, SnapshotMeta};
 use crate::error::LogError;
 use crate::log_store::{
     LogReader, LogStore, RecoveredLog, Write, Written, assert_append, assert_truncation,
+    memberships,
 };
 
 /// A disk in memory; clones are handles to the same one.
@@ -293,6 +294,7 @@ impl MemGroup {
             label: self.label.clone(),
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
+            memberships: memberships(&self.entries).collect(),
             terms,
             last: self.last(),
             intent: self.intent.clone(),
@@ -321,6 +323,9 @@ fn apply(logs: &mut BTreeMap<GroupId, MemGroup>, write: Write) {
             assert_truncation(group, through, log.last());
             let count = through.since(log.snapshot.last.index) as usize;
             log.snapshot.last = log.id_at(through.max(log.snapshot.last.index));
+            if let Some((_, membership)) = memberships(log.entries.range(..count)).last() {
+                log.snapshot.membership = membership;
+            }
             log.entries.drain(..count);
         }
         Write::Intend { group, intent } => {

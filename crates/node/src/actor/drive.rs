@@ -120,6 +120,10 @@ impl Drive {
                         replier.send(Reply::encoded(Reply::of_refusal(refusal)));
                     }
                 },
+                // Connections follow the placement map: a node is there before a group can name it.
+                Effect::Membership(membership) => {
+                    tracing::info!(group = %self.group, ?membership, "membership");
+                }
                 Effect::Leadership(leadership) => self.publish(leadership, now),
             }
         }

@@ -225,6 +225,7 @@ impl Message<Input> for GroupActor {
             | Input::Fetched { .. }
             | Input::MachineFailed { .. } => {}
             Input::Tick => self.group.tick(),
+            Input::Truncate { through, done } => drop((through, done)),
             Input::Unreachable(peer) => self.group.unreachable(peer),
             Input::Transfer(to) => {
                 if let Err(error) = self.group.transfer_leadership(to) {

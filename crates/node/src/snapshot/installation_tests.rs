@@ -211,7 +211,7 @@ fn plan(twins: &Twins) -> Installation {
 #[test]
 fn whatever_step_a_crash_follows_the_group_is_the_old_one_or_the_new_one() {
     let mut seen = [[false; 2]; 4];
-    for steps in 0..=3 {
+    for (steps, seen) in seen.iter_mut().enumerate() {
         for seed in 0..6 {
             for kept in 0..8 {
                 let twins = Twins::new();
@@ -221,7 +221,7 @@ fn whatever_step_a_crash_follows_the_group_is_the_old_one_or_the_new_one() {
                 let mut log = twins.disk.open();
                 start(&mut log, &twins.state, &twins.files);
                 let is_new = check(&log, &twins.state, &twins.installed);
-                seen[steps][usize::from(is_new)] = true;
+                seen[usize::from(is_new)] = true;
                 // And it is durable: another crash changes nothing more.
                 twins.disk.crash(seed);
                 twins.state.crash(0);
@@ -297,7 +297,7 @@ fn a_snapshot_of_another_group_kind_or_range_is_refused() {
 
 /// A directory as a crash at this moment would leave it.
 fn image(of: &Path) -> TempDir {
-    fn copy(from: &std::path::Path, to: &Path) {
+    fn copy(from: &Path, to: &Path) {
         fs::create_dir_all(to).unwrap();
         for file in fs::read_dir(from).unwrap() {
             let file = file.unwrap();

@@ -122,10 +122,6 @@ struct Busy {
 }
 
 impl Snapshots {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one place of use; each is a different part of the node"
-    )]
     pub(crate) fn new(
         node: NodeId,
         files: Files,

@@ -219,7 +219,7 @@ fn message(to: u64) -> Message {
         from: NodeId(1),
         to: NodeId(to),
         term: Term(4),
-        body: Body::HeartbeatReply { round: 1 },
+        body: Body::Heartbeat { commit: LogIndex(1), round: 1 },
     }
 }
 

@@ -11,13 +11,12 @@
 //! Each chunk has a checksum of its own, so that damage is found before its rows are used, and the end
 //! has one over all, so that no chunk can be missing or stand in the wrong place.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use quorate_types::machine::StateError;
-use quorate_types::{GroupId, KeyRange, NodeId};
+use quorate_types::{GroupId, KeyRange};
 
 use crate::group_row::GroupRow;
 
@@ -145,10 +144,7 @@ impl SnapshotHeader {
         let stored = StoredHeader::decode(bytes).map_err(malformed)?;
         let row = GroupRow::decode(stored.row)
             .map_err(|_| SnapshotError::Malformed("group row in the header"))?;
-        let membership = &row.membership;
-        let voters: BTreeSet<NodeId> =
-            membership.voters.union(&membership.outgoing).copied().collect();
-        if membership.voters.is_empty() || !voters.is_disjoint(&membership.learners) {
+        if !row.membership.is_valid() {
             return Err(SnapshotError::Malformed("membership in the header"));
         }
         let range = stored.range.map(|StoredRange { start, end }| KeyRange { start, end });

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, SnapshotMeta};
+use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, Membership, SnapshotMeta};
 
-use crate::log_store::{RecoveredLog, assert_append};
+use crate::log_store::{RecoveredLog, assert_append, memberships};
 
 /// Every log of the node.
 pub(super) type Index = BTreeMap<GroupId, GroupLog>;
@@ -29,13 +29,16 @@ pub(super) struct GroupLog {
     /// The first entry of each run of one term.
     runs: VecDeque<EntryId>,
     last: EntryId,
+    /// The entries behind the base that are memberships: few, and rarely any.
+    memberships: VecDeque<(LogIndex, Membership)>,
     intent: Option<Bytes>,
 }
 
 impl GroupLog {
     pub(super) fn new(label: Bytes, snapshot: SnapshotMeta, hard_state: HardState) -> Self {
         let (records, runs, last) = (VecDeque::new(), VecDeque::new(), snapshot.last);
-        Self { label, hard_state, snapshot, records, runs, last, intent: None }
+        let (memberships, intent) = (VecDeque::new(), None);
+        Self { label, hard_state, snapshot, records, runs, last, memberships, intent }
     }
 
     pub(super) fn set_intent(&mut self, intent: Bytes) {
@@ -59,6 +62,7 @@ impl GroupLog {
         }
         self.last = self.id_at(LogIndex(first.value() - 1));
         self.runs.truncate(self.runs.partition_point(|run| run.index < first));
+        while self.memberships.pop_back_if(|(index, _)| *index >= first).is_some() {}
         self.records.split_off(self.records.partition_point(|record| *record < first))
     }
 
@@ -73,6 +77,12 @@ impl GroupLog {
             }
             self.last = id;
         }
+    }
+
+    /// Notes the memberships among entries that were pushed; those up to the base are none of the log's.
+    pub(super) fn note_memberships(&mut self, entries: &[Entry]) {
+        let base = self.base().index;
+        self.memberships.extend(memberships(entries).filter(|(index, _)| *index > base));
     }
 
     /// Moves the base forward to `through` and returns the records to remove: those without an entry left.
@@ -90,6 +100,11 @@ impl GroupLog {
             }
         }
         self.snapshot.last = base;
+        while let Some((_, membership)) =
+            self.memberships.pop_front_if(|(index, _)| *index <= through)
+        {
+            self.snapshot.membership = membership;
+        }
         let mut removed = Vec::new();
         while self.first_record_last().is_some_and(|last| last <= through) {
             removed.extend(self.records.pop_front());
@@ -146,6 +161,7 @@ impl GroupLog {
             label: self.label.clone(),
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
+            memberships: self.memberships.iter().cloned().collect(),
             terms: self.runs.iter().copied().collect(),
             last: self.last,
             intent: self.intent.clone(),

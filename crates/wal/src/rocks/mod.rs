@@ -209,6 +209,7 @@ impl Encoder<'_> {
                     let before = log.check_append(*group, entries);
                     self.single_delete(*group, log.cut(first.id.index));
                     log.push(first.id.index, entries.iter().map(|entry| entry.id));
+                    log.note_memberships(entries);
                     self.put(Key::Batch(*group, first.id.index), |body| {
                         record::put_batch(body, before.term, entries);
                     });

@@ -220,6 +220,10 @@ struct GroupBody {
     outgoing: Vec<u64>,
     #[prost(uint64, repeated, tag = "6")]
     learners: Vec<u64>,
+    #[prost(uint64, repeated, tag = "7")]
+    promote: Vec<u64>,
+    #[prost(bool, tag = "8")]
+    auto_leave: bool,
 }
 
 pub(super) fn put_group(buf: &mut BytesMut, log: &GroupLog) {
@@ -234,6 +238,8 @@ pub(super) fn put_group(buf: &mut BytesMut, log: &GroupLog) {
         voters: numbers(&membership.voters),
         outgoing: numbers(&membership.outgoing),
         learners: numbers(&membership.learners),
+        promote: numbers(&membership.promote),
+        auto_leave: membership.auto_leave,
     };
     append(buf, &body);
 }
@@ -245,6 +251,8 @@ pub(super) fn take_group(body: Bytes) -> Result<(Bytes, SnapshotMeta), RecordErr
         voters: nodes(body.voters),
         outgoing: nodes(body.outgoing),
         learners: nodes(body.learners),
+        promote: nodes(body.promote),
+        auto_leave: body.auto_leave,
     };
     let last = EntryId::new(Term(body.base_term), LogIndex(body.base_index));
     // The label outlives the record it came in; without a copy it would keep the whole body alive.

@@ -117,5 +117,6 @@ fn join(log: &mut GroupLog, term_before: Term, entries: &[Entry]) -> Result<(), 
     }
     let behind = entries.iter().map(|entry| entry.id).filter(|id| id.index > base.index);
     log.push(first.index, behind);
+    log.note_memberships(entries);
     Ok(())
 }

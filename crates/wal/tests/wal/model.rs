@@ -46,15 +46,7 @@ impl Model {
                 let group = GroupId(group);
                 let snapshot = SnapshotMeta {
                     last: EntryId::new(Term(term), LogIndex(index)),
-                    membership: Membership {
-                        voters: [NodeId(1), NodeId(made)].into(),
-                        outgoing: if term.is_multiple_of(2) {
-                            [NodeId(7)].into()
-                        } else {
-                            [].into()
-                        },
-                        learners: [NodeId(made + 1)].into(),
-                    },
+                    membership: membership(made),
                 };
                 let label = Bytes::from(format!("label {made}"));
                 let hard_state =
@@ -77,6 +69,8 @@ impl Model {
                     before = EntryId::new(Term(before.term.value() + step), before.index.next());
                     let payload = if (made + number).is_multiple_of(5) {
                         Payload::Empty
+                    } else if (made + number).is_multiple_of(7) {
+                        Payload::Membership(Box::new(membership(made + number)))
                     } else {
                         let mut text = format!("{made}.{number} ").into_bytes();
                         text.resize(text.len().max(bytes), b'x');
@@ -102,7 +96,11 @@ impl Model {
                 };
                 let count = log.entries.len() as u64 * percent / 100;
                 let id = log.ids().nth(count as usize)?;
-                log.entries = log.entries.split_off(&id.index.next());
+                let kept = log.entries.split_off(&id.index.next());
+                let gone = std::mem::replace(&mut log.entries, kept);
+                if let Some((_, membership)) = memberships(&gone).pop() {
+                    log.snapshot.membership = membership;
+                }
                 log.snapshot.last = id;
                 Some(Write::TruncatePrefix { group, through: id.index })
             }
@@ -158,6 +156,25 @@ impl Model {
     }
 }
 
+/// Some membership, with all there is to one.
+fn membership(made: u64) -> Membership {
+    Membership {
+        voters: [NodeId(1), NodeId(made + 8)].into(),
+        outgoing: if made.is_multiple_of(2) { [NodeId(7)].into() } else { [].into() },
+        learners: [NodeId(made + 9)].into(),
+        promote: if made.is_multiple_of(3) { [NodeId(made + 9)].into() } else { [].into() },
+        auto_leave: made.is_multiple_of(4),
+    }
+}
+
+fn memberships(entries: &BTreeMap<LogIndex, Entry>) -> Vec<(LogIndex, Membership)> {
+    let found = entries.iter().filter_map(|(index, entry)| match &entry.payload {
+        Payload::Membership(membership) => Some((*index, (**membership).clone())),
+        Payload::Empty | Payload::Command(_) => None,
+    });
+    found.collect()
+}
+
 impl ModelLog {
     /// The base and then every entry.
     fn ids(&self) -> impl Iterator<Item = EntryId> {
@@ -187,6 +204,7 @@ impl ModelLog {
             label: self.label.clone(),
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
+            memberships: memberships(&self.entries),
             terms: ids.chunk_by(|one, next| one.term == next.term).map(|run| run[0]).collect(),
             last: self.last(),
             intent: self.intent.clone(),

@@ -21,7 +21,7 @@ use quorate_wal::{
 enum Heard {
     Persisted(Vec<Persisted>),
     Fetched(Fetch, Result<Vec<Entry>, LogError>),
-    Reloaded(GroupId, u64, Option<RecoveredLog>),
+    Reloaded(GroupId, u64, Option<Box<RecoveredLog>>),
     Poisoned(LogError),
 }
 
@@ -37,7 +37,7 @@ impl Completions for Ear {
     }
 
     fn reloaded(&self, group: GroupId, generation: u64, log: Option<RecoveredLog>) {
-        let _ = self.0.send(Heard::Reloaded(group, generation, log));
+        let _ = self.0.send(Heard::Reloaded(group, generation, log.map(Box::new)));
     }
 
     fn poisoned(&self, error: &LogError) {
