@@ -147,7 +147,9 @@ fn a_wiped_node_is_refused_until_it_is_replaced() {
 
 #[test]
 fn a_learner_added_by_etcds_api_joins_by_its_address_and_is_promoted() {
-    let Some(mut cluster) = quorate("a learner joins by its address and is promoted") else { return };
+    let Some(mut cluster) = quorate("a learner joins by its address and is promoted") else {
+        return;
+    };
     let fourth = cluster.further_node("n4");
     let peer = format!("http://{}", cluster.nodes[fourth].peer);
     let endpoint = cluster.nodes[0].client.clone();

@@ -63,7 +63,8 @@ impl Admission {
         if self.registry.as_ref().is_some_and(|known| known.version >= map.version()) {
             return;
         }
-        let node = |node: &quorate_placement::Node| (node.id, (node.name.clone(), node.incarnation));
+        let node =
+            |node: &quorate_placement::Node| (node.id, (node.name.clone(), node.incarnation));
         self.registry = Some(Registry {
             version: map.version(),
             nodes: map.nodes().map(node).collect(),

@@ -210,4 +210,3 @@ impl Handler for Stranger {
 
     fn on_request(&self, _: NodeId, _: &str, _: Bytes, _: u32, _: Replier) {}
 }
-

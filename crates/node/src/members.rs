@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_placement::{Answer, Changed, MemberRefusal, PlacementKind, PlacementMap, Refused, Standing};
+use quorate_placement::{
+    Answer, Changed, MemberRefusal, PlacementKind, PlacementMap, Refused, Standing,
+};
 use quorate_raft::Role;
 use quorate_types::{GroupId, NodeId};
 use tokio::sync::oneshot;
@@ -135,7 +137,9 @@ impl Engine {
                 self.check_caught_up(id).await?;
                 let promote = |map: &PlacementMap| PlacementKind::promote_node(map.version(), id);
                 change_map(router, promote).await?;
-                self.wait_for(|map| map.node(id).is_none() || map.votes(id)).await.map(|map| (id, map))
+                self.wait_for(|map| map.node(id).is_none() || map.votes(id))
+                    .await
+                    .map(|map| (id, map))
             }
             MemberChange::Remove(id) => {
                 self.check_can_miss(id).await?;
@@ -263,7 +267,9 @@ impl Engine {
                 Ok(map) if wanted(&map) => return Ok(map),
                 Ok(_) => {}
                 // Nobody tells this node any more.
-                Err(_) if removed.borrow().is_some() => return Ok(router.map.load().as_ref().clone()),
+                Err(_) if removed.borrow().is_some() => {
+                    return Ok(router.map.load().as_ref().clone());
+                }
                 Err(error) => return Err(error.into()),
             }
             if Instant::now() >= deadline {

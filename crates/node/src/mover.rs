@@ -69,8 +69,7 @@ async fn attend(
         tell(router, group, map.version(), &applied, report.applied).await?;
     }
     let caught_up = caught_up(&report);
-    let view =
-        View { leader: router.node, membership: &report.membership, caught_up: &caught_up };
+    let view = View { leader: router.node, membership: &report.membership, caught_up: &caught_up };
     match plan::next_step(wanted, view) {
         Step::Done | Step::Wait => Ok(()),
         Step::Transfer(heirs) => {

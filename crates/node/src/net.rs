@@ -133,8 +133,7 @@ impl Network {
         };
         // As group 1 has it: a node that joins needs to know whom the cluster began with.
         let founders = self.with_admission(|admission| admission.table().cloned());
-        let identity =
-            Identity { founders: founders.unwrap_or_default(), ..self.identity.clone() };
+        let identity = Identity { founders: founders.unwrap_or_default(), ..self.identity.clone() };
         let (router, name) = (Arc::clone(&self.router), name.to_owned());
         tokio::spawn(async move {
             replier.send(join::answer(&router, &identity, &name, request).await);

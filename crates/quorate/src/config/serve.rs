@@ -238,12 +238,22 @@ impl Check<'_> {
             self.joins_alone()?;
             let advertise_peer = self.advertise_peer(listen)?;
             let (initial_cluster, cluster_state) = (addresses(join), ClusterState::Existing);
-            return Ok(Members { advertise_client, advertise_peer, initial_cluster, cluster_state });
+            return Ok(Members {
+                advertise_client,
+                advertise_peer,
+                initial_cluster,
+                cluster_state,
+            });
         }
         let Some(initial_cluster) = &settings.initial_cluster else {
             let advertise_peer = self.advertise_peer(listen)?;
             let initial_cluster = BTreeMap::from([(name.to_owned(), advertise_peer.clone())]);
-            return Ok(Members { advertise_client, advertise_peer, initial_cluster, cluster_state });
+            return Ok(Members {
+                advertise_client,
+                advertise_peer,
+                initial_cluster,
+                cluster_state,
+            });
         };
         let initial_cluster: BTreeMap<String, HostPort> = addresses(initial_cluster);
         let Some(own) = initial_cluster.get(name) else {
@@ -263,7 +273,9 @@ impl Check<'_> {
     /// A node that joins has no part in how the cluster began.
     fn joins_alone(&self) -> Result<(), ConfigError> {
         if self.settings.initial_cluster.is_some() {
-            return Err(self.fail("join", "and \"initial-cluster\" are for different nodes: set one"));
+            return Err(
+                self.fail("join", "and \"initial-cluster\" are for different nodes: set one")
+            );
         }
         if self.settings.initial_cluster_state == Some(ClusterState::New) {
             return Err(self.fail("join", "is set, so \"initial-cluster-state\" cannot be \"new\""));

@@ -27,9 +27,8 @@ use crate::hello::HELLO_BYTES_MAX;
 use crate::peer::write_hello;
 use crate::tls::{self, Ca, TlsConfig, make_ca};
 use crate::{
-    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, RequestError, SnapshotOffer, Straight,
-    Transport,
-    TransportConfig,
+    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, RequestError, SnapshotOffer,
+    Straight, Transport, TransportConfig,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,7 +68,14 @@ impl Handler for Probe {
         let _ = self.events.send(Event::Messages(from, messages));
     }
 
-    fn on_request(&self, _from: NodeId, _name: &str, body: Bytes, deadline_ms: u32, reply: Replier) {
+    fn on_request(
+        &self,
+        _from: NodeId,
+        _name: &str,
+        body: Bytes,
+        deadline_ms: u32,
+        reply: Replier,
+    ) {
         let _ = self.events.send(Event::Request(body, deadline_ms, reply));
     }
 
