@@ -44,6 +44,7 @@ pub struct At {
 pub enum Command {
     /// Show the members
     List {
+        /// Where to ask
         #[command(flatten)]
         at: At,
     },
@@ -58,6 +59,7 @@ pub enum Command {
         /// Let it have no vote until it is promoted
         #[arg(long)]
         learner: bool,
+        /// Where to ask
         #[command(flatten)]
         at: At,
     },
@@ -66,6 +68,7 @@ pub enum Command {
         /// Name or id (hexadecimal) of the node
         #[arg(value_name = "NAME|ID")]
         member: String,
+        /// Where to ask
         #[command(flatten)]
         at: At,
     },
@@ -74,6 +77,7 @@ pub enum Command {
         /// Name or id (hexadecimal) of the node
         #[arg(value_name = "NAME|ID")]
         member: String,
+        /// Where to ask
         #[command(flatten)]
         at: At,
     },
@@ -85,6 +89,7 @@ pub enum Command {
         /// Where the other nodes will reach it [default: as before]
         #[arg(long, value_name = "HOST:PORT", value_parser = parser::<HostPort>)]
         peer: Option<HostPort>,
+        /// Where to ask
         #[command(flatten)]
         at: At,
     },
