@@ -1,8 +1,10 @@
 //! What a turn of a group asks its host to do.
 
 use bytes::Bytes;
-use quorate_raft::{Cause, LogFetch, MembershipError, Role, Ticket};
-use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, Term};
+use quorate_raft::{Cause, LogFetch, MembershipError, Role, SnapshotRequest, Ticket};
+use quorate_types::{
+    Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, SnapshotMeta, Term,
+};
 
 /// One thing for the host to do. `P` and `R` are the host's slots for a waiting proposal and a waiting
 /// read: the group keeps them, never looks into them, and gives each back exactly once.
@@ -25,6 +27,15 @@ pub enum Effect<P, R> {
     Apply(Vec<Entry>),
     /// Read old entries from the log, then report [`Group::fetched`](crate::Group::fetched).
     Fetch(LogFetch),
+    /// Put the content of this snapshot, which was announced by a
+    /// [`Body::Snapshot`](quorate_types::Body::Snapshot), in the place of the state, and begin the log
+    /// anew behind it, durably and after all earlier appends of the group; then report
+    /// [`Group::installed`](crate::Group::installed) or
+    /// [`Group::install_failed`](crate::Group::install_failed). No [`Effect::Apply`] is outstanding
+    /// then, and none comes before.
+    Install(SnapshotMeta),
+    /// Send a snapshot, then report [`Group::snapshot_sent`](crate::Group::snapshot_sent).
+    SendSnapshot(SnapshotRequest),
     /// A proposal has its answer.
     Answer {
         /// Whose.

@@ -8,7 +8,9 @@ use quorate_raft::{
     Append, Config, LogFetch, LogState, MembershipChange, MembershipError, ProposeError, ReadId,
     Ready, Replica, Role, RoleChange, Ticket, TransferError,
 };
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, Term};
+use quorate_types::{
+    Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, SnapshotMeta, Term,
+};
 
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
@@ -57,6 +59,8 @@ pub struct Group<P, R> {
     /// Committed and durable, not yet handed out for applying.
     to_apply: Vec<Entry>,
     applying: bool,
+    /// A snapshot to be installed, which waits for the outstanding apply.
+    to_install: Option<SnapshotMeta>,
     applied: LogIndex,
     leadership: Leadership,
     effects: Vec<Effect<P, R>>,
@@ -94,6 +98,7 @@ impl<P, R> Group<P, R> {
             releases: VecDeque::new(),
             to_apply: Vec::new(),
             applying: false,
+            to_install: None,
             applied,
             leadership,
             effects: Vec::new(),
@@ -181,6 +186,38 @@ impl<P, R> Group<P, R> {
         self.replica.unreachable(peer);
     }
 
+    /// The snapshot of `meta` is in the place of log and state, durably. Proposals that it may contain
+    /// are answered [`Refusal::Unknown`].
+    ///
+    /// # Panics
+    /// When that was not asked for.
+    pub fn installed(&mut self, meta: &SnapshotMeta) {
+        self.replica.installed(meta);
+        self.applied = meta.last.index;
+        for slot in self.proposals.take_through(meta.last.index) {
+            self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
+        }
+    }
+
+    /// The snapshot could not be installed; log and state are as they were.
+    pub fn install_failed(&mut self) {
+        self.replica.install_failed();
+    }
+
+    /// A snapshot that was asked for has arrived at `to` and contains everything up to `last`; `None`
+    /// when it did not get there.
+    pub fn snapshot_sent(&mut self, to: NodeId, last: Option<LogIndex>) {
+        self.replica.snapshot_sent(to, last);
+    }
+
+    /// The host gives up the log up to `through`, all of which is applied.
+    ///
+    /// # Panics
+    /// When not all of it is applied and durable.
+    pub fn compact(&mut self, through: LogIndex) {
+        self.replica.compact(through);
+    }
+
     /// Stand for election now, as if the election timer had fired.
     pub fn campaign(&mut self) {
         self.replica.campaign();
@@ -216,8 +253,18 @@ impl<P, R> Group<P, R> {
         self.register_reads();
         self.register_proposals();
         self.register_changes();
-        let Ready { append, messages, committed, reads, refused_reads, fetch, membership, role } =
-            self.replica.take_ready(now);
+        let Ready {
+            append,
+            messages,
+            committed,
+            reads,
+            refused_reads,
+            fetch,
+            install,
+            snapshot_requests,
+            membership,
+            role,
+        } = self.replica.take_ready(now);
         // Messages before the append: the leader's peers write while it writes itself.
         if !messages.is_empty() {
             self.effects.push(Effect::Send(messages));
@@ -231,7 +278,16 @@ impl<P, R> Group<P, R> {
         self.effects.extend(fetch.into_iter().map(Effect::Fetch));
         self.proposals.commit(self.replica.commit(), on_commit);
         self.effects.extend(membership.map(Effect::Membership));
+        self.effects.extend(snapshot_requests.into_iter().map(Effect::SendSnapshot));
         self.to_apply.extend(committed);
+        if install.is_some() {
+            // The snapshot contains all of it.
+            self.to_apply.clear();
+            self.to_install = install;
+        }
+        if !self.applying {
+            self.effects.extend(self.to_install.take().map(Effect::Install));
+        }
         if !self.applying && !self.to_apply.is_empty() {
             self.applying = true;
             let is_change = |entry: &&Entry| matches!(entry.payload, Payload::Membership(_));

@@ -65,18 +65,33 @@ impl Host {
         group: GroupId,
         descriptor: Descriptor,
     ) -> Result<Generation, HostError> {
+        self.may_admit(group, &descriptor)?;
+        let generation = self.next_generation();
+        self.groups.insert(group, Resident { descriptor, generation });
+        Ok(generation)
+    }
+
+    /// Whether [`Self::admit`] would take a group in now.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub fn may_admit(&self, group: GroupId, descriptor: &Descriptor) -> Result<(), HostError> {
         if self.groups.contains_key(&group) {
             return Err(HostError::Exists(group));
         }
         let overlapping = self.groups.iter().find(|(_, other)| {
             matches!((&descriptor.range, &other.descriptor.range), (Some(a), Some(b)) if a.overlaps(b))
         });
-        if let Some((&with, _)) = overlapping {
-            return Err(HostError::Overlaps { group, with });
+        match overlapping {
+            Some((&with, _)) => Err(HostError::Overlaps { group, with }),
+            None => Ok(()),
         }
-        let generation = self.next_generation();
-        self.groups.insert(group, Resident { descriptor, generation });
-        Ok(generation)
+    }
+
+    /// What a group is that lives here.
+    #[must_use]
+    pub fn descriptor(&self, group: GroupId) -> Option<&Descriptor> {
+        self.groups.get(&group).map(|resident| &resident.descriptor)
     }
 
     /// Begins a new life of a group that lives here: completions of the old one are stale from now on.

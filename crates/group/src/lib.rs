@@ -22,7 +22,7 @@ mod group;
 pub mod host;
 mod pending;
 
-pub use descriptor::Descriptor;
+pub use descriptor::{Descriptor, DescriptorError};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
 pub use group::{Group, GroupConfig};
 pub use host::{Generation, Host, HostError};

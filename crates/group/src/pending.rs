@@ -82,6 +82,12 @@ impl<P> Proposals<P> {
         }
     }
 
+    /// Takes out the proposals at or below `through`: what became of them cannot be known any more.
+    pub(crate) fn take_through(&mut self, through: LogIndex) -> Vec<P> {
+        let count = self.waiting.partition_point(|waiting| waiting.id.index <= through);
+        self.waiting.drain(..count).map(|waiting| waiting.slot).collect()
+    }
+
     /// Takes out the proposals whose deadline lies before `tick`. Deadlines increase with the index,
     /// so only the front needs a look.
     pub(crate) fn expire(&mut self, tick: u64) -> Vec<P> {

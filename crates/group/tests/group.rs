@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_group::{Effect, Group, GroupConfig, Proposed, Refusal};
-use quorate_raft::{Config, LogState, MembershipChange, MembershipError, NodeChange, Role, Ticket};
+use quorate_raft::{
+    Config, LogState, MembershipChange, MembershipError, NodeChange, Role, SnapshotRequest, Ticket,
+};
 use quorate_types::{
     Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, Payload,
     SnapshotMeta, Term,
@@ -21,6 +23,8 @@ struct Undone {
     appends: Vec<Ticket>,
     applies: Vec<Vec<Entry>>,
     sends: Vec<Message>,
+    installs: Vec<SnapshotMeta>,
+    snapshots: Vec<SnapshotRequest>,
 }
 
 /// What callers have heard: proposals and reads are named by letters.
@@ -109,6 +113,8 @@ impl Cluster {
                 }
                 Effect::Grant { slot, index, .. } => heard.grants.push((slot, index)),
                 Effect::Deny { slot, .. } => heard.denials.push(slot),
+                Effect::Install(meta) => undone.installs.push(meta),
+                Effect::SendSnapshot(request) => undone.snapshots.push(request),
                 Effect::Leadership(_) | Effect::Membership(_) => {}
             }
         }
@@ -303,6 +309,44 @@ fn a_change_of_the_membership_is_answered_when_it_is_applied_or_refused_with_its
     cluster.group(2).change_membership(MembershipChange::leave(), 'o');
     cluster.settle();
     assert!(matches!(cluster.heard(2).answers[..], [('o', Err(Refusal::NotLeader { .. }))]));
+}
+
+#[test]
+fn a_snapshot_is_installed_after_the_apply_under_way_and_serves_reads_from_then_on() {
+    let mut cluster = Cluster::led();
+    cluster.cut = vec![NodeId(3)];
+    cluster.propose(1, 'a');
+    cluster.settle();
+    let through = cluster.group(1).applied_index();
+    cluster.group(1).compact(through);
+    cluster.cut.clear();
+    while cluster.undone[&NodeId(1)].snapshots.is_empty() {
+        cluster.tick(1..=3);
+        cluster.settle();
+    }
+    let request = cluster.undone.get_mut(&NodeId(1)).expect("known").snapshots.remove(0);
+    assert_eq!((request.to, request.min_index), (NodeId(3), through));
+    // The content has arrived at node 3, and its host says so.
+    let replica = cluster.group(1).replica();
+    let meta = replica.snapshot_meta(through).expect("applied");
+    let (from, to, term) = (NodeId(1), NodeId(3), replica.term());
+    let body = Body::Snapshot { meta: meta.clone() };
+    cluster.group(1).snapshot_sent(to, Some(through));
+    cluster.group(3).step(Message { group: GROUP, from, to, term, body });
+    cluster.group(3).read('r');
+    cluster.settle();
+    let installs = std::mem::take(&mut cluster.undone.get_mut(&to).expect("known").installs);
+    assert_eq!(installs, std::slice::from_ref(&meta));
+    assert_eq!(cluster.heard(3).grants, []);
+    cluster.group(3).installed(&meta);
+    cluster.settle();
+    assert_eq!(cluster.heard(3).grants, [('r', through)]);
+    assert_eq!(cluster.group(3).applied_index(), through);
+    cluster.propose(1, 'b');
+    cluster.settle();
+    cluster.tick(1..=3);
+    cluster.settle();
+    assert_eq!(cluster.group(3).applied_index(), cluster.group(1).applied_index());
 }
 
 #[test]

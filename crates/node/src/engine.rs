@@ -10,10 +10,12 @@ use bytes::Bytes;
 use kameo::actor::Spawn;
 use kameo::mailbox;
 use metrics::Recorder;
-use quorate_group::{Descriptor, Generation, Group, GroupConfig, Host, Leadership};
+use quorate_group::{
+    Descriptor, DescriptorError, Generation, Group, GroupConfig, Host, Leadership,
+};
 use quorate_placement::PlacementMap;
 use quorate_raft::{Config as RaftConfig, LogState};
-use quorate_store::{GroupRow, StateEngine};
+use quorate_store::{GroupRow, GroupRows, StateEngine};
 use quorate_transport::Transport;
 use quorate_types::machine::RowScope;
 use quorate_types::{
@@ -33,6 +35,8 @@ use crate::metrics::NodeMetrics;
 use crate::net::Network;
 use crate::open::{self, OpenError};
 use crate::router::{Consistency, EngineError, ReadAnswer, Resident, Route, Router};
+use crate::snapshot::installation::Target;
+use crate::snapshot::transfer::Snapshots;
 use crate::state::GroupState;
 use crate::ticker;
 
@@ -58,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) network: Arc<Network>,
     pub(crate) wal: Arc<Wal>,
     pub(crate) completions: Arc<LogCompletions>,
+    pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) transport: Transport,
     pub(crate) applier: Applier,
     pub(crate) applier_thread: Mutex<Option<JoinHandle<()>>>,
@@ -340,6 +345,11 @@ impl Parts {
             last: log.last,
             applied: applied.index,
         };
+        let damaged =
+            |error: DescriptorError| OpenError::Group { group, reason: error.to_string() };
+        let descriptor = Descriptor::decode(&log.label).map_err(damaged)?;
+        let rows = GroupRows::new(kind.scope(), group, descriptor.range.as_ref());
+        let target = Target { group, descriptor, rows };
         let value = Group::new(self.group_config(group), state);
         self.applier.open(OpenMachine { group, kind: Arc::clone(kind), membership, applied, meta });
         let (published, leadership) = watch::channel(value.leadership());
@@ -354,6 +364,8 @@ impl Parts {
             group_state.clone(),
             Arc::clone(&self.metrics),
             published,
+            Arc::clone(&self.snapshots),
+            target,
         );
         let caught_up = Arc::new(AtomicBool::new(false));
         let actor = GroupActor::new(value, generation, drive, Arc::clone(&caught_up), caught_up_at);

@@ -21,6 +21,8 @@ pub(crate) struct NodeMetrics {
     pub(crate) messages_unrouted: Counter,
     pub(crate) proposals_refused: Counter,
     pub(crate) proposal_bytes_available: Gauge,
+    pub(crate) snapshots_installed: Counter,
+    pub(crate) entries_truncated: Counter,
     pub(crate) apply_seconds: Histogram,
     pub(crate) apply_entries: Histogram,
     pub(crate) apply_queue_depth: Gauge,
@@ -105,6 +107,14 @@ impl NodeMetrics {
             proposal_bytes_available: registry.gauge(
                 "quorate_node_proposal_bytes_available",
                 "Bytes of proposals that may still enter.",
+            ),
+            snapshots_installed: registry.counter(
+                "quorate_node_snapshots_installed_total",
+                "Snapshots that took the place of a replica's log and state.",
+            ),
+            entries_truncated: registry.counter(
+                "quorate_node_entries_truncated_total",
+                "Entries that logs of this node have forgotten.",
             ),
             apply_seconds: registry
                 .seconds("quorate_apply_seconds", "One round of the applier, its write included."),

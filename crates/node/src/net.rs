@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_placement::PlacementMap;
-use quorate_transport::{Handler, Hello, PeerEvent, Refusal, Replier};
-use quorate_types::{GroupId, Incarnation, Message, NodeId};
+use quorate_transport::{Handler, Hello, PeerEvent, Refusal, Replier, SnapshotOffer};
+use quorate_types::{Body, GroupId, Incarnation, Message, NodeId};
 use tokio::sync::{mpsc, watch};
 
 use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
 use crate::admission::Admission;
+use crate::engine::Parts;
 use crate::forward::{Empty, JoinRequest, Nodes, Reply, Request, reply, request};
 use crate::identity::Identity;
 use crate::router::Router;
+use crate::snapshot::arrival;
 use crate::{join, members, mover};
 
 /// A node's side of the transport.
@@ -29,6 +31,8 @@ pub(crate) struct Network {
     /// Nodes that join are let in one at a time: each costs a change of the map.
     joining: Arc<tokio::sync::Semaphore>,
     started: AtomicBool,
+    /// Set once groups may be made here.
+    parts: OnceLock<Weak<Parts>>,
     /// News for whoever starts the node: at most one for each peer event until the start.
     gathering: mpsc::UnboundedSender<Heard>,
 }
@@ -50,10 +54,10 @@ impl Network {
         gathering: mpsc::UnboundedSender<Heard>,
     ) -> Self {
         let started = AtomicBool::new(identity.has_started());
-        let admission = Mutex::new(admission);
+        let (admission, parts) = (Mutex::new(admission), OnceLock::new());
         let removed = watch::Sender::new(None);
         let joining = Arc::new(tokio::sync::Semaphore::new(1));
-        Self { router, identity, session, admission, removed, joining, started, gathering }
+        Self { router, identity, session, admission, removed, joining, started, parts, gathering }
     }
 
     /// From now on this map says who is a member.
@@ -81,6 +85,12 @@ impl Network {
     pub(crate) fn start(&self, founders: BTreeMap<NodeId, Incarnation>) {
         self.with_admission(|admission| admission.start(founders));
         self.started.store(true, Ordering::Release);
+    }
+
+    /// From now on snapshots are taken in; before, they are refused.
+    pub(crate) fn take_snapshots(&self, parts: &Arc<Parts>) {
+        // The node's parts hold the transport, and that holds this.
+        drop(self.parts.set(Arc::downgrade(parts)));
     }
 
     /// True if a started peer's table names this very node.
@@ -211,12 +221,22 @@ impl Handler for Network {
             while let Some(next) = messages.next_if(|next| next.group == group) {
                 run.push(next);
             }
-            // Nobody speaks for anybody else.
-            run.retain(|message| message.from == from && message.to == self.identity.node);
+            // Nobody speaks for anybody else, and a snapshot comes with its content or not at all.
+            run.retain(|message| {
+                let is_snapshot = matches!(message.body, Body::Snapshot { .. });
+                message.from == from && message.to == self.identity.node && !is_snapshot
+            });
             match residents.get(&group) {
                 Some(resident) => drop(self.router.tell(resident, Input::Messages(run))),
                 None => self.router.metrics.messages_unrouted.increment(run.len() as u64),
             }
+        }
+    }
+
+    fn on_snapshot(&self, offer: SnapshotOffer) {
+        if let Some(parts) = self.parts.get().and_then(Weak::upgrade) {
+            // Detached: the transport ends it when its sender does not go on.
+            drop(tokio::spawn(arrival::take(parts, offer)));
         }
     }
 

@@ -38,6 +38,8 @@ use crate::net::Network;
 use crate::router::Router;
 use crate::snapshot::files::Files;
 use crate::snapshot::installation::{InstallError, redo_all};
+use crate::snapshot::transfer::Snapshots;
+use crate::snapshot::truncator;
 use crate::steward::Steward;
 use crate::{join, mover, ticker};
 
@@ -207,9 +209,19 @@ pub(crate) async fn open(
         on_failed(Arc::clone(&router)),
         Arc::clone(&metrics),
     )?;
+    let snapshots = Arc::new(Snapshots::new(
+        identity.node,
+        files,
+        Arc::clone(&state),
+        Arc::clone(&wal),
+        Arc::clone(&completions),
+        applier.clone(),
+        kinds.clone(),
+    ));
     let parts = Arc::new(Parts {
         router,
         network,
+        snapshots,
         wal,
         completions,
         transport,
@@ -229,6 +241,7 @@ pub(crate) async fn open(
     for (group, log) in recovered {
         resume(&parts, group, log)?;
     }
+    parts.network.take_snapshots(&parts);
     start_tasks(&parts, first_map);
     Ok(Engine { parts })
 }
@@ -378,11 +391,15 @@ fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
         ..Node::default()
     };
     let steward = Steward::new(parts, first_map, own);
+    let (router, snapshots) = (&parts.router, &parts.snapshots);
+    let truncator =
+        truncator::run(Arc::clone(router), Arc::clone(snapshots), config.snapshot_count);
     let tasks = [
-        tokio::spawn(ticker::run(Arc::clone(&parts.router), parts.tick())),
-        tokio::spawn(ticker::look_around(Arc::clone(&parts.router))),
+        tokio::spawn(ticker::run(Arc::clone(router), parts.tick())),
+        tokio::spawn(ticker::look_around(Arc::clone(router))),
         tokio::spawn(steward.run(Arc::clone(&parts.placement_applied))),
-        tokio::spawn(mover::run(Arc::clone(&parts.router))),
+        tokio::spawn(mover::run(Arc::clone(router))),
+        tokio::spawn(truncator),
     ];
     lock(&parts.tasks).extend(tasks);
 }

@@ -9,6 +9,7 @@ use quorate_placement::{Answer, Node, PlacementKind, PlacementMap, Refused};
 use quorate_transport::Transport;
 use quorate_types::{GroupId, NodeId};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::admission::peers_in;
 use crate::engine::Parts;
@@ -18,6 +19,9 @@ use crate::router::{Consistency, EngineError, Router};
 
 /// How long a failed change of the map waits before it is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How often the map is read though nothing was applied.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Follows the map.
 pub(crate) struct Steward {
@@ -55,7 +59,8 @@ impl Steward {
     pub(crate) async fn run(mut self, applied: Arc<Notify>) {
         loop {
             match self.reconcile().await {
-                Ok(()) => applied.notified().await,
+                // An installed snapshot tells nobody.
+                Ok(()) => drop(timeout(LOOK_AGAIN, applied.notified()).await),
                 Err(error) => {
                     tracing::debug!(%error, "the placement map is not up to date yet");
                     // What is applied meanwhile is seen then.

@@ -1,10 +1,11 @@
 //! The nodes of a script and the network between them, which does nothing by itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use quorate_types::{Message, NodeId};
+use quorate_types::{Body, EntryId, Message, NodeId};
 
 use crate::describe;
+use crate::disk::Content;
 use crate::error::ScriptError;
 use crate::node::Node;
 use crate::output::Output;
@@ -21,6 +22,8 @@ pub(crate) struct Cluster {
     pub(crate) network: Vec<Message>,
     /// Who cannot reach whom; looked at when a message is delivered.
     pub(crate) cuts: BTreeSet<(NodeId, NodeId)>,
+    /// The contents of snapshots on their way.
+    snapshots: BTreeMap<EntryId, Content>,
     pub(crate) output: Output,
 }
 
@@ -92,11 +95,15 @@ impl Cluster {
         let count = taken.len();
         for message in taken {
             let words = describe::message(&message);
+            let arrives = !delivery.is_drop
+                && !self.cuts.contains(&(message.from, message.to))
+                && self.node(message.to)?.is_up();
+            if let Body::Snapshot { meta } = &message.body {
+                self.end_snapshot(&message, meta.last, arrives)?;
+            }
             if delivery.is_drop {
                 self.output.line(format!("dropped: {words}"));
-            } else if self.cuts.contains(&(message.from, message.to))
-                || !self.node(message.to)?.is_up()
-            {
+            } else if !arrives {
                 self.output.line(format!("lost: {words}"));
             } else {
                 self.output.line(words);
@@ -104,6 +111,33 @@ impl Cluster {
             }
         }
         Ok(count)
+    }
+
+    /// Puts a snapshot into the network.
+    pub(crate) fn send_snapshot(&mut self, from: NodeId, to: NodeId) -> Result<(), ScriptError> {
+        self.with_node(from, |node, output| {
+            let message = node.snapshot_for(to)?;
+            output.line(describe::message(&message));
+            Ok(vec![message])
+        })
+    }
+
+    /// A snapshot has arrived, or never will; its sender is told.
+    fn end_snapshot(
+        &mut self,
+        message: &Message,
+        last: EntryId,
+        arrives: bool,
+    ) -> Result<(), ScriptError> {
+        if arrives {
+            let content = self.snapshots.get(&last).cloned().unwrap_or_default();
+            self.node(message.to)?.receive(last, content);
+        }
+        if self.node(message.from).is_ok_and(|node| node.is_up()) {
+            let sent = arrives.then_some(last.index);
+            self.node(message.from)?.replica()?.snapshot_sent(message.to, sent);
+        }
+        Ok(())
     }
 
     pub(crate) fn process_ready(&mut self, id: NodeId) -> Result<(), ScriptError> {
@@ -127,7 +161,14 @@ impl Cluster {
         let mut output = std::mem::take(&mut self.output);
         let sent = self.node(id).and_then(|node| work(node, &mut output));
         self.output = output;
-        self.network.extend(sent?);
+        let sent = sent?;
+        for message in &sent {
+            if let Body::Snapshot { meta } = &message.body {
+                let content = self.node(id)?.content().to_vec();
+                self.snapshots.insert(meta.last, content);
+            }
+        }
+        self.network.extend(sent);
         Ok(())
     }
 

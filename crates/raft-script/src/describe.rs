@@ -39,6 +39,7 @@ pub(crate) fn message(message: &Message) -> String {
         Body::PreVote { last } | Body::Vote { last, transfer: false } => format!("last={last}"),
         Body::Vote { last, transfer: true } => format!("last={last} transfer"),
         Body::TimeoutNow => String::new(),
+        Body::Snapshot { meta } => format!("last={} {}", meta.last, membership(&meta.membership)),
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
             (if *granted { "granted" } else { "refused" }).to_owned()
         }
@@ -104,6 +105,7 @@ const fn etcd_name(body: &Body) -> &'static str {
         Body::Heartbeat { .. } => "MsgHeartbeat",
         Body::HeartbeatReply { .. } => "MsgHeartbeatResp",
         Body::TimeoutNow => "MsgTimeoutNow",
+        Body::Snapshot { .. } => "MsgSnap",
         Body::ReadIndex { .. } => "MsgReadIndex",
         Body::ReadIndexReply { .. } => "MsgReadIndexResp",
     }

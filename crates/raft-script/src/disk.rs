@@ -2,16 +2,28 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use quorate_raft::{Append, LogFetch, LogState};
 use quorate_types::{Entry, EntryId, HardState, LogIndex, Membership, Payload, SnapshotMeta};
 
-/// The log of one node, and the appends on their way to it.
+/// What a state machine holds: every command applied, with its index.
+pub(crate) type Content = Vec<(LogIndex, Bytes)>;
+
+/// What is on its way to a disk.
+#[derive(Debug)]
+pub(crate) enum Write {
+    Append(Append),
+    /// A snapshot takes the place of everything.
+    Install(SnapshotMeta, Content),
+}
+
+/// The log of one node, and the writes on their way to it.
 #[derive(Debug)]
 pub(crate) struct Disk {
     snapshot: SnapshotMeta,
     hard_state: HardState,
     entries: Vec<Entry>,
-    unsynced: VecDeque<Append>,
+    unsynced: VecDeque<Write>,
 }
 
 impl Disk {
@@ -20,16 +32,30 @@ impl Disk {
         Self { snapshot, hard_state, entries: Vec::new(), unsynced: VecDeque::new() }
     }
 
-    pub(crate) fn write(&mut self, append: Append) {
-        self.unsynced.push_back(append);
+    pub(crate) fn write(&mut self, write: Write) {
+        self.unsynced.push_back(write);
     }
 
-    /// Syncs the oldest append and gives it back, for its ticket and promises.
-    pub(crate) fn sync(&mut self) -> Option<Append> {
-        let append = self.unsynced.pop_front()?;
-        self.hard_state = append.hard_state.unwrap_or(self.hard_state);
-        overwrite(self.snapshot.last, &mut self.entries, &append.entries);
-        Some(append)
+    /// Syncs the oldest write and gives it back, for its ticket and promises, or its content.
+    pub(crate) fn sync(&mut self) -> Option<Write> {
+        let write = self.unsynced.pop_front()?;
+        match &write {
+            Write::Append(append) => {
+                self.hard_state = append.hard_state.unwrap_or(self.hard_state);
+                overwrite(self.snapshot.last, &mut self.entries, &append.entries);
+            }
+            Write::Install(meta, _) => {
+                self.snapshot = meta.clone();
+                self.entries.clear();
+            }
+        }
+        Some(write)
+    }
+
+    /// The log begins after `meta.last` now.
+    pub(crate) fn compact(&mut self, meta: SnapshotMeta) {
+        self.entries.retain(|entry| entry.id.index > meta.last.index);
+        self.snapshot = meta;
     }
 
     pub(crate) fn has_unsynced(&self) -> bool {
@@ -65,8 +91,13 @@ impl Disk {
     /// What the log holds when everything written so far is synced.
     pub(crate) fn written(&self) -> Vec<Entry> {
         let mut entries = self.entries.clone();
-        for append in &self.unsynced {
-            overwrite(self.snapshot.last, &mut entries, &append.entries);
+        for write in &self.unsynced {
+            match write {
+                Write::Append(append) => {
+                    overwrite(self.snapshot.last, &mut entries, &append.entries);
+                }
+                Write::Install(..) => entries.clear(),
+            }
         }
         entries
     }

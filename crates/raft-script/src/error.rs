@@ -20,6 +20,9 @@ pub enum ScriptError {
     /// There is no such node.
     #[error("no node {0}")]
     UnknownNode(u64),
+    /// The node has applied nothing that it could make a snapshot of.
+    #[error("node {0} has no snapshot to send")]
+    NoSnapshot(u64),
     /// The node is down.
     #[error("node {0} is down")]
     Down(u64),

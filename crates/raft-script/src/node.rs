@@ -1,13 +1,15 @@
 //! A node of a script: a replica, its disk, and what is on the way to it and to the state machine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use quorate_raft::{Config, Ready, Replica};
-use quorate_types::{Entry, LogIndex, Message, Moment, NodeId, Payload, SnapshotMeta};
+use quorate_types::{
+    Body, Entry, EntryId, LogIndex, Message, Moment, NodeId, Payload, SnapshotMeta,
+};
 
 use crate::describe;
-use crate::disk::Disk;
+use crate::disk::{Content, Disk, Write};
 use crate::error::ScriptError;
 use crate::output::Output;
 
@@ -24,7 +26,9 @@ pub(crate) struct Node {
     applied: LogIndex,
     /// The state machine: every command applied, with its index. What the first snapshot contains
     /// is at its index.
-    content: Vec<(LogIndex, Bytes)>,
+    content: Content,
+    /// The contents of snapshots that were received.
+    arrived: BTreeMap<EntryId, Content>,
     starts: u64,
     /// The node's own clock; it goes on while the node is down.
     now: Moment,
@@ -46,6 +50,7 @@ impl Node {
             applying: VecDeque::new(),
             applied,
             content: content.map(|content| (applied, content)).into_iter().collect(),
+            arrived: BTreeMap::new(),
             starts: 0,
             now: Moment::ZERO,
         };
@@ -65,7 +70,11 @@ impl Node {
         if lose_unsynced {
             self.disk.lose_unsynced();
         }
-        while self.disk.sync().is_some() {}
+        while let Some(write) = self.disk.sync() {
+            if let Write::Install(meta, content) = write {
+                self.restore(&meta, content);
+            }
+        }
         self.applying.clear();
         self.replica = None;
     }
@@ -149,9 +158,19 @@ impl Node {
             return Ok(Vec::new());
         }
         describe_ready(&ready, output);
-        let Ready { append, mut messages, committed, fetch, .. } = ready;
+        let Ready { append, mut messages, committed, fetch, install, snapshot_requests, .. } =
+            ready;
         if let Some(append) = append {
-            self.disk.write(append);
+            self.disk.write(Write::Append(append));
+        }
+        if let Some(meta) = install {
+            // What was to be applied before is part of it.
+            self.applying.clear();
+            let content = self.arrived.get(&meta.last).cloned().unwrap_or_default();
+            self.disk.write(Write::Install(meta, content));
+        }
+        for request in snapshot_requests {
+            messages.push(self.snapshot_for(request.to)?);
         }
         for fetch in fetch {
             let entries = self.disk.read(&fetch);
@@ -199,9 +218,53 @@ impl Node {
     }
 
     fn sync(&mut self) -> Result<Vec<Message>, ScriptError> {
-        let Some(append) = self.disk.sync() else { return Ok(Vec::new()) };
-        self.replica()?.persisted(append.ticket);
-        Ok(append.release)
+        match self.disk.sync() {
+            Some(Write::Append(append)) => {
+                self.replica()?.persisted(append.ticket);
+                Ok(append.release)
+            }
+            Some(Write::Install(meta, content)) => {
+                self.restore(&meta, content);
+                self.replica()?.installed(&meta);
+                Ok(Vec::new())
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn restore(&mut self, meta: &SnapshotMeta, content: Content) {
+        self.applied = meta.last.index;
+        self.content = content;
+    }
+
+    /// A snapshot of everything applied, for `to`.
+    pub(crate) fn snapshot_for(&mut self, to: NodeId) -> Result<Message, ScriptError> {
+        let (from, applied) = (self.config.node, self.applied);
+        let replica = self.replica()?;
+        let meta =
+            replica.snapshot_meta(applied).ok_or_else(|| ScriptError::NoSnapshot(from.value()))?;
+        let (group, term) = (replica.config().group, replica.term());
+        Ok(Message { group, from, to, term, body: Body::Snapshot { meta } })
+    }
+
+    /// The content of a snapshot has arrived.
+    pub(crate) fn receive(&mut self, last: EntryId, content: Content) {
+        self.arrived.insert(last, content);
+    }
+
+    /// Gives up the log up to `index`; `None` when that is not applied.
+    pub(crate) fn compact(&mut self, index: LogIndex) -> Result<Option<()>, ScriptError> {
+        let applied = self.applied;
+        let replica = self.replica()?;
+        if index <= replica.base().index {
+            return Ok(Some(()));
+        }
+        let Some(meta) = replica.snapshot_meta(index).filter(|_| index <= applied) else {
+            return Ok(None);
+        };
+        replica.compact(index);
+        self.disk.compact(meta);
+        Ok(Some(()))
     }
 
     fn apply(&mut self) -> Result<(), ScriptError> {
@@ -218,8 +281,18 @@ impl Node {
 }
 
 fn describe_ready(ready: &Ready, output: &mut Output) {
-    let Ready { append, messages, committed, reads, refused_reads, fetch, membership, role } =
-        ready;
+    let Ready {
+        append,
+        messages,
+        committed,
+        reads,
+        refused_reads,
+        fetch,
+        install,
+        snapshot_requests,
+        membership,
+        role,
+    } = ready;
     if let Some(change) = role {
         output.line(describe::role_change(change));
     }
@@ -237,6 +310,13 @@ fn describe_ready(ready: &Ready, output: &mut Output) {
     }
     if !committed.is_empty() {
         output.line(format!("committed {}", describe::entries(committed)));
+    }
+    if let Some(meta) = install {
+        let members = describe::membership(&meta.membership);
+        output.line(format!("install {} {members}", meta.last));
+    }
+    for request in snapshot_requests {
+        output.line(format!("send snapshot to {}, at least {}", request.to, request.min_index));
     }
     for fetch in fetch {
         output.line(format!("fetch {}..={}", fetch.from, fetch.to));

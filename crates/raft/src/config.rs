@@ -26,9 +26,15 @@ pub struct Config {
     /// With so many unanswered appends, a further one leaves at once only if it is full
     /// (`append_bytes_max`); what is smaller waits for an answer, or for the next tick. Default 256:
     /// never waits. 1 is best where a round trip is short: what comes meanwhile fills the next
-    /// append, and one message, one sync and one answer serve many proposals. The tick bounds what a
-    /// long round trip adds to latency.
+    /// append, and one message, one sync and one answer serve many proposals. Over a long link more may
+    /// be under way, see `partial_interval_us`; the tick bounds what waiting adds to latency.
     pub inflight_partial_max: usize,
+    /// Over a long link one partial append may be under way for each so many microseconds of the round
+    /// trip, if that is more than `inflight_partial_max`. Default 5,000: with 140 ms that is 28 appends,
+    /// and one of a steady stream leaves every 5 ms; below 10 ms it changes nothing. The round trip is
+    /// that of beats, which wait for no disk, and the shortest of late, so that a busy peer does not
+    /// look far away.
+    pub partial_interval_us: u64,
     /// Tell peers every new commit index, by an empty append when there is nothing else to send. Default
     /// true. Without it such an append leaves once a tick at most, and peers learn the rest by the next
     /// one with entries: half the messages of a busy group, and followers that apply up to a tick later
@@ -80,6 +86,7 @@ impl Config {
             append_bytes_max: 1 << 20,
             inflight_appends_max: 256,
             inflight_partial_max: 256,
+            partial_interval_us: 5_000,
             eager_commit: true,
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
@@ -124,6 +131,7 @@ impl Config {
         );
         assert!(self.inflight_appends_max > 0, "inflight_appends_max must be positive");
         assert!(self.inflight_partial_max > 0, "inflight_partial_max must be positive");
+        assert!(self.partial_interval_us > 0, "partial_interval_us must be positive");
         assert!(self.inflight_bytes_max > 0, "inflight_bytes_max must be positive");
     }
 }

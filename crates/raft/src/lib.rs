@@ -31,6 +31,13 @@
 //! more than one voter comes or goes (chapter 4). A membership is an entry, and in force as soon as it
 //! is in the log. `docs/protocol/members.md` has the rules.
 //!
+//! # Snapshots
+//!
+//! The log is cut at its beginning by [`Replica::compact`]. A peer that needs what is gone is sent the
+//! state instead, beside the messages: [`Ready::snapshot_requests`] asks for it at the leader, and
+//! [`Ready::install`] at the receiver, once it is there and only if it is newer than what the receiver
+//! has.
+//!
 //! # Durability
 //!
 //! Nothing here writes. [`Ready::append`] is one synced write, and carries the promises that rest
@@ -154,6 +161,8 @@ pub use error::{MembershipError, NotLeader, ProposeError, TransferError};
 pub use log::APPLYING_BYTES_MAX;
 pub use membership::{MEMBERS_MAX, MembershipChange, NodeChange, Via};
 pub use progress::{PeerProgress, ProgressState};
-pub use ready::{Append, Cause, LogFetch, ReadId, ReadReady, Ready, Role, RoleChange, Ticket};
+pub use ready::{
+    Append, Cause, LogFetch, ReadId, ReadReady, Ready, Role, RoleChange, SnapshotRequest, Ticket,
+};
 pub use replica::Replica;
 pub use state::Counters;

@@ -136,6 +136,36 @@ impl Log {
         rises
     }
 
+    /// What was handed out to be applied and not reported was dropped: it is handed out again.
+    pub(crate) fn rewind_applying(&mut self) {
+        self.applying = self.applied;
+        self.applying_runs.clear();
+        self.applying_bytes = 0;
+    }
+
+    /// Forgets everything: the log begins anew after `base`, which is committed, durable and applied.
+    pub(crate) fn reset(&mut self, base: EntryId) {
+        let cached_bytes_max = self.cached_bytes_max;
+        *self = Self::new(TermMap::new(base, &[], base), base.index, base.index, cached_bytes_max);
+    }
+
+    /// Forgets the entries up to `index`: the log begins after it. Never moves the base back.
+    ///
+    /// # Panics
+    /// When not all of that is applied and durable.
+    pub(crate) fn compact(&mut self, index: LogIndex) {
+        assert!(
+            index <= self.applied.min(self.durable),
+            "cannot compact through {index}: applied {}, durable {}",
+            self.applied,
+            self.durable
+        );
+        self.terms.compact(index);
+        while let Some(entry) = self.cache.pop_front_if(|entry| entry.id.index <= index) {
+            self.cached_bytes -= entry.cost_bytes();
+        }
+    }
+
     /// The state machine has applied everything up to `index`.
     ///
     /// # Panics

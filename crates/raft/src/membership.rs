@@ -175,6 +175,14 @@ impl MembershipLog {
         self.changes.push((index, membership));
     }
 
+    /// The log begins after `index` now.
+    pub(crate) fn compact(&mut self, index: LogIndex) {
+        let count = self.changes.partition_point(|&(change, _)| change <= index);
+        if let Some((_, membership)) = self.changes.drain(..count).next_back() {
+            self.base = membership;
+        }
+    }
+
     /// The entries from `index` on are gone: what they changed is undone.
     pub(crate) fn truncate(&mut self, index: LogIndex) {
         self.changes.truncate(self.changes.partition_point(|&(change, _)| change < index));
@@ -278,6 +286,7 @@ mod tests {
         #[test]
         fn the_log_of_memberships_equals_a_plain_list(
             steps in proptest::collection::vec((any::<bool>(), 1u64..30), 0..20),
+            through in 0u64..32,
         ) {
             let mut log = MembershipLog::new(Membership::of_voters([NodeId(1)]), Vec::new());
             let mut plain: Vec<(u64, u64)> = Vec::new();
@@ -294,6 +303,11 @@ mod tests {
                     prop_assert!(log.at(LogIndex(index)).is_sole_voter(NodeId(voter)));
                 }
                 prop_assert_eq!(log.index(), plain.last().map(|&(at, _)| LogIndex(at)));
+            }
+            let before: Vec<_> = (0..32).map(|index| log.at(LogIndex(index)).clone()).collect();
+            log.compact(LogIndex(through));
+            for index in through..32 {
+                prop_assert_eq!(log.at(LogIndex(index)), &before[index as usize]);
             }
         }
     }

@@ -151,10 +151,9 @@ impl Persist {
         } else if covers <= durable && ballot == self.durable_ballot {
             return Some(message);
         } else {
-            let append = self
-                .outstanding
-                .iter_mut()
-                .find(|append| append.last >= covers && append.ballot == ballot);
+            let append = self.outstanding.iter_mut().find(|append| {
+                (covers <= durable || append.last >= covers) && append.ballot == ballot
+            });
             let Some(append) = append else {
                 panic!(
                     "{} to {} rests on the log up to {covers} in term {}, which is neither durable \

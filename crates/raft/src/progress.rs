@@ -17,6 +17,9 @@ pub struct PeerProgress {
     pub inflight: usize,
     /// Their bytes.
     pub inflight_bytes: usize,
+    /// How long a beat and its answer take, the shortest of late, in microseconds; `None` before the
+    /// first.
+    pub round_trip_us: Option<u64>,
     /// How entries are sent.
     pub state: ProgressState,
 }
@@ -31,6 +34,8 @@ pub enum ProgressState {
     ProbePaused,
     /// The logs meet: appends are sent optimistically, as far as the window allows.
     Replicate,
+    /// It needs entries that are gone: a snapshot is due or under way, and nothing else is sent.
+    Snapshot,
 }
 
 impl ProgressState {
@@ -41,6 +46,7 @@ impl ProgressState {
             Self::Probe => "probe",
             Self::ProbePaused => "probe-paused",
             Self::Replicate => "replicate",
+            Self::Snapshot => "snapshot",
         }
     }
 }
@@ -67,6 +73,9 @@ pub(crate) struct Progress {
     pub(crate) heard_tick: u64,
     /// The highest round of beats that the peer answered.
     pub(crate) confirmed_round: u64,
+    /// The round of beats that was answered last and not measured yet.
+    pub(crate) answered_round: Option<u64>,
+    round_trip_us: Option<u64>,
     /// Until when the leader may count on the silence that the peer promised.
     pub(crate) promised_until: Moment,
     /// The number of the [`LogFetch`](crate::LogFetch) that must be answered before more is sent.
@@ -81,6 +90,12 @@ enum Flow {
         paused_tick: Option<u64>,
     },
     Replicate(Window),
+    /// `due_tick` is when the next one may be asked for; `None` while one is under way. With what is
+    /// matched up to `base` it is not needed any more.
+    Snapshot {
+        due_tick: Option<u64>,
+        base: LogIndex,
+    },
 }
 
 /// Appends under way. Bounded by `inflight_appends_max` and `inflight_bytes_max`; when it is full
@@ -137,6 +152,8 @@ impl Progress {
             asked_tick: 0,
             heard_tick: now,
             confirmed_round: 0,
+            answered_round: None,
+            round_trip_us: None,
             promised_until: Moment::ZERO,
             fetch: None,
         }
@@ -158,6 +175,12 @@ impl Progress {
                 self.flow = Flow::Replicate(Window::default());
             }
             Flow::Probe { .. } => {}
+            // However it got so far.
+            Flow::Snapshot { base, .. } if self.match_index >= *base => {
+                self.next = self.match_index.next();
+                self.flow = Flow::Replicate(Window::default());
+            }
+            Flow::Snapshot { .. } => {}
         }
         advanced
     }
@@ -167,6 +190,7 @@ impl Progress {
         match self.flow {
             Flow::Replicate(_) => refused <= self.match_index || refused >= self.next,
             Flow::Probe { .. } => refused.plus(1) != self.next || refused <= self.match_index,
+            Flow::Snapshot { .. } => true,
         }
     }
 
@@ -193,6 +217,41 @@ impl Progress {
         }
     }
 
+    /// The entries that the peer needs are gone; a snapshot is due at once.
+    pub(crate) fn need_snapshot(&mut self, base: LogIndex, now: u64) {
+        if !self.is_waiting_for_snapshot() {
+            self.flow = Flow::Snapshot { due_tick: Some(now), base };
+            self.doubted = false;
+            self.fetch = None;
+        }
+    }
+
+    pub(crate) fn is_snapshot_due(&self, now: u64) -> bool {
+        matches!(self.flow, Flow::Snapshot { due_tick: Some(due), .. } if due <= now)
+    }
+
+    pub(crate) const fn is_waiting_for_snapshot(&self) -> bool {
+        matches!(self.flow, Flow::Snapshot { .. })
+    }
+
+    pub(crate) fn on_snapshot_requested(&mut self, base: LogIndex) {
+        self.flow = Flow::Snapshot { due_tick: None, base };
+    }
+
+    /// The peer has received a snapshot up to `last`: probes behind it when it shows a sign of life.
+    pub(crate) fn on_snapshot_sent(&mut self, last: LogIndex, now: u64) {
+        if matches!(self.flow, Flow::Snapshot { .. }) {
+            self.probe_from(self.match_index.max(last).next(), Some(now));
+        }
+    }
+
+    /// It did not arrive; the next is not due before `due_tick`.
+    pub(crate) fn on_snapshot_failed(&mut self, due_tick: u64) {
+        if let Flow::Snapshot { due_tick: due, .. } = &mut self.flow {
+            *due = Some(due_tick);
+        }
+    }
+
     /// Old entries could not be read back: tries again when the peer answers a heartbeat.
     pub(crate) fn on_fetch_failed(&mut self, now: u64) {
         self.probe_from(self.next, Some(now));
@@ -213,6 +272,7 @@ impl Progress {
                     self.asked_tick = now;
                 }
             }
+            Flow::Snapshot { .. } => {}
         }
     }
 
@@ -229,16 +289,31 @@ impl Progress {
             && match &self.flow {
                 Flow::Probe { paused_tick } => paused_tick.is_none(),
                 Flow::Replicate(window) => !window.is_full(config),
+                Flow::Snapshot { .. } => false,
             }
     }
 
+    /// A beat and its answer took so long. The shortest time counts, and is forgotten slowly: a link
+    /// that got longer is believed after some beats, a turn that came late is not.
+    pub(crate) fn on_round_trip(&mut self, us: u64) {
+        let forgotten = |shortest: u64| shortest + shortest / 8 + 1;
+        self.round_trip_us = Some(self.round_trip_us.map_or(us, |old| us.min(forgotten(old))));
+    }
+
+    /// So many appends that are not full may be under way.
+    fn partials_max(&self, config: &Config) -> usize {
+        let far = self.round_trip_us.unwrap_or(0) / config.partial_interval_us;
+        config.inflight_partial_max.max(usize::try_from(far).unwrap_or(usize::MAX))
+    }
+
     /// True when only a full append should follow now: so many are under way, the newest since less
-    /// than a tick, that what comes meanwhile had better fill the next one. Nagle's rule for TCP.
+    /// than a tick, that what comes meanwhile had better fill the next one. Nagle's rule for TCP, with
+    /// a window that grows with the round trip.
     pub(crate) fn prefers_full(&self, config: &Config, now: u64) -> bool {
         match &self.flow {
-            Flow::Probe { .. } => false,
+            Flow::Probe { .. } | Flow::Snapshot { .. } => false,
             Flow::Replicate(window) => {
-                window.sent.len() >= config.inflight_partial_max
+                window.sent.len() >= self.partials_max(config)
                     && window.sent.back().is_some_and(|newest| newest.tick == now)
             }
         }
@@ -254,6 +329,7 @@ impl Progress {
                     let may_tell = config.eager_commit || self.told_tick < now;
                     self.doubted || may_tell && self.untold_commit(commit)
                 }
+                Flow::Snapshot { .. } => false,
             }
     }
 
@@ -284,6 +360,7 @@ impl Progress {
                     self.next = last.next();
                 }
             }
+            Flow::Snapshot { .. } => {}
         }
     }
 
@@ -304,9 +381,10 @@ impl Progress {
             Flow::Probe { paused_tick: None } => (ProgressState::Probe, 0, 0),
             Flow::Probe { paused_tick: Some(_) } => (ProgressState::ProbePaused, 0, 0),
             Flow::Replicate(window) => (ProgressState::Replicate, window.sent.len(), window.bytes),
+            Flow::Snapshot { .. } => (ProgressState::Snapshot, 0, 0),
         };
-        let (match_index, next) = (self.match_index, self.next);
-        PeerProgress { match_index, next, inflight, inflight_bytes, state }
+        let (match_index, next, round_trip_us) = (self.match_index, self.next, self.round_trip_us);
+        PeerProgress { match_index, next, inflight, inflight_bytes, round_trip_us, state }
     }
 }
 
@@ -324,6 +402,9 @@ mod tests {
         Rejected { refused: u64, hint: u64 },
         Heartbeat,
         Unreachable,
+        NeedSnapshot,
+        SnapshotSent { last: u64 },
+        SnapshotFailed,
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -333,7 +414,29 @@ mod tests {
             (0u64..40, 0u64..40).prop_map(|(refused, hint)| Event::Rejected { refused, hint }),
             Just(Event::Heartbeat),
             Just(Event::Unreachable),
+            Just(Event::NeedSnapshot),
+            (0u64..40).prop_map(|last| Event::SnapshotSent { last }),
+            Just(Event::SnapshotFailed),
         ]
+    }
+
+    #[test]
+    fn the_window_for_partial_appends_grows_with_the_round_trip_and_shrinks_at_once() {
+        let config = Config { inflight_partial_max: 1, ..Config::new(GroupId(1), NodeId(1)) };
+        let mut progress = Progress::new(LogIndex(1), 0);
+        assert_eq!(progress.partials_max(&config), 1);
+        // A link of 0.3 ms, and turns that come late.
+        for us in [300, 20_000, 20_000, 300, 9_000] {
+            progress.on_round_trip(us);
+            assert_eq!(progress.partials_max(&config), 1);
+        }
+        // It is now one of 140 ms: a few seconds of beats later that is believed.
+        for _ in 0..60 {
+            progress.on_round_trip(140_000);
+        }
+        assert_eq!(progress.partials_max(&config), 28);
+        progress.on_round_trip(300);
+        assert_eq!(progress.partials_max(&config), 1);
     }
 
     proptest! {
@@ -368,6 +471,9 @@ mod tests {
                     }
                     Event::Heartbeat => progress.on_heartbeat_answered(now),
                     Event::Unreachable => progress.on_unreachable(now),
+                    Event::NeedSnapshot => progress.need_snapshot(LogIndex(20), now),
+                    Event::SnapshotSent { last } => progress.on_snapshot_sent(LogIndex(last), now),
+                    Event::SnapshotFailed => progress.on_snapshot_failed(now + 3),
                 }
                 let after = progress.report();
                 prop_assert!(after.match_index >= before.match_index);

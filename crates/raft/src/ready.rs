@@ -1,6 +1,6 @@
 //! What a turn of a replica asks its driver to do.
 
-use quorate_types::{Entry, HardState, LogIndex, Membership, Message, NodeId, Term};
+use quorate_types::{Entry, HardState, LogIndex, Membership, Message, NodeId, SnapshotMeta, Term};
 
 /// The output of one turn: everything since the last [`take_ready`](crate::Replica::take_ready).
 ///
@@ -22,6 +22,15 @@ pub struct Ready {
     pub refused_reads: Vec<ReadId>,
     /// Entries to read back from the log.
     pub fetch: Vec<LogFetch>,
+    /// Take this snapshot's content, which [`Body::Snapshot`](quorate_types::Body::Snapshot) said to be
+    /// here, as the state of the group, and begin the log anew behind it, durably and after all
+    /// earlier appends; then report [`installed`](crate::Replica::installed), or
+    /// [`install_failed`](crate::Replica::install_failed). Nothing is given out to be applied
+    /// meanwhile. What was given out before and is not applied yet is to be dropped; an apply that is
+    /// under way ends, and is reported, before the install begins.
+    pub install: Option<SnapshotMeta>,
+    /// Send snapshots, and report each by [`snapshot_sent`](crate::Replica::snapshot_sent).
+    pub snapshot_requests: Vec<SnapshotRequest>,
     /// Set when another membership is in force, committed or not: whom to be connected with. The
     /// entries in `committed` say what is committed.
     pub membership: Option<Membership>,
@@ -72,6 +81,16 @@ pub struct ReadReady {
     pub id: ReadId,
     /// It sees every earlier write once this index is applied.
     pub index: LogIndex,
+}
+
+/// A peer needs entries that are no longer in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotRequest {
+    /// The peer.
+    pub to: NodeId,
+    /// The snapshot must contain at least this index, where the log begins. It may contain anything up
+    /// to the applied index; [`snapshot_meta`](crate::Replica::snapshot_meta) says what it stands for.
+    pub min_index: LogIndex,
 }
 
 /// A request for entries that are no longer in memory. The answer goes to

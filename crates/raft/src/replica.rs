@@ -1,7 +1,7 @@
 //! The replica: its inputs, its output, its getters, and the changes of its role.
 
 use bytes::Bytes;
-use quorate_types::{Entry, EntryId, LogIndex, Moment, NodeId, Term};
+use quorate_types::{Entry, EntryId, LogIndex, Moment, NodeId, SnapshotMeta, Term};
 
 use crate::config::{Config, LogState};
 use crate::error::{MembershipError, NotLeader, ProposeError, TransferError};
@@ -21,7 +21,9 @@ use crate::state::State;
 ///   [`change_membership`](Self::change_membership), [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
 /// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
 ///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
-///   [`unreachable`](Self::unreachable).
+///   [`unreachable`](Self::unreachable), [`snapshot_sent`](Self::snapshot_sent),
+///   [`installed`](Self::installed), [`install_failed`](Self::install_failed),
+///   [`compact`](Self::compact).
 /// - *The output*: [`take_ready`](Self::take_ready), after any number of the above.
 /// - *Getters*: everything else. They tell how things stand, also between inputs of one turn.
 ///
@@ -210,6 +212,45 @@ impl Replica {
         }
     }
 
+    /// A snapshot that was asked for has arrived at `to` completely, and contains everything up to
+    /// `last`; `None` when it did not get there. Must be reported for each request.
+    pub fn snapshot_sent(&mut self, to: NodeId, last: Option<LogIndex>) {
+        if let Acting::Leader(leader) = &mut self.acting {
+            leader.on_snapshot_sent(&self.state, to, last);
+        }
+    }
+
+    /// The state machine holds the snapshot of `meta`, and the log is empty behind it, durably. The
+    /// hard state is as it was.
+    ///
+    /// # Panics
+    /// When that was not asked for.
+    pub fn installed(&mut self, meta: &SnapshotMeta) {
+        self.state.on_installed(meta);
+        if let Acting::Follower(follower) = &mut self.acting {
+            follower.on_installed(&mut self.state, meta.last.index);
+        }
+    }
+
+    /// The snapshot could not be installed, and log and state are as they were. It may come again; what
+    /// was given out to be applied and is not reported as applied is given out again.
+    pub fn install_failed(&mut self) {
+        if self.state.installing.take().is_some() {
+            self.state.log.rewind_applying();
+        }
+    }
+
+    /// The driver gives up the entries up to `through`; whoever still needs them gets a snapshot. Does
+    /// nothing when they are gone already.
+    ///
+    /// # Panics
+    /// When not all of them are applied and durable.
+    pub fn compact(&mut self, through: LogIndex) {
+        if through > self.state.log.terms().base().index {
+            self.state.compact(through);
+        }
+    }
+
     /// Everything that is to be done since the last call. Costs as much as it gives out.
     ///
     /// `now` must be read *after* the last input of the turn was handed in: reads that are confirmed
@@ -239,6 +280,8 @@ impl Replica {
             reads: std::mem::take(&mut self.state.reads),
             refused_reads: std::mem::take(&mut self.state.refused_reads),
             fetch: std::mem::take(&mut self.state.fetches),
+            install: self.state.take_install(),
+            snapshot_requests: std::mem::take(&mut self.state.snapshot_requests),
             membership: std::mem::take(&mut self.state.membership_changed)
                 .then(|| self.state.membership().clone()),
             role,
@@ -258,6 +301,7 @@ impl Replica {
             || self.state.wants_append()
             || self.state.wants_apply()
             || self.state.membership_changed
+            || self.state.wants_install()
             || self.role_change().is_some()
             || match &self.acting {
                 Acting::Follower(follower) => follower.wants_pump(),

@@ -10,12 +10,15 @@ use crate::lease::Silence;
 use crate::log::{Applicable, Log};
 use crate::membership::MembershipLog;
 use crate::persist::Persist;
-use crate::ready::{Append, LogFetch, ReadId, ReadReady, Ticket};
+use crate::ready::{Append, LogFetch, ReadId, ReadReady, SnapshotRequest, Ticket};
 use crate::term_map::TermMap;
 
 /// Terms above this are not believed: no cluster gets there by elections, and the next one must
 /// exist.
 pub(crate) const TERM_MAX: Term = Term(1 << 62);
+
+/// Nor are snapshots that contain more entries than this.
+pub(crate) const INDEX_MAX: LogIndex = LogIndex(1 << 62);
 
 /// A follower whose disk lags refuses appends while so many times `inflight_bytes_max` are not
 /// synced. One leader's window is a quarter of it; only several leaders in a row, or one without a
@@ -54,6 +57,12 @@ pub(crate) struct State {
     pub(crate) refused_reads: Vec<ReadId>,
     pub(crate) committed: Vec<Entry>,
     pub(crate) fetches: Vec<LogFetch>,
+    pub(crate) snapshot_requests: Vec<SnapshotRequest>,
+    /// The snapshot that takes the place of the log. While there is one this replica follows, applies
+    /// nothing and takes no entries.
+    pub(crate) installing: Option<SnapshotMeta>,
+    /// It was not given out yet.
+    install_due: bool,
     /// The latest moment handed in.
     pub(crate) now: Moment,
     pub(crate) silence: Silence,
@@ -113,6 +122,9 @@ impl State {
             refused_reads: Vec::new(),
             committed: Vec::new(),
             fetches: Vec::new(),
+            snapshot_requests: Vec::new(),
+            installing: None,
+            install_due: false,
             now: Moment::ZERO,
             silence: Silence::new(may_have_promised),
             life: None,
@@ -163,6 +175,10 @@ impl State {
     pub(crate) fn may_campaign(&self) -> bool {
         let is_open = || self.memberships.index().is_some_and(|index| index > self.log.commit());
         let was_voter = |before: &Membership| before.is_voter(self.config.node);
+        // Nor may one whose log is about to be replaced: it must not lead with either.
+        if self.installing.is_some() {
+            return false;
+        }
         self.is_voter() || is_open() && self.memberships.previous().is_some_and(was_voter)
     }
 
@@ -260,6 +276,50 @@ impl State {
         }));
     }
 
+    /// A snapshot shall take the place of the log.
+    pub(crate) fn install(&mut self, meta: SnapshotMeta) {
+        self.installing = Some(meta);
+        self.install_due = true;
+        // It contains what is being read back or was read back in this turn; if the install fails,
+        // that is handed out again.
+        self.apply_fetch = None;
+        self.committed.clear();
+    }
+
+    pub(crate) const fn wants_install(&self) -> bool {
+        self.install_due
+    }
+
+    pub(crate) fn take_install(&mut self) -> Option<SnapshotMeta> {
+        self.installing.clone().filter(|_| std::mem::take(&mut self.install_due))
+    }
+
+    /// The snapshot is in the place of the log, durably.
+    ///
+    /// # Panics
+    /// When that was not asked for: the driver mixed up replicas.
+    pub(crate) fn on_installed(&mut self, meta: &SnapshotMeta) {
+        assert!(
+            self.installing.as_ref() == Some(meta) && !self.install_due,
+            "group {} node {}: told that {meta:?} is installed, asked for {:?}",
+            self.config.group,
+            self.config.node,
+            self.installing
+        );
+        self.installing = None;
+        self.log.reset(meta.last);
+        // What is still under way for the old log proves nothing about the new one.
+        self.persist.on_truncated(meta.last.index);
+        self.memberships = MembershipLog::new(meta.membership.clone(), Vec::new());
+        self.membership_changed = true;
+    }
+
+    /// The log begins after `index` now.
+    pub(crate) fn compact(&mut self, index: LogIndex) {
+        self.log.compact(index);
+        self.memberships.compact(index);
+    }
+
     /// True when the disk lags so far behind that nothing more may be taken from a leader.
     pub(crate) fn is_overloaded(&self) -> bool {
         let unsynced = self.persist.outstanding_bytes() + self.log.pending_bytes();
@@ -332,7 +392,7 @@ impl State {
     /// Moves what can be applied to `committed`, or asks for it.
     pub(crate) fn collect_committed(&mut self) {
         // One bounded run after another; a read-back under way comes first.
-        while self.apply_fetch.is_none() {
+        while self.apply_fetch.is_none() && self.installing.is_none() {
             match self.log.applicable() {
                 Applicable::Nothing => return,
                 Applicable::Cached => {
@@ -351,6 +411,7 @@ impl State {
     /// True when [`collect_committed`](Self::collect_committed) would give something out.
     pub(crate) fn wants_apply(&self) -> bool {
         self.apply_fetch.is_none()
+            && self.installing.is_none()
             && match self.log.applicable() {
                 Applicable::Nothing => false,
                 Applicable::Cached => true,

@@ -8,14 +8,14 @@
 
 use std::cmp::Ordering;
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Payload, Term};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Membership, Message, NodeId, Payload, Term};
 
 use crate::membership::MEMBERS_MAX;
 use crate::read_index::Asker;
 use crate::ready::Cause;
 use crate::replica::Replica;
 use crate::role::{Acting, Transition};
-use crate::state::{State, TERM_MAX};
+use crate::state::{INDEX_MAX, State, TERM_MAX};
 
 impl Replica {
     /// Takes a message from a peer. Nothing that a peer may send makes it panic.
@@ -51,6 +51,7 @@ impl Replica {
             | Body::Vote { .. }
             | Body::Append { .. }
             | Body::Heartbeat { .. }
+            | Body::Snapshot { .. }
             | Body::TimeoutNow => false,
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
@@ -71,6 +72,9 @@ impl Replica {
             Body::Vote { .. } => Body::VoteReply { granted: false },
             Body::Append { prev, .. } => {
                 Body::AppendRejected { refused: prev.index, hint: EntryId::ZERO }
+            }
+            Body::Snapshot { meta } => {
+                Body::AppendRejected { refused: meta.last.index, hint: EntryId::ZERO }
             }
             Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, promise_us: 0 },
             Body::PreVoteReply { .. }
@@ -106,6 +110,7 @@ impl Replica {
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
+            | Body::Snapshot { .. }
             | Body::TimeoutNow => {
                 self.follow_in(message.term, message.from);
                 true
@@ -134,6 +139,14 @@ impl Replica {
                     && let Acting::Follower(follower) = &mut self.acting
                 {
                     follower.on_append(&mut self.state, from, prev, entries, commit);
+                }
+                None
+            }
+            (Body::Snapshot { meta }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.on_snapshot(&mut self.state, from, meta);
                 }
                 None
             }
@@ -280,6 +293,12 @@ fn is_believable(state: &State, message: &Message) -> bool {
             Body::PreVote { last } | Body::Vote { last, .. } => {
                 *term > Term::ZERO && last.term <= *term
             }
+            Body::Snapshot { meta } => {
+                *term > Term::ZERO
+                    && meta.last.term <= *term
+                    && meta.last.index <= INDEX_MAX
+                    && is_working(&meta.membership)
+            }
             // A replica that has heard of no term yet may refuse.
             Body::PreVoteReply { .. } => true,
             Body::VoteReply { .. }
@@ -311,8 +330,10 @@ fn is_run(prev: EntryId, entries: &[Entry], term: Term) -> bool {
 fn is_sound(payload: &Payload) -> bool {
     match payload {
         Payload::Empty | Payload::Command(_) => true,
-        Payload::Membership(membership) => {
-            membership.is_valid() && membership.nodes().len() <= MEMBERS_MAX
-        }
+        Payload::Membership(membership) => is_working(membership),
     }
+}
+
+fn is_working(membership: &Membership) -> bool {
+    membership.is_valid() && membership.nodes().len() <= MEMBERS_MAX
 }

@@ -85,6 +85,21 @@ impl TermMap {
         self.last = EntryId::new(term, end);
     }
 
+    /// Moves the base up to `index`.
+    ///
+    /// # Panics
+    /// When there is no such entry.
+    pub(crate) fn compact(&mut self, index: LogIndex) {
+        if index <= self.base.index {
+            return;
+        }
+        let Some(term) = self.term_at(index) else {
+            panic!("cannot compact through {index}, the log ends at {}", self.last)
+        };
+        self.base = EntryId::new(term, index);
+        self.runs.retain(|run| run.index > index);
+    }
+
     /// The entry before the first one.
     pub(crate) const fn base(&self) -> EntryId {
         self.base
@@ -183,6 +198,23 @@ mod tests {
                 .filter(|id| id.index <= bound.index && id.term <= bound.term)
                 .last();
             prop_assert_eq!(map.last_not_after(bound), fits.unwrap_or(BASE));
+        }
+
+        #[test]
+        fn what_is_compacted_is_gone_and_the_rest_unchanged((_, map) in log(), through in 3u64..25) {
+            let through = LogIndex(through).min(map.last().index);
+            let mut compacted = map.clone();
+            compacted.compact(through);
+            prop_assert_eq!(compacted.base().index, through);
+            prop_assert_eq!(compacted.last(), map.last());
+            for index in 0..40 {
+                let expected = map.term_at(LogIndex(index)).filter(|_| index >= through.value());
+                prop_assert_eq!(compacted.term_at(LogIndex(index)), expected);
+                let bound = EntryId::new(Term(index), map.last().index);
+                let fits = map.last_not_after(bound);
+                let expected = if fits.index < through { compacted.base() } else { fits };
+                prop_assert_eq!(compacted.last_not_after(bound), expected);
+            }
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! The getters of a replica: how things stand, also between the inputs of one turn.
 
-use quorate_types::{EntryId, HardState, LogIndex, Membership, Moment, NodeId, Term};
+use quorate_types::{EntryId, HardState, LogIndex, Membership, Moment, NodeId, SnapshotMeta, Term};
 
 use crate::config::Config;
 use crate::progress::PeerProgress;
@@ -158,6 +158,21 @@ impl Replica {
     #[must_use]
     pub fn membership_at(&self, index: LogIndex) -> Option<&Membership> {
         self.term_at(index).map(|_| self.state.memberships.at(index))
+    }
+
+    /// What a snapshot of everything up to `index` stands for; `None` before the base, and beyond what
+    /// is applied.
+    #[must_use]
+    pub fn snapshot_meta(&self, index: LogIndex) -> Option<SnapshotMeta> {
+        let term = self.term_at(index).filter(|_| index <= self.applied_index())?;
+        let membership = self.state.memberships.at(index).clone();
+        Some(SnapshotMeta { last: EntryId::new(term, index), membership })
+    }
+
+    /// The snapshot that is being put in the place of the log.
+    #[must_use]
+    pub const fn installing(&self) -> Option<&SnapshotMeta> {
+        self.state.installing.as_ref()
     }
 
     /// How far `peer` has come; `None` when this replica does not lead, or `peer` is itself or no

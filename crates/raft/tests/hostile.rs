@@ -23,6 +23,9 @@ enum Input {
     Prefer(u64),
     Forget,
     Change(MembershipChange),
+    Installed(bool),
+    SnapshotSent(u64, Option<u64>),
+    Compact,
     Propose(usize),
     Read,
     Persisted,
@@ -91,6 +94,10 @@ fn body() -> impl Strategy<Value = Body> {
         any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
         (id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
         Just(Body::TimeoutNow),
+        (id(), nodes(), nodes()).prop_map(|(last, voters, learners)| {
+            let membership = Membership { voters, learners, ..Membership::default() };
+            Body::Snapshot { meta: SnapshotMeta { last, membership } }
+        }),
         any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
         (id(), number()).prop_flat_map(|(prev, commit)| {
             let commit = LogIndex(commit);
@@ -132,6 +139,10 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (0u64..5).prop_map(Input::Prefer),
         1 => Just(Input::Forget),
         2 => change().prop_map(Input::Change),
+        1 => any::<bool>().prop_map(Input::Installed),
+        1 => (0u64..5, proptest::option::of(number()))
+            .prop_map(|(to, last)| Input::SnapshotSent(to, last)),
+        1 => Just(Input::Compact),
         1 => (0usize..4).prop_map(Input::Propose),
         1 => Just(Input::Read),
         2 => Just(Input::Persisted),
@@ -175,8 +186,9 @@ proptest! {
         let mut replica = replica(voters, cached_bytes_max);
         let mut tickets: VecDeque<Ticket> = VecDeque::new();
         let mut fetches: VecDeque<LogFetch> = VecDeque::new();
-        let mut committed: Vec<Entry> = Vec::new();
+        let mut next = LogIndex(4);
         let mut now = Moment::ZERO;
+        let (mut installing, mut installed) = (None, None);
         let (mut term, mut commit) = (replica.term(), replica.commit());
         for input in inputs {
             match input {
@@ -188,6 +200,20 @@ proptest! {
                 }
                 Input::Prefer(node) => replica.prefer_leader(Some(NodeId(node))),
                 Input::Forget => replica.forget_leader(),
+                Input::Installed(succeeds) => match installing.take() {
+                    Some(meta) if succeeds => {
+                        replica.installed(&meta);
+                        installed = Some(meta.last.index);
+                    }
+                    Some(_) => replica.install_failed(),
+                    None => {}
+                },
+                Input::SnapshotSent(to, last) => {
+                    // The driver never claims more than it has applied.
+                    let last = last.map(|last| LogIndex(last).min(replica.applied_index()));
+                    replica.snapshot_sent(NodeId(to), last);
+                }
+                Input::Compact => replica.compact(replica.applied_index()),
                 Input::Change(change) => {
                     let _ = replica.change_membership(&change);
                 }
@@ -221,7 +247,15 @@ proptest! {
                     prop_assert_eq!(has_ready, !ready.is_empty());
                     tickets.extend(ready.append.map(|append| append.ticket));
                     fetches.extend(ready.fetch);
-                    committed.extend(ready.committed);
+                    if let Some(last) = installed.take() {
+                        // Everything begins anew behind a snapshot.
+                        next = last.next();
+                    }
+                    installing = ready.install.or(installing);
+                    for entry in &ready.committed {
+                        prop_assert_eq!(entry.id.index, next, "handed out in order, once");
+                        next = next.next();
+                    }
                 }
             }
             prop_assert!(replica.term() >= term);
@@ -230,9 +264,6 @@ proptest! {
             prop_assert!(replica.durable() <= replica.last().index);
             (term, commit) = (replica.term(), replica.commit());
         }
-        let indexes: Vec<_> = committed.iter().map(|entry| entry.id.index.value()).collect();
-        let expected: Vec<_> = (4..4 + indexes.len() as u64).collect();
-        prop_assert_eq!(indexes, expected, "handed out in order, once");
     }
 }
 

@@ -26,13 +26,15 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         (None, seeds) => 0..seeds.unwrap_or(SEEDS),
     };
     let (mut elections, mut committed, mut reads, mut lease_reads) = (0, 0, 0, 0);
-    let mut changes = 0;
+    let (mut changes, mut compactions, mut installs) = (0, 0, 0);
     for seed in seeds.clone() {
         let world = std::panic::catch_unwind(|| run(seed));
         let world = world.unwrap_or_else(|_| panic!("failing seed: SEED={seed}"));
         elections += world.oracle.elections;
         committed += world.oracle.highest_committed().value();
         changes += world.oracle.changes;
+        compactions += world.oracle.compactions;
+        installs += world.oracle.installs;
         reads += world.oracle.reads_served;
         lease_reads += world.oracle.lease_reads;
     }
@@ -42,6 +44,8 @@ fn invariants_hold_and_the_group_recovers_in_random_worlds() {
         assert!(committed > 20_000, "only {committed} entries committed");
         assert!(reads > 2_000, "only {reads} reads served");
         assert!(changes > 1_000, "only {changes} changes of the membership");
+        assert!(compactions > 1_000, "only {compactions} compactions");
+        assert!(installs > 500, "only {installs} snapshots installed");
         assert!(lease_reads > 2_000, "only {lease_reads} reads confirmed by a lease");
     }
 }

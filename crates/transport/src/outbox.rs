@@ -10,7 +10,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use quorate_types::codec::{put_frame_header, put_message};
-use quorate_types::{Body, Entry, GroupId, Message};
+use quorate_types::{Body, Entry, GroupId, Message, NodeId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -387,6 +387,7 @@ fn lane_of(group: GroupId, lanes: usize) -> usize {
 fn cost_bytes(message: &Message) -> usize {
     let entries = match &message.body {
         Body::Append { entries, .. } => entries.iter().map(Entry::cost_bytes).sum(),
+        Body::Snapshot { meta } => meta.membership.nodes().len() * size_of::<NodeId>(),
         Body::PreVote { .. }
         | Body::PreVoteReply { .. }
         | Body::Vote { .. }

@@ -17,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use std::collections::BTreeSet;
 
-use crate::entry::{Entry, EntryId, Membership, Payload};
+use crate::entry::{Entry, EntryId, Membership, Payload, SnapshotMeta};
 use crate::id::{GroupId, LogIndex, NodeId, Term};
 use crate::message::{Body, Message, ReadContext};
 
@@ -168,6 +168,10 @@ pub fn put_message(buf: &mut BytesMut, message: &Message) {
             buf.put_u8(u8::from(*transfer));
         }
         Body::TimeoutNow => {}
+        Body::Snapshot { meta } => {
+            put_id(buf, meta.last);
+            put_membership(buf, &meta.membership);
+        }
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
             buf.put_u8(u8::from(*granted))
         }
@@ -290,6 +294,7 @@ const HEARTBEAT_REPLY: u8 = 9;
 const READ_INDEX: u8 = 10;
 const READ_INDEX_REPLY: u8 = 11;
 const TIMEOUT_NOW: u8 = 12;
+const SNAPSHOT: u8 = 13;
 
 const fn kind(body: &Body) -> u8 {
     match body {
@@ -305,13 +310,14 @@ const fn kind(body: &Body) -> u8 {
         Body::ReadIndex { .. } => READ_INDEX,
         Body::ReadIndexReply { .. } => READ_INDEX_REPLY,
         Body::TimeoutNow => TIMEOUT_NOW,
+        Body::Snapshot { .. } => SNAPSHOT,
     }
 }
 
 fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let buf = &mut buf;
     let kind = take_u8(buf)?;
-    if !(PRE_VOTE..=TIMEOUT_NOW).contains(&kind) {
+    if !(PRE_VOTE..=SNAPSHOT).contains(&kind) {
         return Err(DecodeError::UnknownMessage(kind));
     }
     let group = GroupId(take_varint(buf)?);
@@ -353,6 +359,11 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
         },
         READ_INDEX => Body::ReadIndex { context: take_context(buf)? },
         TIMEOUT_NOW => Body::TimeoutNow,
+        SNAPSHOT => {
+            let last = take_id(buf)?;
+            let membership = take_membership(buf.split_off(0))?;
+            Body::Snapshot { meta: SnapshotMeta { last, membership } }
+        }
         _ => {
             let context = take_context(buf)?;
             Body::ReadIndexReply { context, index: LogIndex(take_varint(buf)?) }
@@ -449,6 +460,13 @@ mod tests {
             any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
             (entry_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
             Just(Body::TimeoutNow),
+            (entry_id(), nodes(), nodes(), any::<bool>()).prop_map(
+                |(last, voters, learners, auto_leave)| {
+                    let membership =
+                        Membership { voters, learners, auto_leave, ..Membership::default() };
+                    Body::Snapshot { meta: SnapshotMeta { last, membership } }
+                }
+            ),
             any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
             any::<u64>().prop_map(|last| Body::AppendAccepted { last: LogIndex(last) }),
             (any::<u64>(), entry_id())

@@ -1,6 +1,6 @@
 //! What the replicas of one group say to each other.
 
-use crate::entry::{Entry, EntryId};
+use crate::entry::{Entry, EntryId, SnapshotMeta};
 use crate::id::{GroupId, LogIndex, NodeId, Term};
 
 /// An envelope: from one replica of a group to another.
@@ -82,6 +82,12 @@ pub enum Body {
         /// microseconds of its own clock; 0 promises nothing. Leases of leaders are made of it.
         promise_us: u64,
     },
+    /// A snapshot of the leader is here, complete and durable (thesis chapter 5). The content travels
+    /// beside the messages; whoever received it gives this to its replica, in the leader's name.
+    Snapshot {
+        /// What the content stands for.
+        meta: SnapshotMeta,
+    },
     /// "Campaign at once: take over from me." A leader to its successor (thesis section 3.10).
     TimeoutNow,
     /// "From which index on is a read linearizable?" A follower asks its leader (thesis section
@@ -123,6 +129,7 @@ impl Body {
             Self::AppendRejected { .. } => "AppendRejected",
             Self::Heartbeat { .. } => "Heartbeat",
             Self::HeartbeatReply { .. } => "HeartbeatReply",
+            Self::Snapshot { .. } => "Snapshot",
             Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexReply { .. } => "ReadIndexReply",
@@ -133,9 +140,10 @@ impl Body {
     #[must_use]
     pub const fn is_control(&self) -> bool {
         match self {
-            Self::Append { .. } | Self::AppendAccepted { .. } | Self::AppendRejected { .. } => {
-                false
-            }
+            Self::Append { .. }
+            | Self::AppendAccepted { .. }
+            | Self::AppendRejected { .. }
+            | Self::Snapshot { .. } => false,
             Self::PreVote { .. }
             | Self::PreVoteReply { .. }
             | Self::Vote { .. }

@@ -6,18 +6,30 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quorate_group::{Effect, Generation, Leadership};
-use quorate_raft::{LogFetch, Role};
+use quorate_raft::{LogFetch, Role, SnapshotRequest};
 use quorate_transport::Transport;
-use quorate_types::{GroupId, Message, NodeId};
+use quorate_types::{Body, GroupId, LogIndex, Message, NodeId, SnapshotMeta};
 use quorate_wal::{Fetch, Task, Wal, Write};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use crate::actor::Input;
 use crate::actor::slot::{ProposalSlot, ReadGrant, ReadReply, ReadSlot};
 use crate::apply::{Applier, ApplyTask};
 use crate::forward::Reply;
 use crate::metrics::NodeMetrics;
 use crate::router::Router;
+use crate::snapshot::installation::Target;
+use crate::snapshot::transfer::{Arrived, PlaceError, Snapshots};
 use crate::state::GroupState;
+
+/// Effects that could not even be begun.
+#[derive(Debug, Default)]
+pub(crate) struct Unbegun {
+    /// The log's full queue refused them.
+    pub(crate) fetches: Vec<LogFetch>,
+    /// The snapshot that was to be installed is not here.
+    pub(crate) install: bool,
+}
 
 /// What a group's effects are carried out with.
 pub(crate) struct Drive {
@@ -36,6 +48,13 @@ pub(crate) struct Drive {
     refused: VecDeque<Task>,
     /// What the log is reading for the replica; the replica bounds how many.
     fetching: Vec<LogFetch>,
+    snapshots: Arc<Snapshots>,
+    /// What the group is, for its snapshots.
+    target: Target,
+    /// A snapshot that is here, until the replica wants it installed, or does not.
+    arrived: Option<Arrived>,
+    /// One that is to be installed once no append waits to be offered again.
+    to_install: Option<Arrived>,
     /// When this replica last began to look for a leader.
     leaderless_since: Option<Instant>,
 }
@@ -55,6 +74,8 @@ impl Drive {
         state: GroupState,
         metrics: Arc<NodeMetrics>,
         leadership: watch::Sender<Leadership>,
+        snapshots: Arc<Snapshots>,
+        target: Target,
     ) -> Self {
         let leaderless_since = Some(Instant::now());
         let refused = VecDeque::new();
@@ -70,6 +91,10 @@ impl Drive {
             leadership,
             refused,
             fetching: Vec::new(),
+            snapshots,
+            target,
+            arrived: None,
+            to_install: None,
             leaderless_since,
         }
     }
@@ -78,14 +103,14 @@ impl Drive {
         Arc::clone(&self.metrics)
     }
 
-    /// Carries out effects in their order. Returns the fetches that the log's full queue refused: the
-    /// replica should hear that they found nothing, and asks again.
+    /// Carries out effects in their order. Returns what could not be begun: the replica should hear that
+    /// it has failed.
     pub(crate) fn carry_out(
         &mut self,
         effects: Vec<Effect<ProposalSlot, ReadSlot>>,
         now: Instant,
-    ) -> Vec<LogFetch> {
-        let mut unfetched = Vec::new();
+    ) -> Unbegun {
+        let mut unbegun = Unbegun::default();
         self.offer_refused();
         for effect in effects {
             match effect {
@@ -99,7 +124,9 @@ impl Drive {
                     generation: self.generation,
                     entries,
                 }),
-                Effect::Fetch(fetch) => unfetched.extend(self.fetch(fetch)),
+                Effect::Fetch(fetch) => unbegun.fetches.extend(self.fetch(fetch)),
+                Effect::Install(meta) => unbegun.install |= !self.take_for_install(&meta),
+                Effect::SendSnapshot(request) => self.send_snapshot(request),
                 Effect::Answer { slot, result } => {
                     if result.is_ok() {
                         let waited = now.saturating_duration_since(slot.since);
@@ -127,7 +154,78 @@ impl Drive {
                 Effect::Leadership(leadership) => self.publish(leadership, now),
             }
         }
-        unfetched
+        if self.refused.is_empty()
+            && let Some(arrived) = self.to_install.take()
+        {
+            self.install(arrived);
+        }
+        unbegun
+    }
+
+    /// A snapshot is here; the replica is about to hear of it.
+    pub(crate) fn arrived(&mut self, arrived: Arrived) {
+        self.arrived = Some(arrived);
+    }
+
+    /// The replica does not want what is here.
+    pub(crate) fn discard_arrived(&mut self) {
+        self.arrived = None;
+    }
+
+    /// Forgets the beginning of the log, in order with the group's other writes.
+    pub(crate) fn truncate(&mut self, through: LogIndex, done: oneshot::Sender<()>) {
+        let write = Write::TruncatePrefix { group: self.group, through };
+        let generation = self.snapshots.completions.expect(done);
+        self.append(Task { write, generation, ticket: 0 });
+    }
+
+    /// False when there is nothing that stands for `meta`.
+    fn take_for_install(&mut self, meta: &SnapshotMeta) -> bool {
+        self.to_install = self.arrived.take().filter(|arrived| arrived.meta == *meta);
+        self.to_install.is_some()
+    }
+
+    /// Puts a snapshot in the place of log and state, beside the actor. The log's writes come behind all
+    /// appends that were submitted; none is waiting.
+    fn install(&self, arrived: Arrived) {
+        let (group, generation) = (self.group, self.generation);
+        let (router, target) = (Arc::clone(&self.router), self.target.clone());
+        let installed = Arc::clone(&self.snapshots).install(arrived, target);
+        let metrics = self.metrics();
+        // Detached: it ends by itself, and what the end of the node cuts short the next start goes on with.
+        drop(tokio::spawn(async move {
+            let input = match installed.await {
+                Ok(meta) => {
+                    metrics.snapshots_installed.increment(1);
+                    Input::Installed { generation, meta }
+                }
+                Err(PlaceError::Install(error)) => {
+                    tracing::error!(%group, %error, "a snapshot cannot be installed");
+                    Input::InstallFailed { generation }
+                }
+                Err(PlaceError::Stopping) => return,
+            };
+            tell(&router, group, input);
+        }));
+    }
+
+    /// Sends a snapshot, beside the actor.
+    fn send_snapshot(&self, request: SnapshotRequest) {
+        let SnapshotRequest { to, min_index } = request;
+        let (group, generation) = (self.group, self.generation);
+        let (from, term) = (self.router.node, self.leadership.borrow().term);
+        let message = move |meta| Message { group, from, to, term, body: Body::Snapshot { meta } };
+        let (router, transport) = (Arc::clone(&self.router), self.transport.clone());
+        let (snapshots, target) = (Arc::clone(&self.snapshots), self.target.clone());
+        // Detached: the transport ends it when it does not go on.
+        drop(tokio::spawn(async move {
+            let sent = snapshots.send(&transport, target, to, min_index, message).await;
+            if let Err(error) = &sent {
+                tracing::warn!(%group, peer = %to, %error, "a snapshot was not sent");
+            }
+            let last = sent.ok().map(|meta| meta.last.index);
+            tell(&router, group, Input::SnapshotSent { generation, to, last });
+        }));
     }
 
     /// The replica's own name for a fetch that the log has carried out.
@@ -231,5 +329,12 @@ impl Drive {
             "leadership"
         );
         self.leadership.send_replace(now_leads);
+    }
+}
+
+/// Tells a group how something ended; one that has left need not know.
+fn tell(router: &Router, group: GroupId, input: Input) {
+    if let Some(resident) = router.residents.load().get(&group) {
+        drop(router.tell(resident, input));
     }
 }

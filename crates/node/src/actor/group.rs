@@ -17,13 +17,14 @@ use kameo::mailbox::{MailboxReceiver, Signal};
 use kameo::message::{Context, Message};
 use quorate_group::{Generation, Group, Leadership};
 use quorate_raft::{MembershipChange, PeerProgress, Ticket};
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, SnapshotMeta};
 use quorate_wal::Fetch;
 use tokio::sync::oneshot;
 
 use crate::actor::drive::Drive;
 use crate::actor::slot::{ProposalSlot, ReadSlot};
 use crate::clock;
+use crate::snapshot::transfer::Arrived;
 
 /// Inputs that one turn takes at most, so that a busy group does not starve its neighbours on the same
 /// runtime: at the cap the actor yields.
@@ -47,6 +48,14 @@ pub(crate) enum Input {
     Tick,
     /// The group's machine panicked: it will never apply again in this life.
     MachineFailed { generation: Generation },
+    /// A snapshot of a peer is here, with the leader's message that says so.
+    Snapshot { message: quorate_types::Message, arrived: Box<Arrived> },
+    /// A snapshot was sent to a peer, or not (then `None`).
+    SnapshotSent { generation: Generation, to: NodeId, last: Option<LogIndex> },
+    /// A snapshot is in the place of log and state.
+    Installed { generation: Generation, meta: SnapshotMeta },
+    /// A snapshot cannot be put there; log and state are as they were.
+    InstallFailed { generation: Generation },
     /// Nobody needs the entries up to here any more; `done` fires when the log has forgotten them.
     Truncate { through: LogIndex, done: oneshot::Sender<()> },
     /// The transport lost a peer.
@@ -114,8 +123,25 @@ impl GroupActor {
         let effects = self.group.turn(clock::now(), &mut |slot: &ProposalSlot| {
             metrics.commit_seconds.record(now.saturating_duration_since(slot.since));
         });
-        for fetch in self.drive.carry_out(effects, now) {
+        let refused = self.drive.carry_out(effects, now);
+        for fetch in refused.fetches {
             self.group.fetched(fetch, Vec::new());
+        }
+        if refused.install {
+            self.group.install_failed();
+        }
+        if self.group.replica().installing().is_none() {
+            self.drive.discard_arrived();
+        }
+    }
+
+    /// Gives up a part of the log, unless things have changed since that was decided.
+    fn truncate(&mut self, through: LogIndex, done: oneshot::Sender<()>) {
+        let replica = self.group.replica();
+        let is_done_with = through <= replica.applied_index() && through <= replica.durable();
+        if is_done_with && replica.installing().is_none() {
+            self.group.compact(through);
+            self.drive.truncate(through, done);
         }
     }
 
@@ -216,6 +242,20 @@ impl Message<Input> for GroupActor {
                     self.group.fetched(fetch, entries);
                 }
             }
+            Input::Snapshot { message, arrived } => {
+                self.drive.arrived(*arrived);
+                self.group.step(message);
+            }
+            Input::SnapshotSent { generation, to, last } if generation == self.generation => {
+                self.group.snapshot_sent(to, last);
+            }
+            Input::Installed { generation, meta } if generation == self.generation => {
+                self.group.installed(&meta);
+                self.note_applied();
+            }
+            Input::InstallFailed { generation } if generation == self.generation => {
+                self.group.install_failed();
+            }
             Input::MachineFailed { generation } if generation == self.generation => {
                 self.failed = true
             }
@@ -223,9 +263,12 @@ impl Message<Input> for GroupActor {
             Input::Persisted { .. }
             | Input::Applied { .. }
             | Input::Fetched { .. }
+            | Input::SnapshotSent { .. }
+            | Input::Installed { .. }
+            | Input::InstallFailed { .. }
             | Input::MachineFailed { .. } => {}
             Input::Tick => self.group.tick(),
-            Input::Truncate { through, done } => drop((through, done)),
+            Input::Truncate { through, done } => self.truncate(through, done),
             Input::Unreachable(peer) => self.group.unreachable(peer),
             Input::Transfer(to) => {
                 if let Err(error) = self.group.transfer_leadership(to) {

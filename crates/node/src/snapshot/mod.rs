@@ -6,7 +6,7 @@
 //! 1. The leader's replica wants one sent. [`export`] writes the group's rows, from one view of the
 //!    engine, into a file, and the transport sends it, few at a time and at a limited rate. Nothing of
 //!    that happens in the actor: the end of it comes back as a message.
-//! 2. The receiving node ([`transfer`]) puts the content into a file, goes on where an earlier attempt
+//! 2. The receiving node ([`arrival`], [`transfer`]) puts the content into a file, goes on where an earlier attempt
 //!    stopped, checks that it is whole, and syncs it. Only then does the group hear of it.
 //! 3. If the replica wants it, it is put in place, by the steps of [`installation`]: intent in
 //!    the log, state replaced, log reset. A start that finds an intent does the last two again before
@@ -15,6 +15,7 @@
 //! [`truncation`] decides how much of a log is kept, [`truncator`] sees to it, and [`files`] keeps the
 //! directory.
 
+pub(crate) mod arrival;
 pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod installation;

@@ -98,6 +98,7 @@ async fn truncate(router: &Router, report: &GroupReport, through: LogIndex) {
         if truncated.await.is_err() {
             return;
         }
+        router.metrics.entries_truncated.increment(step.since(base));
         base = step;
     }
     tracing::debug!(%group, %through, "the log was truncated");

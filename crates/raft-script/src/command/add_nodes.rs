@@ -1,6 +1,6 @@
 //! `add-nodes N [voters=(1,2,3)] [outgoing=(..)] [learners=(4)] [index=2] [content=foo]
 //! [async-storage-writes=true] [inflight=N] [inflight-partial=N] [eager-commit=true]
-//! [inflight-bytes=N] [append-bytes=N]
+//! [inflight-bytes=N] [partial-interval=US] [append-bytes=N]
 //! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true]
 //! [checkquorum=true] [read-only=safe|lease-based] [life=K]`
 //!
@@ -76,6 +76,7 @@ fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
         election_ticks_max: ticks_max,
         inflight_appends_max: positive(args, "inflight", defaults.inflight_appends_max)?,
         inflight_partial_max: positive(args, "inflight-partial", defaults.inflight_partial_max)?,
+        partial_interval_us: args.value("partial-interval")?.unwrap_or(u64::MAX),
         eager_commit: args.value("eager-commit")?.unwrap_or(defaults.eager_commit),
         inflight_bytes_max: positive(args, "inflight-bytes", defaults.inflight_bytes_max)?,
         append_bytes_max: positive(args, "append-bytes", defaults.append_bytes_max)?,

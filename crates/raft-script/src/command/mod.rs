@@ -3,6 +3,7 @@
 mod add_nodes;
 mod advance_time;
 mod campaign;
+mod compact;
 mod crash;
 mod deliver_msgs;
 mod forget_leader;
@@ -21,6 +22,7 @@ mod raft_state;
 mod read;
 mod report_unreachable;
 mod restart;
+mod send_snapshot;
 mod stabilize;
 mod status;
 mod tick;
@@ -44,6 +46,7 @@ pub(crate) fn run(cluster: &mut Cluster, line: &Line, body: &[Line]) -> Result<(
         "advance-time" => advance_time::run(cluster, args),
         "burst-ticks" => tick::run_burst(cluster, args),
         "campaign" => campaign::run(cluster, args),
+        "compact" => compact::run(cluster, args),
         "crash" => crash::run(cluster, args),
         "deliver-msgs" => deliver_msgs::run(cluster, args),
         "forget-leader" => forget_leader::run(cluster, args),
@@ -62,6 +65,7 @@ pub(crate) fn run(cluster: &mut Cluster, line: &Line, body: &[Line]) -> Result<(
         "read" => read::run(cluster, args),
         "report-unreachable" => report_unreachable::run(cluster, args),
         "restart" => restart::run(cluster, args),
+        "send-snapshot" => send_snapshot::run(cluster, args),
         "stabilize" => stabilize::run(cluster, args),
         "status" => status::run(cluster, args),
         "tick-election" => tick::run_election(cluster, args),

@@ -1,6 +1,6 @@
 //! A follower: takes the leader's entries, or waits for one and then campaigns.
 
-use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, ReadContext};
+use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId, ReadContext, SnapshotMeta};
 
 use crate::error::NotLeader;
 use crate::read_request::ReadRequests;
@@ -143,6 +143,34 @@ impl Follower {
         state.send(from, Body::HeartbeatReply { round, promise_us });
     }
 
+    /// A snapshot of the leader `from` is here. It is of use only if this log is not known to hold all
+    /// of it: an older one would cut off entries that were acknowledged (camunda/camunda#6092).
+    pub(crate) fn on_snapshot(&mut self, state: &mut State, from: NodeId, meta: SnapshotMeta) {
+        if state.installing.is_some() {
+            return;
+        }
+        let last = meta.last.index;
+        if last > state.log.commit() && !state.log.holds(meta.last) {
+            state.install(meta);
+            return;
+        }
+        if last > state.log.commit() {
+            // The same entry, so the same log up to it; and what a snapshot contains is committed.
+            self.verified = self.verified.max(last);
+            state.log.commit_to(last);
+        }
+        let commit = state.log.commit();
+        state.send_durably(from, commit, Body::AppendAccepted { last: commit });
+    }
+
+    /// The log begins anew after `last`.
+    pub(crate) fn on_installed(&mut self, state: &mut State, last: LogIndex) {
+        self.verified = self.verified.max(last);
+        if let Some(leader) = self.leader {
+            state.send_durably(leader, last, Body::AppendAccepted { last });
+        }
+    }
+
     /// Takes `entries`, which follow `prev` in the log of the leader `from`.
     pub(crate) fn on_append(
         &mut self,
@@ -152,6 +180,10 @@ impl Follower {
         mut entries: Vec<Entry>,
         commit: LogIndex,
     ) {
+        // What it would hold now is about to be replaced: an acknowledgement would not last.
+        if state.installing.is_some() {
+            return;
+        }
         let last = prev.index.plus(entries.len() as u64);
         // What is committed here equals every later leader's log, but its terms may be gone from
         // memory (they are below the base): judge the rest only.

@@ -77,6 +77,24 @@ impl Disk {
         self.entries.get(at as usize).map(|entry| entry.id)
     }
 
+    /// The log begins after `meta.last` now.
+    pub(crate) fn compact(&mut self, meta: SnapshotMeta) {
+        self.entries.retain(|entry| entry.id.index > meta.last.index);
+        self.snapshot = meta;
+    }
+
+    /// A snapshot takes the place of the log.
+    pub(crate) fn install(&mut self, meta: SnapshotMeta) {
+        assert!(self.unsynced.is_empty(), "appends are synced in order, and installs among them");
+        assert!(meta.last.index > self.hard_state.commit, "an install over committed entries");
+        self.entries.clear();
+        self.snapshot = meta;
+    }
+
+    pub(crate) fn base(&self) -> LogIndex {
+        self.snapshot.last.index
+    }
+
     /// What a restarted replica finds.
     pub(crate) fn recover(&self, applied: LogIndex) -> LogState {
         let mut terms: Vec<EntryId> = Vec::new();

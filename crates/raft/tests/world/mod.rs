@@ -11,7 +11,8 @@ use quorate_raft::{
     Config, LogFetch, MembershipChange, NodeChange, ReadId, Ready, Replica, Role, Via,
 };
 use quorate_types::{
-    Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, SnapshotMeta, Term,
+    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, SnapshotMeta,
+    Term,
 };
 
 use disk::Disk;
@@ -34,6 +35,8 @@ struct Machine {
     /// How often its ticks come, in per cent.
     pace: u32,
     clock: Clock,
+    /// A snapshot that is being installed.
+    installing: Option<SnapshotMeta>,
     /// The node is paused until this step: nothing happens to it but time.
     paused_until: u64,
 }
@@ -85,6 +88,8 @@ pub(crate) struct World {
     machines: BTreeMap<NodeId, Machine>,
     disks: BTreeMap<NodeId, Disk>,
     network: Vec<Message>,
+    /// Snapshots under way; each takes its own time.
+    streams: Vec<Message>,
     steps: u64,
     /// True time, which no node knows.
     true_us: u64,
@@ -118,6 +123,7 @@ impl World {
             append_bytes_max: random.choice([1, 80, 1 << 20]).unwrap_or(1),
             inflight_appends_max: random.usize(1..6),
             inflight_partial_max: random.usize(1..4),
+            partial_interval_us: random.choice([1_000, 50_000, u64::MAX]).unwrap_or(u64::MAX),
             eager_commit: random.bool(),
             inflight_bytes_max: random.choice([1, 200, 1 << 20]).unwrap_or(1),
             uncommitted_bytes_max: random.choice([1, 300, 1 << 20]).unwrap_or(1),
@@ -139,6 +145,7 @@ impl World {
             machines: BTreeMap::new(),
             disks: BTreeMap::new(),
             network: Vec::new(),
+            streams: Vec::new(),
             steps: 0,
             true_us: 0,
             cut: BTreeSet::new(),
@@ -147,20 +154,24 @@ impl World {
             oracle: Oracle::default(),
             snapshot,
         };
-        // Those who are no members yet hold what the group began with, and wait.
+        // Those who are no members yet know nothing, or hold what the group began with, and wait.
         let members = world.snapshot.membership.nodes();
         let spares = (1..).map(NodeId).filter(|node| !members.contains(node)).take(SPARES);
         let all: Vec<_> = members.iter().copied().chain(spares).collect();
         for node in all {
-            world.disks.insert(node, Disk::new(world.snapshot.clone()));
+            let knows = members.contains(&node) || world.random.bool();
+            let first = if knows { world.snapshot.clone() } else { SnapshotMeta::default() };
+            let applied = first.last.index;
+            world.disks.insert(node, Disk::new(first));
             let machine = Machine {
                 replica: None,
                 to_apply: Vec::new(),
-                applied: base.index,
+                applied,
                 fetches: Vec::new(),
                 starts: 0,
                 pace: 100,
                 clock: Clock::draw(&mut world.random),
+                installing: None,
                 paused_until: 0,
             };
             world.machines.insert(node, machine);
@@ -223,7 +234,10 @@ impl World {
             }
             79..250 => self.sync(node),
             250..320 => self.apply(node),
-            320..400 => self.answer_fetch(node, true),
+            320..390 => self.answer_fetch(node, true),
+            390..400 => self.compact(node),
+            400..410 => self.end_stream(false),
+            410..430 => self.install(node, true),
             _ => self.deliver_any(),
         }
         if self.random.u32(..100) < self.weather.turn_percent {
@@ -281,6 +295,10 @@ impl World {
     fn settle(&mut self, nodes: &[NodeId]) {
         for _ in 0..100_000 {
             let mut idle = self.network.is_empty();
+            while !self.streams.is_empty() {
+                self.end_stream(true);
+                idle = false;
+            }
             for message in std::mem::take(&mut self.network) {
                 self.replica(message.to).step(message);
             }
@@ -290,6 +308,7 @@ impl World {
                     self.sync(node);
                     idle = false;
                 }
+                self.install(node, false);
                 self.answer_fetch(node, false);
                 self.apply(node);
                 let now = self.now(node);
@@ -372,8 +391,9 @@ impl World {
         }
         machine.to_apply.clear();
         machine.fetches.clear();
+        machine.installing = None;
         // The state engine was not synced either; the log brings it back.
-        let base = self.snapshot.last.index;
+        let base = self.disks[&node].base();
         machine.applied = LogIndex(self.random.u64(base.value()..=machine.applied.value()));
     }
 
@@ -452,15 +472,16 @@ impl World {
 
     fn sync(&mut self, node: NodeId) {
         let count = self.random.usize(1..3);
-        let disk = self.disks.get_mut(&node).expect("a member");
-        let (mut ticket, mut released) = (None, Vec::new());
-        for (done, release) in (0..count).map_while(|_| disk.sync()) {
-            ticket = Some(done);
-            released.extend(release);
+        let mut ticket = None;
+        for _ in 0..count {
+            let disk = self.disks.get_mut(&node).expect("a member");
+            if let Some((done, released)) = disk.sync() {
+                ticket = Some(done);
+                self.send(node, released);
+            }
         }
         // The writer reports only the last ticket of what it has synced together.
         if let Some(ticket) = ticket {
-            self.send(node, released);
             self.replica(node).persisted(ticket);
         }
     }
@@ -472,6 +493,63 @@ impl World {
         assert_eq!(entries[0].id.index, machine.applied.next(), "applied in order, once");
         machine.applied = last.id.index;
         self.replica(node).applied(last.id.index);
+    }
+
+    /// Gives up some of the log.
+    fn compact(&mut self, node: NodeId) {
+        let base = self.disks[&node].base();
+        let applied = self.machines[&node].applied;
+        if self.machines[&node].installing.is_some() || applied <= base {
+            return;
+        }
+        let through = LogIndex(self.random.u64(base.value()..=applied.value()));
+        let replica = self.replica(node);
+        if through > replica.durable() {
+            return;
+        }
+        let meta = replica.snapshot_meta(through).expect("applied");
+        replica.compact(through);
+        self.disks.get_mut(&node).expect("a member").compact(meta);
+        self.oracle.compactions += 1;
+    }
+
+    /// A snapshot arrives, or is cut off, and its sender hears of it.
+    fn end_stream(&mut self, always: bool) {
+        if self.streams.is_empty() {
+            return;
+        }
+        let at = self.random.usize(..self.streams.len());
+        let message = self.streams.swap_remove(at);
+        let Body::Snapshot { meta } = &message.body else { panic!("{message:?} is no snapshot") };
+        let (from, to, last) = (message.from, message.to, meta.last.index);
+        let is_cut = !always && (self.cut.contains(&(from, to)) || self.random.u32(..5) == 0);
+        let arrives = !is_cut && self.machines[&to].replica.is_some();
+        if let Some(replica) = &mut self.machines.get_mut(&from).expect("a member").replica {
+            replica.snapshot_sent(to, arrives.then_some(last));
+        }
+        if arrives {
+            // The receiver's driver may hand it in late, or twice.
+            self.network.push(message.clone());
+            if self.random.u32(..4) == 0 {
+                self.network.push(message);
+            }
+        }
+    }
+
+    fn install(&mut self, node: NodeId, may_fail: bool) {
+        let machine = self.machines.get_mut(&node).expect("a member");
+        if self.disks[&node].unsynced() > 0 || machine.installing.is_none() {
+            return;
+        }
+        let Some(meta) = machine.installing.take() else { return };
+        if may_fail && self.random.u32(..10) == 0 {
+            return self.replica(node).install_failed();
+        }
+        machine.to_apply.clear();
+        machine.applied = meta.last.index;
+        self.disks.get_mut(&node).expect("a member").install(meta.clone());
+        self.oracle.on_installed(&meta);
+        self.replica(node).installed(&meta);
     }
 
     fn answer_fetch(&mut self, node: NodeId, may_fail: bool) {
@@ -535,8 +613,18 @@ impl World {
         let has_ready = replica.has_ready(now);
         let ready = replica.take_ready(now);
         assert_eq!(has_ready, !ready.is_empty(), "has_ready was wrong about {ready:?}");
-        let Ready { append, messages, committed, reads, refused_reads, fetch, membership, role: _ } =
-            ready;
+        let Ready {
+            append,
+            messages,
+            committed,
+            reads,
+            refused_reads,
+            fetch,
+            install,
+            snapshot_requests,
+            membership,
+            role: _,
+        } = ready;
         let wrote = append.as_ref().is_some_and(|append| !append.entries.is_empty());
         if let Some(append) = append {
             if let Some(first) = append.entries.first() {
@@ -551,14 +639,29 @@ impl World {
         if let Some(membership) = &membership {
             assert_eq!(membership, replica.membership(), "{node} gave out another membership");
         }
-        if wrote || membership.is_some() {
+        if (wrote || membership.is_some()) && self.machines[&node].installing.is_none() {
             let in_log = self.disks[&node].membership();
             assert_eq!(*replica.membership(), in_log, "{node} has another membership in its log");
         }
         self.oracle.on_turn(node, replica, &self.disks);
         self.oracle.on_applied(node, &committed, &self.disks[&node]);
         self.send(node, messages);
+        for request in snapshot_requests {
+            let applied = self.machines[&node].applied;
+            let replica = self.replica(node);
+            let meta = replica.snapshot_meta(applied).expect("applied");
+            assert!(meta.last.index >= request.min_index);
+            let (group, term) = (replica.config().group, replica.term());
+            let body = Body::Snapshot { meta };
+            self.streams.push(Message { group, from: node, to: request.to, term, body });
+        }
         let machine = self.machines.get_mut(&node).expect("a member");
+        if let Some(meta) = install {
+            assert!(machine.installing.is_none(), "one install at a time");
+            assert!(meta.last.index > machine.applied, "an install over applied entries");
+            machine.to_apply.clear();
+            machine.installing = Some(meta);
+        }
         machine.to_apply.extend(committed);
         machine.fetches.extend(fetch);
         reads.iter().for_each(|read| self.oracle.on_read_served(read.id, read.index));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_raft::{ReadId, Replica, Role};
-use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Payload, Term};
+use quorate_types::{Body, Entry, EntryId, LogIndex, Message, NodeId, Payload, SnapshotMeta, Term};
 
 use super::disk::Disk;
 
@@ -20,6 +20,8 @@ pub(crate) struct Oracle {
     pub(crate) elections: usize,
     pub(crate) reads_served: usize,
     pub(crate) changes: usize,
+    pub(crate) compactions: usize,
+    pub(crate) installs: usize,
     pub(crate) lease_reads: u64,
 }
 
@@ -55,7 +57,9 @@ impl Oracle {
                 for (&index, &(id, term)) in &self.committed {
                     assert!(
                         // Its turn may come long after its election.
-                        term >= replica.term() || replica.term_at(index) == Some(id.term),
+                        term >= replica.term()
+                            || index < replica.base().index
+                            || replica.term_at(index) == Some(id.term),
                         "leader completeness: {node} leads term {} without {id}",
                         replica.term()
                     );
@@ -67,6 +71,7 @@ impl Oracle {
                 let Some(progress) = replica.progress(*peer) else { continue };
                 if disk.hard_state().term <= replica.term()
                     && progress.match_index > replica.base().index
+                    && progress.match_index >= disk.base()
                 {
                     let held = disk.id_at(progress.match_index).map(|id| id.term);
                     assert_eq!(
@@ -111,6 +116,13 @@ impl Oracle {
         }
     }
 
+    /// A snapshot contains what is committed, and nothing else.
+    pub(crate) fn on_installed(&mut self, meta: &SnapshotMeta) {
+        let committed = self.committed.get(&meta.last.index).map(|&(id, _)| id);
+        assert_eq!(committed, Some(meta.last), "a snapshot of what is not committed");
+        self.installs += 1;
+    }
+
     /// State Machine Safety: what is applied is what is committed.
     pub(crate) fn on_applied(&self, node: NodeId, entries: &[Entry], disk: &Disk) {
         for entry in entries {
@@ -149,6 +161,7 @@ impl Oracle {
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::TimeoutNow
+            | Body::Snapshot { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. } => {}
         }

@@ -6,6 +6,7 @@
 mod members;
 mod read;
 mod replicate;
+mod snapshot;
 mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -189,6 +190,11 @@ impl Leader {
                 state.send(node, Body::Heartbeat { commit, round });
             }
             replicate(state, node, peer, self.now);
+            // What was answered in this turn was answered by now.
+            let start = peer.answered_round.take().and_then(|round| self.beats.start_of(round));
+            if let Some(start) = start {
+                peer.on_round_trip(state.now.since_us(start));
+            }
         }
         self.pump_transfer(state);
         self.step_down_if_removed(state)

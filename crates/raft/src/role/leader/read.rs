@@ -28,6 +28,7 @@ impl Leader {
         }
         peer.heard_tick = self.now;
         peer.on_heartbeat_answered(self.now);
+        peer.answered_round = Some(round);
         if let Some(start) = self.beats.start_of(round) {
             // No longer than what this replica would promise itself, whatever the peer says.
             let promise_us = promise_us.min(state.config.promise_us());

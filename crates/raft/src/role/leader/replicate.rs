@@ -3,6 +3,7 @@
 use quorate_types::{Body, Entry, EntryId, LogIndex, NodeId};
 
 use super::Leader;
+use super::snapshot::{request_snapshot, wants_snapshot};
 use crate::progress::Progress;
 use crate::ready::LogFetch;
 use crate::state::State;
@@ -36,10 +37,16 @@ impl Leader {
             state.counters.ignored_messages += 1;
             return;
         }
+        let base = state.log.terms().base().index;
+        if refused <= base {
+            // It does not even have what this log begins with.
+            peer.need_snapshot(base, self.now);
+            return;
+        }
         // The peer's log may agree with ours at the hint, or at the last entry of ours that is not
         // newer than the hint: whole terms are skipped in one round trip, on both sides.
         let meeting = state.log.terms().last_not_after(hint);
-        peer.on_rejected(refused, meeting.index, state.log.terms().base().index, self.now);
+        peer.on_rejected(refused, meeting.index, base, self.now);
     }
 
     pub(crate) fn on_unreachable(&mut self, peer: NodeId) {
@@ -53,7 +60,7 @@ impl Leader {
         let waiting = self.peers.iter_mut().find(|(_, peer)| peer.fetch == Some(fetch.number));
         let Some((&node, peer)) = waiting else { return };
         peer.fetch = None;
-        if fetch.from != peer.next() {
+        if fetch.from != peer.next() || fetch.from <= state.log.terms().base().index {
             return;
         }
         if !state.is_answer(fetch, &entries) {
@@ -66,19 +73,29 @@ impl Leader {
 }
 
 pub(super) fn wants(state: &State, peer: &Progress, now: u64) -> bool {
-    may_append(state, peer, now) || peer.wants_empty(&state.config, state.log.commit(), now)
+    wants_snapshot(state, peer, now)
+        || may_append(state, peer, now)
+        || wants_empty(state, peer, now)
+}
+
+fn wants_empty(state: &State, peer: &Progress, now: u64) -> bool {
+    let State { log, config, .. } = state;
+    peer.next() > log.terms().base().index && peer.wants_empty(config, log.commit(), now)
 }
 
 /// True when an append with entries should leave for `peer` now.
 fn may_append(state: &State, peer: &Progress, now: u64) -> bool {
     let State { log, config, .. } = state;
+    let base = log.terms().base().index;
     peer.next() <= log.last().index
+        && peer.next() > base
         && peer.has_room(config)
         && (!peer.prefers_full(config, now) || log.fills(peer.next(), config.append_bytes_max))
 }
 
 /// Sends what the window of `peer` allows, or asks for what is no longer in memory.
 pub(super) fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, now: u64) {
+    request_snapshot(state, node, peer, now);
     let last = state.log.last().index;
     while may_append(state, peer, now) {
         let cached_from = state.log.cached_from();
@@ -90,7 +107,7 @@ pub(super) fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, no
         let (entries, bytes) = state.log.slice(peer.next(), last, state.config.append_bytes_max);
         send_append(state, node, peer, entries, bytes, now);
     }
-    if peer.wants_empty(&state.config, state.log.commit(), now) {
+    if wants_empty(state, peer, now) {
         send_append(state, node, peer, Vec::new(), 0, now);
     }
 }
