@@ -206,6 +206,14 @@ impl Engine {
         self.parts.router.route(key)
     }
 
+    /// True once this node's replica of `group` has applied what was known to be committed at its last
+    /// stop, or, if it is new, when it was let in.
+    #[must_use]
+    pub fn is_caught_up(&self, group: GroupId) -> bool {
+        let resident = self.parts.router.resident(group);
+        resident.is_ok_and(|resident| resident.caught_up.load(Ordering::Acquire))
+    }
+
     /// Who leads `group`, now and from now on, as this node's replica sees it.
     ///
     /// # Errors

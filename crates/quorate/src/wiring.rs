@@ -198,7 +198,7 @@ impl Backend for EngineBackend {
     fn is_ready(&self) -> bool {
         [GroupId::PLACEMENT, GroupId::FIRST_DATA]
             .into_iter()
-            .all(|group| self.leader(group).is_some())
+            .all(|group| self.leader(group).is_some() && self.engine.is_caught_up(group))
     }
 }
 

@@ -95,8 +95,9 @@ pub(crate) struct GroupActor {
     inputs: usize,
     /// The machine is gone: a group that cannot apply must not lead, nor go on as if it could.
     failed: bool,
-    /// Set once everything that was known committed at the last stop is applied again: before that,
-    /// this replica's state may be older than what it has served.
+    /// Set once everything that was known committed at the last stop is applied again, and this replica
+    /// has applied that it takes part: before that, its state may be older than what it has served, or
+    /// than what a client has seen who was sent to a node that joins.
     caught_up: Arc<AtomicBool>,
     caught_up_at: LogIndex,
 }
@@ -146,9 +147,13 @@ impl GroupActor {
     }
 
     fn note_applied(&self) {
-        if self.group.applied_index() >= self.caught_up_at {
-            self.caught_up.store(true, Ordering::Release);
+        let (applied, replica) = (self.group.applied_index(), self.group.replica());
+        if applied < self.caught_up_at || self.caught_up.load(Ordering::Relaxed) {
+            return;
         }
+        let own = replica.config().node;
+        let belongs = replica.membership_at(applied).is_some_and(|then| then.contains(own));
+        self.caught_up.store(belongs, Ordering::Release);
     }
 
     fn report(&self) -> GroupReport {
