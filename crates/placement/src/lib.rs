@@ -5,7 +5,8 @@
 //!   partition the keyspace; lookup of a key or a range.
 //! - [`members`]: how nodes come and go in it.
 //! - [`plan`]: from what nodes are meant for to the next change of one group.
-//! - [`record`]: the stored and sent form of the map's parts, and of commands, queries and outcomes.
+//! - [`record`]: the stored and sent form of the map's parts; [`message`]: that of commands, queries and
+//!   outcomes.
 //! - [`machine`]: [`PlacementKind`], the map as a replicated state machine. A command names the version
 //!   of the map that it was made for, so two proposers that looked at one version cannot both succeed.
 //! - [`proposal`]: making commands, and reading what came of them.
@@ -15,6 +16,7 @@
 pub mod machine;
 pub mod map;
 pub mod members;
+pub mod message;
 pub mod plan;
 pub mod proposal;
 pub mod record;

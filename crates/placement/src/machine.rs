@@ -19,10 +19,12 @@ use quorate_types::{
 
 use crate::map::{Group, Node, PlacementMap, Shard};
 use crate::members::{MemberRefusal, Touched};
-use crate::record::{
-    AnswerRecord, Applied, Command, Conflict, FORMAT, GoneRecord, GroupRecord, MapRecord,
-    NodeRecord, Outcome, Query, RecordError, Rejected, ShardRecord, WholeMap, command, outcome,
+use crate::message::{
+    AnswerRecord, Applied, Command, Conflict, Outcome, Query, Rejected, WholeMap, command, outcome,
     query,
+};
+use crate::record::{
+    FORMAT, GoneRecord, GroupRecord, MapRecord, NodeRecord, RecordError, ShardRecord,
 };
 
 /// The kind of group 1.

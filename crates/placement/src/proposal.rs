@@ -11,11 +11,11 @@ use quorate_types::{GroupId, Incarnation, LogIndex, Membership, NodeId};
 use crate::machine::PlacementKind;
 use crate::map::{Group, Node, PlacementMap, Standing};
 use crate::members::MemberRefusal;
-use crate::record::{
-    AddNode, AnswerRecord, Applied, Command, Conflict, GroupRecord, JoinNode, MapRecord,
-    NodeRecord, Outcome, Query, RecordError, ReplaceNode, StandingRecord, WholeMap, command,
-    outcome, query,
+use crate::message::{
+    AddNode, AnswerRecord, Applied, Command, Conflict, JoinNode, Outcome, Query, ReplaceNode,
+    WholeMap, command, outcome, query,
 };
+use crate::record::{GroupRecord, MapRecord, NodeRecord, RecordError, StandingRecord};
 
 /// Why a change of the map did not happen.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
