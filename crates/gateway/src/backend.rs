@@ -267,6 +267,14 @@ pub trait Backend: Send + Sync + 'static {
     /// The nodes of the cluster, from memory.
     fn members(&self) -> Vec<Member>;
 
+    /// The nodes of the cluster as of now, and the term of the group that keeps them: every change that
+    /// was acknowledged before is there.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn members_now(&self)
+    -> impl Future<Output = Result<(Vec<Member>, Term), BackendError>> + Send;
+
     /// Changes who belongs to the cluster. A removal or promotion is done when every group has followed.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use quorate_api::etcdserverpb::{
 use quorate_types::NodeId;
 use tonic::{Request, Response, Status};
 
-use crate::backend::{Backend, Consistency, Member, MemberChange, MembersAnswer};
+use crate::backend::{Backend, Member, MemberChange, MembersAnswer};
 use crate::desk::Desk;
 use crate::error::ApiError;
 
@@ -46,16 +46,15 @@ impl<B: Backend> cluster_server::Cluster for ClusterService<B> {
         &self,
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
-        // A read of the keyspace is confirmed by a quorum, so whoever gets this answer heard from a node
-        // that was part of the cluster.
-        let raft_term = match request.into_inner().linearizable {
-            true => self.desk.revision(Consistency::Linearizable).await?.1,
-            false => self.desk.backend.node_status().raft_term,
+        let backend = &self.desk.backend;
+        let (members, raft_term) = match request.into_inner().linearizable {
+            true => backend.members_now().await?,
+            false => (backend.members(), backend.node_status().raft_term),
         };
         Ok(Response::new(MemberListResponse {
             // etcd leaves the revision out of this one.
             header: Some(self.desk.header(0, raft_term)),
-            members: self.desk.backend.members().into_iter().map(member).collect(),
+            members: members.into_iter().map(member).collect(),
         }))
     }
 

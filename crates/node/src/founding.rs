@@ -101,7 +101,7 @@ impl Founders {
         heard: mpsc::UnboundedReceiver<Heard>,
     ) -> Result<(Identity, BTreeMap<GroupId, RecoveredLog>), OpenError> {
         let (network, router) = around;
-        let table = gather(self, &identity, network, router, heard).await;
+        let table = gather(self, &identity, network, router, heard).await?;
         make_groups(log, &self.groups, table.keys().copied())?;
         let identity = Identity { founders: table.clone(), ..identity };
         data_dir.store(&identity)?;
@@ -129,16 +129,19 @@ impl Founders {
 
 /// Waits until every founder was heard and none of them has started, or until one that has started says
 /// that this node had been heard when it did.
+///
+/// # Errors
+/// When this node was one of a cluster that has replaced or removed it since.
 async fn gather(
     founders: &Founders,
     identity: &Identity,
     network: &Network,
     router: &Router,
     mut heard: mpsc::UnboundedReceiver<Heard>,
-) -> BTreeMap<NodeId, Incarnation> {
+) -> Result<BTreeMap<NodeId, Incarnation>, OpenError> {
     let others = founders.peers_of(identity.node);
     if others.is_empty() {
-        return BTreeMap::from([(identity.node, identity.incarnation)]);
+        return Ok(BTreeMap::from([(identity.node, identity.incarnation)]));
     }
     tracing::info!(nodes = founders.names.len(), "waiting for the other initial nodes");
     let mut complete = None;
@@ -149,6 +152,9 @@ async fn gather(
             Ok(Some(Heard::Started)) | Err(_) => {}
             // The network holds the sender as long as it lives.
             Ok(None) => std::future::pending().await,
+        }
+        if let Some(reason) = network.removed().borrow().clone() {
+            return Err(OpenError::NotLetIn(format!("{reason}; it can only join")));
         }
         let mut unstarted = 0;
         for (peer, name) in &others {
@@ -162,7 +168,7 @@ async fn gather(
             if table.is_empty() {
                 unstarted += 1;
             } else if network.adopt(&table) {
-                return table;
+                return Ok(table);
             } else {
                 tracing::error!(
                     peer = name,
@@ -174,7 +180,7 @@ async fn gather(
         if unstarted == others.len()
             && let Some(table) = complete.take()
         {
-            return table;
+            return Ok(table);
         }
     }
 }

@@ -116,6 +116,14 @@ pub(crate) async fn read_map(router: &Router) -> Result<PlacementMap, EngineErro
 }
 
 impl Engine {
+    /// The placement map as of now: every change that was acknowledged before is there.
+    ///
+    /// # Errors
+    /// When group 1 has no leader that could confirm it.
+    pub async fn map_now(&self) -> Result<PlacementMap, EngineError> {
+        read_map(&self.parts.router).await
+    }
+
     /// Changes who belongs to the cluster. Returns the node that it was about, and the map afterwards.
     ///
     /// # Errors

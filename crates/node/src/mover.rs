@@ -5,14 +5,14 @@
 //! change is under way) is seen at the next look. When a group has applied a membership that the map
 //! does not know, its leader reports it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_placement::plan::{self, Step, View, Wanted};
 use quorate_placement::{Answer, PlacementKind, PlacementMap, Refused};
 use quorate_raft::{MembershipChange, NodeChange, ProgressState, Role};
-use quorate_types::{GroupId, LogIndex, Membership, NodeId};
+use quorate_types::{GroupId, LogIndex, Membership, NodeId, Term};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -33,56 +33,69 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Moves replicas for ever.
 pub(crate) async fn run(router: Arc<Router>) {
     let mut version = router.map_version.subscribe();
+    // Groups that need no further look: idle ones must cost nothing.
+    let mut settled: BTreeMap<GroupId, (u64, Term)> = BTreeMap::new();
     loop {
         version.mark_unchanged();
         let map = router.map.load_full();
         let wanted = Wanted::of(&map);
         let residents = router.residents.load_full();
         for (group, resident) in residents.iter() {
-            let leads = resident.leadership.borrow().serving;
-            if leads && let Err(error) = attend(&router, *group, resident, &map, &wanted).await {
-                tracing::debug!(%group, %error, "its replicas stay where they are for now");
+            let leadership = *resident.leadership.borrow();
+            let life = (map.version(), leadership.term);
+            if !leadership.serving || settled.get(group) == Some(&life) {
+                continue;
+            }
+            match attend(&router, *group, resident, &map, &wanted).await {
+                Ok(true) => drop(settled.insert(*group, life)),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%group, %error, "its replicas stay where they are for now");
+                }
             }
         }
+        settled.retain(|group, _| residents.contains_key(group));
         // News or not: it looks again.
         drop(timeout(LOOK_INTERVAL, version.changed()).await);
     }
 }
 
-/// One step of one group, if there is one to make, and the report of what it has become.
+/// One step of one group, if there is one to make, and the report of what it has become. True when there
+/// is nothing more to do for this map.
 async fn attend(
     router: &Router,
     group: GroupId,
     resident: &Resident,
     map: &PlacementMap,
     wanted: &Wanted,
-) -> Result<(), EngineError> {
+) -> Result<bool, EngineError> {
     // Groups that the map does not know are the embedder's own.
-    let Some(placed) = map.group(group) else { return Ok(()) };
+    let Some(placed) = map.group(group) else { return Ok(true) };
     let report = look(router, resident).await?;
     if report.leadership.role != Role::Leader {
-        return Ok(());
+        return Ok(false);
     }
-    if let Some(applied) = report.applied_membership.as_ref().map(places)
-        && applied != placed.replicas
-    {
+    let applied = report.applied_membership.as_ref().map(places);
+    let is_known = applied.as_ref().is_none_or(|applied| *applied == placed.replicas);
+    if let Some(applied) = applied.filter(|_| !is_known) {
         tell(router, group, map.version(), &applied, report.applied).await?;
     }
     let caught_up = caught_up(&report);
     let view = View { leader: router.node, membership: &report.membership, caught_up: &caught_up };
     match plan::next_step(wanted, view) {
-        Step::Done | Step::Wait => Ok(()),
+        Step::Done => Ok(is_known && report.applied_membership.is_some()),
+        Step::Wait => Ok(false),
         Step::Transfer(heirs) => {
             if let Some(heir) = heir(&report, &heirs) {
                 tracing::info!(%group, %heir, "this node leaves: the leadership goes on");
                 router.tell(resident, Input::Transfer(heir))?;
             }
-            Ok(())
+            Ok(false)
         }
         Step::Change(target) => {
             let change = MembershipChange::of(difference(&report.membership, &target));
             tracing::info!(%group, ?change, "the membership changes");
-            ask(router, resident, change).await
+            ask(router, resident, change).await.map(|()| false)
         }
     }
 }

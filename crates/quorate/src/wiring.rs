@@ -12,16 +12,16 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_gateway::{
     Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
-    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
+    MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_node::{
-    ChangeError, Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership,
-    PlacementMap, Standing, TlsConfig,
+    Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
 };
-use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, kv};
+use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
+use crate::members::{member_change, member_error, members};
 
 /// How often the view of the node is renewed, unless that takes so long that it would cost more than
 /// [`VIEW_SHARE`] of the engine's time.
@@ -107,6 +107,10 @@ impl EngineBackend {
     fn leadership(&self, group: GroupId) -> Option<Leadership> {
         Some(*self.engine.leadership(group).ok()?.borrow())
     }
+
+    fn placement_term(&self) -> Term {
+        self.leadership(GroupId::PLACEMENT).map(|now| now.term).unwrap_or_default()
+    }
 }
 
 impl ViewUpkeep {
@@ -177,12 +181,15 @@ impl Backend for EngineBackend {
         members(&self.engine.map())
     }
 
+    async fn members_now(&self) -> Result<(Vec<Member>, Term), BackendError> {
+        let map = self.engine.map_now().await.map_err(backend_error)?;
+        Ok((members(&map), self.placement_term()))
+    }
+
     async fn change_members(&self, change: MemberChange) -> Result<MembersAnswer, MemberError> {
         let changed = self.engine.change_members(member_change(change)).await;
         let (id, map) = changed.map_err(member_error)?;
-        let placement = self.engine.leadership(GroupId::PLACEMENT);
-        let raft_term = placement.map(|now| now.borrow().term).unwrap_or_default();
-        Ok(MembersAnswer { id, members: members(&map), raft_term })
+        Ok(MembersAnswer { id, members: members(&map), raft_term: self.placement_term() })
     }
 
     async fn move_leader(&self, to: NodeId) -> Result<(), MemberError> {
@@ -200,66 +207,6 @@ impl Backend for EngineBackend {
             .into_iter()
             .all(|group| self.leader(group).is_some() && self.engine.is_caught_up(group))
     }
-}
-
-/// The members of `map`, but for those that leave. Whoever has no vote in some group yet is a learner.
-fn members(map: &PlacementMap) -> Vec<Member> {
-    map.nodes()
-        .filter(|node| node.standing != Standing::Leaving)
-        .map(|node| Member {
-            id: node.id,
-            name: node.name.clone(),
-            peer_urls: vec![format!("quic://{}", node.peer_address)],
-            client_urls: Some(&node.client_address)
-                .filter(|address| !address.is_empty())
-                .map(|address| format!("http://{address}"))
-                .into_iter()
-                .collect(),
-            is_learner: !map.votes(node.id),
-        })
-        .collect()
-}
-
-fn member_change(change: MemberChange) -> quorate_node::MemberChange {
-    match change {
-        MemberChange::Add { name, peer_address, learner } => {
-            let standing = if learner { Standing::Learner } else { Standing::Voter };
-            quorate_node::MemberChange::Add { name, peer_address, standing }
-        }
-        MemberChange::Promote(id) => quorate_node::MemberChange::Promote(id),
-        MemberChange::Remove(id) => quorate_node::MemberChange::Remove(id),
-        MemberChange::Move { id, peer_address } => {
-            quorate_node::MemberChange::Move { id, peer_address }
-        }
-        MemberChange::Replace { id, peer_address } => {
-            quorate_node::MemberChange::Replace { id, peer_address }
-        }
-    }
-}
-
-fn member_error(error: ChangeError) -> MemberError {
-    use quorate_node::MemberRefusal as Node;
-    let refusal = match error {
-        ChangeError::Engine(error) => return backend_error(error).into(),
-        ChangeError::LearnerNotReady => MemberRefusal::LearnerNotReady,
-        ChangeError::Unhealthy => MemberRefusal::Unhealthy,
-        ChangeError::BadTransferee => MemberRefusal::BadTransferee,
-        ChangeError::NotLeader => MemberRefusal::NotLeader,
-        ChangeError::Refused(refusal) => match refusal {
-            Node::NotFound => MemberRefusal::NotFound,
-            Node::NameTaken => MemberRefusal::NameTaken,
-            Node::AddressTaken => MemberRefusal::AddressTaken,
-            Node::NotLearner => MemberRefusal::NotLearner,
-            Node::TooManyLearners => MemberRefusal::TooManyLearners,
-            Node::NotEnoughStarted => MemberRefusal::NotEnoughStarted,
-            // The gateway asks for none of these.
-            Node::NoAddress | Node::OtherDirectory | Node::Replicas(_) => {
-                tracing::error!(%refusal, "a change of members makes no sense");
-                return BackendError::Unsupported("this change of members").into();
-            }
-        },
-    };
-    refusal.into()
 }
 
 fn group_status(group: &quorate_node::GroupStatus, node: NodeId) -> GroupStatus {
@@ -298,7 +245,7 @@ fn outcome(bytes: Bytes) -> Result<kv::Outcome, BackendError> {
     })
 }
 
-fn backend_error(error: EngineError) -> BackendError {
+pub(crate) fn backend_error(error: EngineError) -> BackendError {
     match error {
         EngineError::NoLeader => BackendError::NoLeader,
         EngineError::TimedOut => BackendError::TimedOut,

@@ -140,6 +140,15 @@ impl Backend for FakeBackend {
         self.state().roster.members()
     }
 
+    async fn members_now(&self) -> Result<(Vec<Member>, Term), BackendError> {
+        let mut state = self.state();
+        state.reads.push(Consistency::Linearizable);
+        match &state.failure {
+            Some(failure) => Err(failure.clone()),
+            None => Ok((state.roster.members(), TERM)),
+        }
+    }
+
     async fn change_members(&self, change: MemberChange) -> Result<MembersAnswer, MemberError> {
         let mut state = self.state();
         if let Some(failure) = &state.failure {
