@@ -21,11 +21,13 @@ enum Kind {
     Etcd(Etcd),
 }
 
-/// A cluster of three nodes, `n1` to `n3`. Its processes and its data are gone when it is dropped.
+/// A cluster of three nodes, `n1` to `n3`, and those that join it. Its processes and its data are gone when it is dropped.
 pub struct Cluster {
     /// The nodes, in order.
     pub nodes: Vec<Node>,
     kind: Kind,
+    /// Names and peer addresses of the nodes that it began with.
+    founders: Vec<(String, String)>,
     /// Given to every node on top.
     args: Vec<String>,
     dir: TempDir,
@@ -43,6 +45,8 @@ pub struct Node {
     pub metrics: String,
     /// The data directory.
     pub data: PathBuf,
+    /// It joins the cluster, or did: the cluster did not begin with it, or not with this directory.
+    pub joins: bool,
     /// The process, while the node is started.
     pub process: Option<Process>,
 }
@@ -86,18 +90,59 @@ impl Cluster {
 
     fn new(kind: impl FnOnce(&Path) -> Kind) -> Self {
         let dir = TempDir::with_prefix("quorate-test-").expect("a temporary directory can be made");
-        let address = || format!("127.0.0.1:{}", ports::free());
-        let node = |number: usize| Node {
-            name: format!("n{number}"),
-            client: address(),
-            peer: address(),
-            metrics: address(),
-            data: dir.path().join(format!("n{number}")),
-            process: None,
-        };
-        let nodes = (1..=3).map(node).collect();
+        let nodes: Vec<_> =
+            (1..=3).map(|number| Node::new(&format!("n{number}"), dir.path())).collect();
+        let founder = |node: &Node| (node.name.clone(), node.peer.clone());
+        let founders = nodes.iter().map(founder).collect();
         let kind = kind(dir.path());
-        Self { nodes, kind, args: Vec::new(), dir }
+        Self { nodes, kind, founders, args: Vec::new(), dir }
+    }
+
+    /// A further node of Quorate with a certificate, which has to be added before it is started. Returns
+    /// its number.
+    ///
+    /// # Panics
+    /// When its certificate cannot be made.
+    pub fn further_node(&mut self, name: &str) -> usize {
+        let node = Node { joins: true, ..Node::new(name, self.dir.path()) };
+        if let Kind::Quorate { certificates } = &self.kind {
+            make_certificate(certificates, name);
+        }
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// Deletes the data of node `number`, which does not run; it joins when it is started again.
+    ///
+    /// # Panics
+    /// When it runs, or the system refuses.
+    pub fn wipe(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        assert!(node.process.is_none(), "{} runs", node.name);
+        std::fs::remove_dir_all(&node.data).expect("its directory can be deleted");
+        node.joins = true;
+    }
+
+    /// `quorate member` with `args`, asked of node `asked`: the exit code and what it said.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn member(&self, asked: usize, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = quorate();
+        command.arg("member").args(args).args(["--endpoints", &self.nodes[asked].client]);
+        let output = command.output().expect("quorate runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    /// Waits until node `number` ends by itself; returns its exit code and its log.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end.
+    pub fn wait_end(&mut self, number: usize) -> (Option<i32>, String) {
+        let mut process = self.nodes[number].process.take().expect("the node runs");
+        let status = process.wait(READY_BOUND);
+        (status.code(), process.log())
     }
 
     /// Whether this is Quorate, and not the peer.
@@ -149,8 +194,8 @@ impl Cluster {
     pub fn command(&self, number: usize) -> Command {
         let node = &self.nodes[number];
         let members = |scheme: &str| {
-            let member = |node: &Node| format!("{}={scheme}{}", node.name, node.peer);
-            self.nodes.iter().map(member).collect::<Vec<_>>().join(",")
+            let member = |(name, peer): &(String, String)| format!("{name}={scheme}{peer}");
+            self.founders.iter().map(member).collect::<Vec<_>>().join(",")
         };
         match &self.kind {
             Kind::Quorate { certificates } => {
@@ -158,7 +203,10 @@ impl Cluster {
                 command.args(["serve", "--name", &node.name]).arg("--data-dir").arg(&node.data);
                 command.args(["--listen-client", &node.client, "--listen-peer", &node.peer]);
                 command.args(["--listen-metrics", &node.metrics]);
-                command.args(["--initial-cluster", &members(""), "--initial-cluster-state", "new"]);
+                match node.joins {
+                    true => command.args(["--join", &members("")]),
+                    false => command.args(["--initial-cluster", &members("")]),
+                };
                 let file = |end: &str| certificates.join(format!("{}.{end}", node.name));
                 command.arg("--cert").arg(file("crt")).arg("--key").arg(file("key"));
                 command.arg("--ca").arg(certificates.join("ca.crt"));
@@ -258,6 +306,21 @@ impl Cluster {
         make_ca(certificates);
         for node in &self.nodes {
             make_certificate(certificates, &node.name);
+        }
+    }
+}
+
+impl Node {
+    fn new(name: &str, dir: &Path) -> Self {
+        let address = || format!("127.0.0.1:{}", ports::free());
+        Self {
+            name: name.to_owned(),
+            client: address(),
+            peer: address(),
+            metrics: address(),
+            data: dir.join(name),
+            joins: false,
+            process: None,
         }
     }
 }

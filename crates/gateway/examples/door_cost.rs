@@ -15,7 +15,7 @@ use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::{PutRequest, RangeRequest};
 use quorate_gateway::{
     Answer, Backend, BackendError, Consistency, Gateway, GatewayConfig, GroupStatus, Member,
-    NodeStatus,
+    MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus,
 };
 use quorate_types::kv::{
     Command, KeyValue, Outcome, PutOutcome, Query, RangeOutcome, outcome::Body,
@@ -66,6 +66,18 @@ impl Backend for Constant {
 
     fn members(&self) -> Vec<Member> {
         Vec::new()
+    }
+
+    async fn members_now(&self) -> Result<(Vec<Member>, Term), BackendError> {
+        Ok((Vec::new(), Term(2)))
+    }
+
+    async fn change_members(&self, _: MemberChange) -> Result<MembersAnswer, MemberError> {
+        Err(MemberRefusal::NotFound.into())
+    }
+
+    async fn move_leader(&self, _: NodeId) -> Result<(), MemberError> {
+        Err(MemberRefusal::BadTransferee.into())
     }
 
     fn groups(&self) -> Vec<GroupStatus> {

@@ -3,12 +3,19 @@
 use std::sync::Arc;
 
 use quorate_api::quorate::v1::{
-    Cluster, ClusterNode, Group, Node, Peer, Role, StatusRequest, StatusResponse, admin_server,
+    AddMemberRequest, Cluster, ClusterNode, Group, MemberResponse, Node, Peer,
+    ReplaceMemberRequest, Role, StatusRequest, StatusResponse, admin_server,
 };
+use quorate_types::NodeId;
 use tonic::{Request, Response, Status};
 
-use crate::backend::{self, Backend, GroupStatus, Member};
+use crate::backend::{self, Backend, GroupStatus, Member, MemberChange};
+use crate::cluster::host_and_port;
 use crate::desk::Desk;
+use crate::error::ApiError;
+
+/// What a certificate can carry.
+const NAME_BYTES_MAX: usize = 64;
 
 /// Our own service over a backend.
 pub(crate) struct AdminService<B> {
@@ -18,6 +25,13 @@ pub(crate) struct AdminService<B> {
 impl<B: Backend> AdminService<B> {
     pub(crate) fn new(desk: Arc<Desk<B>>) -> Self {
         Self { desk }
+    }
+
+    async fn change(&self, change: MemberChange) -> Result<Response<MemberResponse>, Status> {
+        let answer = self.desk.backend.change_members(change).await?;
+        let nodes: Vec<_> = answer.members.into_iter().map(node).collect();
+        let node = nodes.iter().find(|node| node.id == answer.id.value()).cloned();
+        Ok(Response::new(MemberResponse { node, nodes }))
     }
 }
 
@@ -40,6 +54,31 @@ impl<B: Backend> admin_server::Admin for AdminService<B> {
             }),
             groups: backend.groups().into_iter().map(group).collect(),
         }))
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<AddMemberRequest>,
+    ) -> Result<Response<MemberResponse>, Status> {
+        let AddMemberRequest { name, peer_address, learner } = request.into_inner();
+        if !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+            return Err(ApiError::BadMemberName.into());
+        }
+        if host_and_port(&peer_address).is_none() {
+            return Err(ApiError::BadPeerUrls.into());
+        }
+        self.change(MemberChange::Add { name, peer_address, learner }).await
+    }
+
+    async fn replace_member(
+        &self,
+        request: Request<ReplaceMemberRequest>,
+    ) -> Result<Response<MemberResponse>, Status> {
+        let ReplaceMemberRequest { id, peer_address } = request.into_inner();
+        if !peer_address.is_empty() && host_and_port(&peer_address).is_none() {
+            return Err(ApiError::BadPeerUrls.into());
+        }
+        self.change(MemberChange::Replace { id: NodeId(id), peer_address }).await
     }
 }
 

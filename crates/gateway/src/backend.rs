@@ -57,6 +57,95 @@ pub enum BackendError {
     Unsupported(&'static str),
 }
 
+/// A change of who belongs to the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MemberChange {
+    /// Add a node, which starts as a learner.
+    Add {
+        /// Its name; empty if it is known by its address until it joins.
+        name: String,
+        /// Where other nodes will reach it, `host:port`.
+        peer_address: String,
+        /// It stays a learner until it is promoted; else it votes once it has caught up.
+        learner: bool,
+    },
+    /// Give a learner a vote.
+    Promote(NodeId),
+    /// Let a node leave.
+    Remove(NodeId),
+    /// Reach a node elsewhere.
+    Move {
+        /// The node.
+        id: NodeId,
+        /// Where other nodes will reach it, `host:port`.
+        peer_address: String,
+    },
+    /// Add a node of the same name in the place of one that lost its data.
+    Replace {
+        /// The node that lost its data.
+        id: NodeId,
+        /// Where other nodes will reach the new one, `host:port`; empty: where they reach the old one.
+        peer_address: String,
+    },
+}
+
+/// The cluster after a change of its members.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MembersAnswer {
+    /// The node that the change was about, even if it is a member no more.
+    pub id: NodeId,
+    /// The members.
+    pub members: Vec<Member>,
+    /// The term of the group that keeps them.
+    pub raft_term: Term,
+}
+
+/// Why the members cannot change, or the leadership cannot move, in this way. Nothing has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MemberRefusal {
+    /// There is no such member.
+    NotFound,
+    /// Another member has the name.
+    NameTaken,
+    /// Another member has the address.
+    AddressTaken,
+    /// It has a vote already.
+    NotLearner,
+    /// It has not caught up.
+    LearnerNotReady,
+    /// There are as many learners as may be.
+    TooManyLearners,
+    /// Those that have started would be no majority.
+    NotEnoughStarted,
+    /// Those that can be reached would be no majority.
+    Unhealthy,
+    /// The leadership cannot go to that node.
+    BadTransferee,
+    /// The node asked does not lead.
+    NotLeader,
+}
+
+/// Why a change of members or of leadership did not happen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MemberError {
+    /// It must not.
+    Refused(MemberRefusal),
+    /// There is no answer. After [`BackendError::TimedOut`] it may be under way.
+    Backend(BackendError),
+}
+
+impl From<BackendError> for MemberError {
+    fn from(error: BackendError) -> Self {
+        Self::Backend(error)
+    }
+}
+
+impl From<MemberRefusal> for MemberError {
+    fn from(refusal: MemberRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 /// Where the answering node stands; of its first data group where a figure belongs to a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeStatus {
@@ -177,6 +266,29 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The nodes of the cluster, from memory.
     fn members(&self) -> Vec<Member>;
+
+    /// The nodes of the cluster as of now, and the term of the group that keeps them: every change that
+    /// was acknowledged before is there.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn members_now(&self)
+    -> impl Future<Output = Result<(Vec<Member>, Term), BackendError>> + Send;
+
+    /// Changes who belongs to the cluster. A removal or promotion is done when every group has followed.
+    ///
+    /// # Errors
+    /// When it must not be, or there is no answer in time.
+    fn change_members(
+        &self,
+        change: MemberChange,
+    ) -> impl Future<Output = Result<MembersAnswer, MemberError>> + Send;
+
+    /// Hands everything that this node leads to another member.
+    ///
+    /// # Errors
+    /// When this node does not lead, the other cannot, or it has not taken over in time.
+    fn move_leader(&self, to: NodeId) -> impl Future<Output = Result<(), MemberError>> + Send;
 
     /// This node's replicas, from memory, by group id.
     fn groups(&self) -> Vec<GroupStatus>;

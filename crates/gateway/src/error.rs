@@ -6,7 +6,7 @@
 use quorate_types::kv::KvError;
 use tonic::{Code, Status};
 
-use crate::backend::BackendError;
+use crate::backend::{BackendError, MemberError, MemberRefusal};
 
 macro_rules! table {
     ($($(#[$doc:meta])* $name:ident => $code:ident, $text:literal;)*) => {
@@ -64,6 +64,34 @@ table! {
     NoSpace => ResourceExhausted, "etcdserver: mvcc: database space exceeded";
     /// Too much waits already.
     TooManyRequests => ResourceExhausted, "etcdserver: too many requests";
+    /// A member that is not there.
+    MemberNotFound => NotFound, "etcdserver: member not found";
+    /// A name that another member has.
+    MemberExists => FailedPrecondition, "etcdserver: member ID already exist";
+    /// A peer URL that another member has.
+    PeerUrlExists => FailedPrecondition, "etcdserver: Peer URLs already exists";
+    /// No peer URL, or one that is none.
+    BadPeerUrls => InvalidArgument, "etcdserver: given member URLs are invalid";
+    /// A member's name that no certificate can carry.
+    BadMemberName => InvalidArgument, "quorate: a member's name has 1 to 64 bytes";
+    /// Several peer URLs, of which nodes would not know which to dial.
+    OnePeerUrl => InvalidArgument, "quorate: a member has exactly one peer URL";
+    /// A promotion of what votes already.
+    NotLearner => FailedPrecondition, "etcdserver: can only promote a learner member";
+    /// A promotion of a learner that lags.
+    LearnerNotReady => FailedPrecondition,
+        "etcdserver: can only promote a learner member which is in sync with leader";
+    /// A learner more than may be.
+    TooManyLearners => FailedPrecondition, "etcdserver: too many learner members in cluster";
+    /// A change after which those that have started would be no majority.
+    NotEnoughStarted => FailedPrecondition,
+        "etcdserver: re-configuration failed due to not enough started members";
+    /// A removal after which those that can be reached would be no majority.
+    Unhealthy => Unavailable, "etcdserver: unhealthy cluster";
+    /// A leadership that is to go where it cannot.
+    BadTransferee => FailedPrecondition, "etcdserver: bad leader transferee";
+    /// A request that only a leader takes.
+    NotLeader => FailedPrecondition, "etcdserver: not leader";
     /// No leader is known.
     NoLeader => Unavailable, "etcdserver: no leader";
     /// Leadership moved while the request waited.
@@ -119,6 +147,32 @@ impl From<BackendError> for Status {
             BackendError::Unsupported(what) => return unimplemented(what),
         };
         error.into()
+    }
+}
+
+impl From<MemberRefusal> for ApiError {
+    fn from(refusal: MemberRefusal) -> Self {
+        match refusal {
+            MemberRefusal::NotFound => Self::MemberNotFound,
+            MemberRefusal::NameTaken => Self::MemberExists,
+            MemberRefusal::AddressTaken => Self::PeerUrlExists,
+            MemberRefusal::NotLearner => Self::NotLearner,
+            MemberRefusal::LearnerNotReady => Self::LearnerNotReady,
+            MemberRefusal::TooManyLearners => Self::TooManyLearners,
+            MemberRefusal::NotEnoughStarted => Self::NotEnoughStarted,
+            MemberRefusal::Unhealthy => Self::Unhealthy,
+            MemberRefusal::BadTransferee => Self::BadTransferee,
+            MemberRefusal::NotLeader => Self::NotLeader,
+        }
+    }
+}
+
+impl From<MemberError> for Status {
+    fn from(error: MemberError) -> Self {
+        match error {
+            MemberError::Refused(refusal) => ApiError::from(refusal).into(),
+            MemberError::Backend(error) => error.into(),
+        }
     }
 }
 

@@ -39,7 +39,8 @@ mod translate;
 mod writes;
 
 pub use backend::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
+    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 pub use config::GatewayConfig;
 pub use desk::ETCD_VERSION;

@@ -1,4 +1,4 @@
-//! The Maintenance service: where this node stands.
+//! The Maintenance service: where this node stands, and who leads.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use quorate_api::etcdserverpb::{
     MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
     alarm_request::AlarmAction, maintenance_server,
 };
+use quorate_types::NodeId;
 use tonic::{Request, Response, Status};
 
 use crate::backend::{Backend, Consistency};
@@ -94,9 +95,11 @@ impl<B: Backend> maintenance_server::Maintenance for MaintenanceService<B> {
 
     async fn move_leader(
         &self,
-        _: Request<MoveLeaderRequest>,
+        request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        Err(unimplemented("MoveLeader"))
+        self.desk.backend.move_leader(NodeId(request.into_inner().target_id)).await?;
+        // etcd gives no header here.
+        Ok(Response::new(MoveLeaderResponse { header: None }))
     }
 
     async fn downgrade(

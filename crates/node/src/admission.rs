@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use quorate_transport::Hello;
+use quorate_placement::{PlacementMap, Standing};
+use quorate_transport::{Hello, Refusal};
 use quorate_types::{Incarnation, NodeId};
 
 /// The nodes that this one knows, and what it has heard of them.
 ///
-/// Until a node has started it *gathers*: it notes the incarnation of every founder that says hello.
+/// Until a founder has started it *gathers*: it notes the incarnation of every founder that says hello.
 /// Once started, the table is fixed: a founder that returns with another incarnation has lost its data
-/// under a known name, and is refused.
+/// under a known name, and is refused. As soon as the placement map is known, it alone counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     own: NodeId,
@@ -19,6 +20,15 @@ pub(crate) struct Admission {
     started: bool,
     /// A peer has said that it has started: then there is a table already, and this node must be in it.
     found_started: bool,
+    registry: Option<Registry>,
+}
+
+/// What the placement map says of nodes.
+#[derive(Clone, Debug)]
+struct Registry {
+    version: u64,
+    nodes: BTreeMap<NodeId, (String, Incarnation)>,
+    gone: BTreeMap<NodeId, String>,
 }
 
 impl Admission {
@@ -31,10 +41,11 @@ impl Admission {
         names: BTreeMap<NodeId, String>,
     ) -> Self {
         let incarnations = BTreeMap::from([(own, incarnation)]);
-        Self { own, digest, names, incarnations, started: false, found_started: false }
+        let (started, found_started) = (false, false);
+        Self { own, digest, names, incarnations, started, found_started, registry: None }
     }
 
-    /// A node that has started with this table.
+    /// A node that has started with this table of founders.
     #[must_use]
     pub(crate) fn started(
         own: NodeId,
@@ -42,33 +53,65 @@ impl Admission {
         names: BTreeMap<NodeId, String>,
         founders: BTreeMap<NodeId, Incarnation>,
     ) -> Self {
-        Self { own, digest, names, incarnations: founders, started: true, found_started: true }
+        let (started, found_started) = (true, true);
+        let incarnations = founders;
+        Self { own, digest, names, incarnations, started, found_started, registry: None }
+    }
+
+    /// From now on this map says who is a member, unless a later one is known.
+    pub(crate) fn learn(&mut self, map: &PlacementMap) {
+        if self.registry.as_ref().is_some_and(|known| known.version >= map.version()) {
+            return;
+        }
+        let node =
+            |node: &quorate_placement::Node| (node.id, (node.name.clone(), node.incarnation));
+        self.registry = Some(Registry {
+            version: map.version(),
+            nodes: map.nodes().map(node).collect(),
+            gone: map.all_gone().map(|(id, name)| (id, name.to_owned())).collect(),
+        });
     }
 
     /// Whether a peer may speak.
     ///
     /// # Errors
     /// In words for both sides' logs.
-    pub(crate) fn judge(&self, hello: &Hello) -> Result<(), String> {
-        let Some(name) = self.names.get(&hello.node) else {
-            return Err(format!("node {} ({}) is not a member", hello.node_name, hello.node));
-        };
-        if *name != hello.node_name {
-            return Err(format!(
-                "node {} is called {name} here, not {}",
-                hello.node, hello.node_name
-            ));
+    pub(crate) fn judge(&self, hello: &Hello) -> Result<(), Refusal> {
+        self.judge_words(hello).map_err(Refusal::Policy)?;
+        match &self.registry {
+            Some(registry) => registry.judge(hello),
+            None => self.judge_founder(hello).map_err(Refusal::Policy),
         }
+    }
+
+    fn judge_words(&self, hello: &Hello) -> Result<(), String> {
+        let name = &hello.node_name;
         if hello.node == self.own {
             return Err(format!("node {name} exists twice"));
+        }
+        if hello.node == NodeId::ZERO {
+            // It can do nothing but ask to join.
+            return match self.started {
+                true => Ok(()),
+                false => Err("this node has not started itself and can let nobody join".to_owned()),
+            };
         }
         if hello.cluster_digest != self.digest {
             return Err(format!("node {name} was given another initial cluster"));
         }
+        Ok(())
+    }
+
+    fn judge_founder(&self, hello: &Hello) -> Result<(), String> {
+        if hello.node == NodeId::ZERO {
+            return Ok(());
+        }
+        let Some(name) = self.names.get(&hello.node) else {
+            return Err(not_a_member(hello));
+        };
+        check_name(name, hello)?;
         match self.incarnations.get(&hello.node) {
-            Some(known) if self.started && *known != hello.incarnation => Err(format!(
-                "node {name} returned with another data directory: it must be replaced, not restarted"
-            )),
+            Some(known) if self.started => check_incarnation(*known, hello),
             None if self.started => Err(format!("node {name} is not a founder")),
             Some(_) | None => Ok(()),
         }
@@ -102,83 +145,67 @@ impl Admission {
         self.started = true;
     }
 
-    /// The table, once started.
+    /// The founders' table, once started.
     #[must_use]
     pub(crate) fn table(&self) -> Option<&BTreeMap<NodeId, Incarnation>> {
         self.started.then_some(&self.incarnations)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names() -> BTreeMap<NodeId, String> {
-        (1..=3).map(|id| (NodeId(id), format!("n{id}"))).collect()
-    }
-
-    fn hello(node: u64, incarnation: u64) -> Hello {
-        Hello {
-            cluster_name: "c".into(),
-            cluster_digest: [9; 32],
-            node: NodeId(node),
-            node_name: format!("n{node}"),
-            incarnation: Incarnation(incarnation),
-            session: 0,
-            started: false,
-            synced_batches: 0,
-            target: NodeId(1),
+impl Registry {
+    fn judge(&self, hello: &Hello) -> Result<(), Refusal> {
+        if hello.node == NodeId::ZERO {
+            return Ok(());
         }
-    }
-
-    fn gathering() -> Admission {
-        Admission::gathering(NodeId(1), Incarnation(10), [9; 32], names())
-    }
-
-    #[test]
-    fn a_founder_has_its_table_when_it_has_heard_all_others() {
-        let mut admission = gathering();
-        assert_eq!(admission.hear(&hello(2, 20)), None);
-        assert_eq!(admission.hear(&hello(2, 21)), None, "n2 was wiped before anything began");
-        let table = admission.hear(&hello(3, 30)).expect("all were heard");
-        let expected = [(1, 10), (2, 21), (3, 30)].map(|(n, i)| (NodeId(n), Incarnation(i)));
-        assert_eq!(table, BTreeMap::from(expected));
-    }
-
-    #[test]
-    fn a_wiped_node_is_refused_after_the_start() {
-        let mut admission = gathering();
-        admission.hear(&hello(2, 20));
-        let table = admission.hear(&hello(3, 30)).expect("complete");
-        admission.start(table);
-        assert_eq!(admission.judge(&hello(2, 20)), Ok(()));
-        assert!(admission.judge(&hello(2, 21)).is_err());
-    }
-
-    #[test]
-    fn strangers_and_nodes_of_another_initial_cluster_are_refused() {
-        let admission = gathering();
-        assert!(admission.judge(&hello(4, 1)).is_err(), "not a member");
-        assert!(admission.judge(&hello(1, 1)).is_err(), "our own id");
-        assert!(admission.judge(&Hello { node_name: "n3".into(), ..hello(2, 1) }).is_err());
-        assert!(admission.judge(&Hello { cluster_digest: [8; 32], ..hello(2, 1) }).is_err());
-    }
-
-    #[test]
-    fn a_founder_that_meets_a_started_peer_makes_no_table_of_its_own() {
-        let mut admission = gathering();
-        assert_eq!(admission.hear(&hello(2, 20)), None);
-        assert_eq!(admission.hear(&Hello { started: true, ..hello(3, 30) }), None);
-        assert_eq!(admission.hear(&hello(2, 21)), None);
-    }
-
-    #[test]
-    fn a_table_is_adopted_only_if_it_holds_this_very_node() {
-        let admission = gathering();
-        let table = |own| {
-            BTreeMap::from([(1, own), (2, 20), (3, 30)].map(|(n, i)| (NodeId(n), Incarnation(i))))
+        if self.gone.contains_key(&hello.node) {
+            let (name, id) = (&hello.node_name, hello.node);
+            let reason = format!("node {name} ({id}) has been removed from the cluster");
+            return Err(Refusal::Removed(reason));
+        }
+        let Some((name, incarnation)) = self.nodes.get(&hello.node) else {
+            return Err(Refusal::Policy(not_a_member(hello)));
         };
-        assert!(admission.adopt(&table(10)));
-        assert!(!admission.adopt(&table(11)));
+        let known = check_name(name, hello).and_then(|()| check_incarnation(*incarnation, hello));
+        known.map_err(Refusal::Policy)
     }
 }
+
+fn not_a_member(hello: &Hello) -> String {
+    format!("node {} ({}) is not a member", hello.node_name, hello.node)
+}
+
+fn check_name(name: &str, hello: &Hello) -> Result<(), String> {
+    if name == hello.node_name {
+        return Ok(());
+    }
+    Err(format!("node {} is called {name} here, not {}", hello.node, hello.node_name))
+}
+
+fn check_incarnation(known: Incarnation, hello: &Hello) -> Result<(), String> {
+    if known == hello.incarnation {
+        return Ok(());
+    }
+    let name = &hello.node_name;
+    Err(format!(
+        "node {name} returned with another data directory: it must be replaced, not restarted"
+    ))
+}
+
+/// Whom a node dials once it has this map: all nodes that have joined, but for those whose place and
+/// address a successor has taken over.
+pub(crate) fn peers_in(map: &PlacementMap, own: NodeId) -> BTreeMap<NodeId, (String, String)> {
+    let succeeded = |node: &quorate_placement::Node| {
+        let other = |other: &quorate_placement::Node| {
+            other.id != node.id && other.has_joined() && other.peer_address == node.peer_address
+        };
+        node.standing == Standing::Leaving && map.nodes().any(other)
+    };
+    map.nodes()
+        .filter(|node| node.id != own && node.has_joined() && !succeeded(node))
+        .map(|node| (node.id, (node.name.clone(), node.peer_address.clone())))
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "admission_tests.rs"]
+mod tests;

@@ -20,10 +20,13 @@ pub struct EngineConfig {
     pub cluster_token: String,
     /// This node's name; a key of `initial_cluster`.
     pub node_name: String,
-    /// Name and peer address (`host:port`) of every initial node, this one included.
+    /// Name and peer address (`host:port`) of every initial node, this one included; for a node that
+    /// joins, of nodes that it asks. A node that has joined does without.
     pub initial_cluster: BTreeMap<String, String>,
-    /// Whether an empty directory may start a cluster.
+    /// Whether an empty directory may start a cluster, or joins one.
     pub initial_state: InitialState,
+    /// Where other nodes reach this one, `host:port`.
+    pub advertise_peer: String,
     /// Where peers are listened for (UDP).
     pub listen_peer: SocketAddr,
     /// Where clients reach this node, as told to them by member lists.
@@ -64,7 +67,7 @@ pub struct EngineConfig {
 pub enum InitialState {
     /// Yes, together with all other initial nodes.
     New,
-    /// No: the node belongs to a cluster that runs.
+    /// No: the node joins a cluster that runs, where it was added before.
     Existing,
 }
 
@@ -96,6 +99,7 @@ impl EngineConfig {
             node_name: node_name.into(),
             initial_cluster: BTreeMap::from([own_address]),
             initial_state: InitialState::New,
+            advertise_peer: listen_peer.to_string(),
             listen_peer,
             advertise_client: Vec::new(),
             labels: BTreeMap::new(),

@@ -30,7 +30,9 @@ use crate::apply::{Applier, OpenMachine};
 use crate::completions::LogCompletions;
 use crate::config::EngineConfig;
 use crate::identity::{DataDir, Identity};
+use crate::members::hand_over;
 use crate::metrics::NodeMetrics;
+use crate::net::Network;
 use crate::open::{self, OpenError};
 use crate::router::{Consistency, EngineError, ReadAnswer, Resident, Route, Router};
 use crate::snapshot::installation::Target;
@@ -57,6 +59,7 @@ pub struct Engine {
 /// What an engine consists of.
 pub(crate) struct Parts {
     pub(crate) router: Arc<Router>,
+    pub(crate) network: Arc<Network>,
     pub(crate) wal: Arc<Wal>,
     pub(crate) completions: Arc<LogCompletions>,
     pub(crate) snapshots: Arc<Snapshots>,
@@ -74,7 +77,7 @@ pub(crate) struct Parts {
     pub(crate) tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     pub(crate) placement_applied: Arc<Notify>,
     /// Locks the directory as long as anything of the node is left.
-    pub(crate) _data_dir: DataDir,
+    pub(crate) data_dir: Arc<DataDir>,
 }
 
 /// A node and its groups, for people.
@@ -203,6 +206,14 @@ impl Engine {
         self.parts.router.route(key)
     }
 
+    /// True once this node's replica of `group` has applied what was known to be committed at its last
+    /// stop, or, if it is new, when it was let in.
+    #[must_use]
+    pub fn is_caught_up(&self, group: GroupId) -> bool {
+        let resident = self.parts.router.resident(group);
+        resident.is_ok_and(|resident| resident.caught_up.load(Ordering::Acquire))
+    }
+
     /// Who leads `group`, now and from now on, as this node's replica sees it.
     ///
     /// # Errors
@@ -258,11 +269,13 @@ impl Engine {
         self.parts.identity.cluster_id()
     }
 
-    /// Stops the node: no new requests, groups stopped, state flushed, log drained, connections closed.
+    /// Stops the node: no new requests, leaderships handed over, groups stopped, state flushed, log drained, connections closed.
     /// Callers that still wait are answered. Blocks a little on disk work.
     pub async fn shutdown(self) {
         let parts = &self.parts;
         parts.router.stopping.store(true, Ordering::Release);
+        // Ticks go on meanwhile; whoever takes over within an election timeout saves the others one.
+        hand_over(&parts.router, parts.config.election_timeout).await;
         for task in std::mem::take(&mut *lock(&parts.tasks)) {
             task.abort();
         }

@@ -17,12 +17,12 @@ pub(crate) struct Request {
     /// The group that should serve it.
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6")]
     pub(crate) body: Option<request::Body>,
 }
 
 pub(crate) mod request {
-    use super::{Bytes, Empty, Oneof};
+    use super::{Bytes, Empty, JoinRequest, Oneof};
 
     #[derive(Clone, PartialEq, Oneof)]
     pub(crate) enum Body {
@@ -35,7 +35,22 @@ pub(crate) mod request {
         /// The founders' table, if you have started.
         #[prost(message, tag = "4")]
         Founders(Empty),
+        /// Let a node in that was added; of nodes without an id only.
+        #[prost(message, tag = "5")]
+        Join(JoinRequest),
+        /// Which learners of the group have caught up, if you lead it?
+        #[prost(message, tag = "6")]
+        CaughtUp(Empty),
     }
+}
+
+/// A node asks to be let in. Its name stands in its certificate.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct JoinRequest {
+    #[prost(string, tag = "1")]
+    pub(crate) peer_address: String,
+    #[prost(fixed64, tag = "2")]
+    pub(crate) incarnation: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -44,12 +59,12 @@ pub(crate) struct Empty {}
 /// The answer to a [`Request`].
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Reply {
-    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub(crate) body: Option<reply::Body>,
 }
 
 pub(crate) mod reply {
-    use super::{Answer, Empty, FoundersTable, NotLeader, Oneof};
+    use super::{Answer, Empty, FoundersTable, Joined, Nodes, NotLeader, Oneof};
 
     #[derive(Clone, PartialEq, Oneof)]
     pub(crate) enum Body {
@@ -75,7 +90,36 @@ pub(crate) mod reply {
         /// The answer has so many bytes that no frame carries it.
         #[prost(uint64, tag = "8")]
         TooLarge(u64),
+        /// The node is let in.
+        #[prost(message, tag = "9")]
+        Joined(Joined),
+        /// It is not, and asking again does not help.
+        #[prost(string, tag = "10")]
+        Refused(String),
+        #[prost(message, tag = "11")]
+        CaughtUp(Nodes),
     }
+}
+
+/// Everything that a node needs to know to take part.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Joined {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) cluster_digest: Bytes,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) founders: Option<FoundersTable>,
+    /// The placement map.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) map: Bytes,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Nodes {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) nodes: Vec<u64>,
 }
 
 /// An outcome, or the answer to a query.
@@ -118,6 +162,14 @@ impl Request {
         Self::encoded(GroupId::ZERO, request::Body::Founders(Empty {}))
     }
 
+    pub(crate) fn join(request: JoinRequest) -> Bytes {
+        Self::encoded(GroupId::ZERO, request::Body::Join(request))
+    }
+
+    pub(crate) fn caught_up(group: GroupId) -> Bytes {
+        Self::encoded(group, request::Body::CaughtUp(Empty {}))
+    }
+
     fn encoded(group: GroupId, body: request::Body) -> Bytes {
         Self { group: group.value(), body: Some(body) }.encode_to_vec().into()
     }
@@ -155,8 +207,7 @@ impl Reply {
     }
 
     pub(crate) fn of_founders(table: &BTreeMap<NodeId, Incarnation>) -> Bytes {
-        let incarnations = table.iter().map(|(node, inc)| (node.value(), inc.value())).collect();
-        Self::encoded(reply::Body::Founders(FoundersTable { incarnations }))
+        Self::encoded(reply::Body::Founders(FoundersTable::of(table)))
     }
 }
 
@@ -173,6 +224,11 @@ impl NotLeader {
 }
 
 impl FoundersTable {
+    pub(crate) fn of(table: &BTreeMap<NodeId, Incarnation>) -> Self {
+        let pairs = table.iter().map(|(node, incarnation)| (node.value(), incarnation.value()));
+        Self { incarnations: pairs.collect() }
+    }
+
     pub(crate) fn into_table(self) -> BTreeMap<NodeId, Incarnation> {
         let pairs = self.incarnations.into_iter();
         pairs.map(|(node, incarnation)| (NodeId(node), Incarnation(incarnation))).collect()

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
+use quorate_placement::PlacementMap;
 use quorate_types::{ClusterId, GroupId, Incarnation, NodeId};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
@@ -19,6 +20,9 @@ use crate::config::InitialGroup;
 
 /// The version of the identity file that this build writes and reads.
 const VERSION: u32 = 1;
+
+/// Bytes of a file's checksum.
+const CHECKSUM_BYTES: usize = 8;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +53,10 @@ pub enum DataDirError {
         /// Why.
         reason: String,
     },
-    /// The node says that its cluster runs already, but has no data.
-    #[error(
-        "data directory {0} is empty and the initial cluster state is `existing`: a node whose data \
-         is gone cannot return under its name"
-    )]
-    Empty(PathBuf),
+    /// It has joined a cluster, but its copy of the placement map is missing or damaged: it would know
+    /// no peers.
+    #[error("data directory {0} belongs to a node that has joined, but its map cannot be read")]
+    NoMap(PathBuf),
     /// The system refused.
     #[error("data directory {path}: {source}")]
     Io {
@@ -74,11 +76,11 @@ pub struct Identity {
     pub cluster_token: String,
     /// The node's name.
     pub node_name: String,
-    /// The node's id.
+    /// The node's id; zero for a node that joins and has not been told yet.
     pub node: NodeId,
     /// Drawn when this directory was made.
     pub incarnation: Incarnation,
-    /// Stands for the first snapshot: the groups and the initial voters.
+    /// Stands for the first snapshot: the groups and the initial voters. Zeros with a node of id zero.
     pub cluster_digest: [u8; 32],
     /// The incarnation of every initial node; empty until the node has started.
     pub founders: BTreeMap<NodeId, Incarnation>,
@@ -89,6 +91,12 @@ impl Identity {
     #[must_use]
     pub fn has_started(&self) -> bool {
         !self.founders.is_empty()
+    }
+
+    /// True for a node that the cluster was started with, false for one that joined later.
+    #[must_use]
+    pub fn is_founder(&self) -> bool {
+        self.founders.contains_key(&self.node)
     }
 
     /// The cluster's id, as etcd's headers carry it.
@@ -185,27 +193,21 @@ impl DataDir {
         &self.path
     }
 
-    /// The identity in the directory; `fresh` makes one for an empty directory.
+    /// The identity in the directory; `None` for an empty one.
     ///
     /// # Errors
     /// When the directory is another's, unidentified or unreadable.
-    pub fn identify(
-        &self,
-        fresh: impl FnOnce() -> Result<Identity, DataDirError>,
-        wanted: (&str, &str, &str),
-    ) -> Result<Identity, DataDirError> {
+    pub fn identity(&self, wanted: (&str, &str, &str)) -> Result<Option<Identity>, DataDirError> {
         let Some(found) = self.load()? else {
             if self.log_path().exists() || self.state_path().exists() {
                 return Err(DataDirError::Unidentified(self.path.clone()));
             }
-            let identity = fresh()?;
-            self.store(&identity)?;
-            return Ok(identity);
+            return Ok(None);
         };
         let names =
             (found.cluster_name.as_str(), found.cluster_token.as_str(), found.node_name.as_str());
         if names == wanted {
-            return Ok(found);
+            return Ok(Some(found));
         }
         let say = |(cluster, token, node)| format!("node {node} of cluster {cluster} ({token})");
         Err(DataDirError::Foreign {
@@ -213,6 +215,28 @@ impl DataDir {
             found: say(names),
             wanted: say(wanted),
         })
+    }
+
+    /// Keeps a copy of the placement map, by which the node finds its peers after a restart.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn store_map(&self, map: &PlacementMap) -> Result<(), DataDirError> {
+        self.store_checked("map", &map.encode())
+    }
+
+    /// The copy of the placement map; `None` if there is none that can be read.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn map(&self) -> Result<Option<PlacementMap>, DataDirError> {
+        let file = match fs::read(self.path.join("map")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(DataDirError::Io { path: self.path.clone(), source }),
+        };
+        // It is a copy: founders do without, and group 1 brings a new one.
+        Ok(checked(&file).and_then(|bytes| PlacementMap::decode(bytes).ok()))
     }
 
     /// Makes `identity` durable: a crash leaves the old file or the new one.
@@ -234,10 +258,13 @@ impl DataDir {
                 .map(|(node, inc)| (node.value(), inc.value()))
                 .collect(),
         };
-        let bytes = record.encode_to_vec();
-        let mut file = digest_of(&[&bytes])[..8].to_vec();
-        file.extend_from_slice(&bytes);
-        self.replace_file("identity", &file)
+        self.store_checked("identity", &record.encode_to_vec())
+    }
+
+    /// Writes a file that begins with a checksum of what follows.
+    fn store_checked(&self, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
+        let file = [&digest_of(&[bytes])[..CHECKSUM_BYTES], bytes].concat();
+        self.replace_file(name, &file)
             .map_err(|source| DataDirError::Io { path: self.path.clone(), source })
     }
 
@@ -249,11 +276,8 @@ impl DataDir {
         };
         let unreadable =
             |reason: String| DataDirError::Unreadable { path: self.path.clone(), reason };
-        let (checksum, bytes) =
-            file.split_at_checked(8).ok_or_else(|| unreadable("it is too short".into()))?;
-        if digest_of(&[bytes])[..8] != *checksum {
-            return Err(unreadable("its checksum does not match".into()));
-        }
+        let bytes =
+            checked(&file).ok_or_else(|| unreadable("its checksum does not match".into()))?;
         let record = Record::decode(bytes).map_err(|error| unreadable(error.to_string()))?;
         if record.version != VERSION {
             return Err(unreadable(format!("version {} is not supported", record.version)));
@@ -291,6 +315,12 @@ impl DataDir {
         // The new name is durable only with the directory.
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// What follows the checksum, if that is right.
+fn checked(file: &[u8]) -> Option<&[u8]> {
+    let (checksum, bytes) = file.split_at_checked(CHECKSUM_BYTES)?;
+    (digest_of(&[bytes])[..CHECKSUM_BYTES] == *checksum).then_some(bytes)
 }
 
 /// A random number from the system, for incarnations, sessions and seeds.
@@ -341,84 +371,5 @@ fn first_u64(digest: &[u8; 32]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn identity(node_name: &str) -> Identity {
-        Identity {
-            cluster_name: "c".into(),
-            cluster_token: "t".into(),
-            node_name: node_name.into(),
-            node: node_id("c", "t", node_name),
-            incarnation: Incarnation(7),
-            cluster_digest: [3; 32],
-            founders: BTreeMap::from([(NodeId(1), Incarnation(2))]),
-        }
-    }
-
-    fn never() -> Result<Identity, DataDirError> {
-        panic!("an identity was made where one existed")
-    }
-
-    #[test]
-    fn an_identity_outlives_the_process() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let made = DataDir::open(dir.path())
-            .and_then(|data| data.identify(|| Ok(identity("n1")), ("c", "t", "n1")))
-            .expect("an empty directory takes an identity");
-        let found = DataDir::open(dir.path())
-            .and_then(|data| data.identify(never, ("c", "t", "n1")))
-            .expect("the identity is found again");
-        assert_eq!(made, found);
-    }
-
-    #[test]
-    fn a_directory_has_one_user_at_a_time() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let _first = DataDir::open(dir.path()).expect("free");
-        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::InUse(_))));
-    }
-
-    #[test]
-    fn the_directory_of_another_node_or_cluster_is_refused() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let data = DataDir::open(dir.path()).expect("free");
-        data.identify(|| Ok(identity("n1")), ("c", "t", "n1")).expect("made");
-        for wanted in [("c", "t", "n2"), ("d", "t", "n1"), ("c", "u", "n1")] {
-            assert!(matches!(data.identify(never, wanted), Err(DataDirError::Foreign { .. })));
-        }
-    }
-
-    #[test]
-    fn data_without_an_identity_is_refused() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let data = DataDir::open(dir.path()).expect("free");
-        fs::create_dir(data.log_path()).expect("made");
-        let refused = data.identify(never, ("c", "t", "n1"));
-        assert!(matches!(refused, Err(DataDirError::Unidentified(_))));
-    }
-
-    #[test]
-    fn a_damaged_identity_is_refused() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let data = DataDir::open(dir.path()).expect("free");
-        data.store(&identity("n1")).expect("stored");
-        let path = dir.path().join("identity");
-        let good = fs::read(&path).expect("read");
-        for at in 0..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 0x10;
-            fs::write(&path, &bad).expect("written");
-            let refused = data.identify(never, ("c", "t", "n1"));
-            assert!(matches!(refused, Err(DataDirError::Unreadable { .. })), "flip at {at}");
-        }
-        fs::write(&path, &good[..5]).expect("written");
-        assert!(matches!(data.load(), Err(DataDirError::Unreadable { .. })));
-    }
-
-    #[test]
-    fn ids_differ_by_every_name() {
-        let ids = [node_id("c", "t", "n"), node_id("ct", "", "n"), node_id("c", "tn", "")];
-        assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
-    }
-}
+#[path = "identity_tests.rs"]
+mod tests;

@@ -6,17 +6,19 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use prost::Message as _;
+use quorate_placement::PlacementMap;
 use quorate_transport::{Handler, Hello, PeerEvent, Refusal, Replier, SnapshotOffer};
 use quorate_types::{Body, EntryId, GroupId, Incarnation, Message, NodeId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
 use crate::admission::Admission;
 use crate::engine::Parts;
-use crate::forward::{Empty, Reply, Request, reply, request};
+use crate::forward::{Empty, JoinRequest, Nodes, Reply, Request, reply, request};
 use crate::identity::Identity;
 use crate::router::Router;
 use crate::snapshot::arrival;
+use crate::{join, members, mover};
 
 /// A node's side of the transport.
 pub(crate) struct Network {
@@ -24,6 +26,10 @@ pub(crate) struct Network {
     identity: Identity,
     session: u64,
     admission: Mutex<Admission>,
+    /// Why this node does not belong to the cluster any more, once it is known.
+    removed: watch::Sender<Option<String>>,
+    /// Nodes that join are let in one at a time: each costs a change of the map.
+    joining: Arc<tokio::sync::Semaphore>,
     started: AtomicBool,
     /// Set once groups may be made here.
     parts: OnceLock<Weak<Parts>>,
@@ -49,7 +55,30 @@ impl Network {
     ) -> Self {
         let started = AtomicBool::new(identity.has_started());
         let (admission, parts) = (Mutex::new(admission), OnceLock::new());
-        Self { router, identity, session, admission, started, parts, gathering }
+        let removed = watch::Sender::new(None);
+        let joining = Arc::new(tokio::sync::Semaphore::new(1));
+        Self { router, identity, session, admission, removed, joining, started, parts, gathering }
+    }
+
+    /// From now on this map says who is a member.
+    pub(crate) fn learn(&self, map: &PlacementMap) {
+        self.with_admission(|admission| admission.learn(map));
+        if map.gone(self.identity.node).is_some() {
+            self.note_removed("this node has been removed from the cluster".to_owned());
+        }
+    }
+
+    /// Why this node does not belong to the cluster any more, as soon as it is known.
+    pub(crate) fn removed(&self) -> watch::Receiver<Option<String>> {
+        self.removed.subscribe()
+    }
+
+    fn note_removed(&self, reason: String) {
+        self.removed.send_if_modified(|removed| {
+            let news = removed.is_none();
+            removed.get_or_insert(reason);
+            news
+        });
     }
 
     /// From now on the founders are fixed.
@@ -126,6 +155,36 @@ impl Network {
         // An empty table says that this node has not started either.
         replier.send(Reply::of_founders(&table.unwrap_or_default()));
     }
+
+    /// Lets a node in that was added.
+    fn let_in(&self, name: &str, request: JoinRequest, replier: Replier) {
+        let Ok(permit) = Arc::clone(&self.joining).try_acquire_owned() else {
+            let reason = "another node is joining";
+            return replier.send(Reply::encoded(reply::Body::Failed(reason.to_owned())));
+        };
+        // As group 1 has it: a node that joins needs to know whom the cluster began with.
+        let founders = self.with_admission(|admission| admission.table().cloned());
+        let identity = Identity { founders: founders.unwrap_or_default(), ..self.identity.clone() };
+        let (router, name) = (Arc::clone(&self.router), name.to_owned());
+        tokio::spawn(async move {
+            replier.send(join::answer(&router, &identity, &name, request).await);
+            drop(permit);
+        });
+    }
+
+    /// Which learners of a group that this node leads have caught up.
+    fn caught_up(&self, group: GroupId, replier: Replier) {
+        let router = Arc::clone(&self.router);
+        tokio::spawn(async move {
+            let unknown = Reply::encoded(reply::Body::UnknownGroup(Empty {}));
+            let Ok(resident) = router.resident(group) else { return replier.send(unknown) };
+            let Ok(report) = members::look(&router, &resident).await else {
+                return replier.send(unknown);
+            };
+            let nodes = mover::caught_up(&report).into_iter().map(NodeId::value).collect();
+            replier.send(Reply::encoded(reply::Body::CaughtUp(Nodes { nodes })));
+        });
+    }
 }
 
 impl Handler for Network {
@@ -144,7 +203,7 @@ impl Handler for Network {
     }
 
     fn admit(&self, peer: &Hello) -> Result<(), Refusal> {
-        self.with_admission(|admission| admission.judge(peer)).map_err(Refusal)
+        self.with_admission(|admission| admission.judge(peer))
     }
 
     fn on_peer(&self, node: NodeId, event: PeerEvent) {
@@ -164,6 +223,10 @@ impl Handler for Network {
                 for resident in self.router.residents.load().values() {
                     drop(self.router.tell(resident, Input::Unreachable(node)));
                 }
+            }
+            PeerEvent::Removed { reason } => {
+                tracing::error!(peer = %node, reason, "this node has been removed");
+                self.note_removed(reason);
             }
             PeerEvent::Refused { reason } => tracing::error!(peer = %node, reason, "peer refused"),
         }
@@ -198,7 +261,7 @@ impl Handler for Network {
         }
     }
 
-    fn on_request(&self, _: NodeId, body: Bytes, _: u32, replier: Replier) {
+    fn on_request(&self, from: NodeId, name: &str, body: Bytes, _: u32, replier: Replier) {
         let request = match Request::decode(body) {
             Ok(request) => request,
             Err(error) => {
@@ -207,10 +270,19 @@ impl Handler for Network {
         };
         let group = GroupId(request.group);
         match request.body {
+            // Who has no id can do nothing else, and who has one has no need of it.
+            Some(request::Body::Join(join)) if from == NodeId::ZERO => {
+                self.let_in(name, join, replier);
+            }
+            _ if from == NodeId::ZERO => {
+                let reason = "a node without an id can only ask to join";
+                replier.send(Reply::encoded(reply::Body::Failed(reason.into())));
+            }
+            Some(request::Body::CaughtUp(Empty {})) => self.caught_up(group, replier),
             Some(request::Body::Propose(command)) => self.propose(group, command, replier),
             Some(request::Body::Read(query)) => self.read(group, query, replier),
             Some(request::Body::Founders(Empty {})) => self.founders(replier),
-            None => {
+            Some(request::Body::Join(_)) | None => {
                 let reason = "a request of a kind that this version does not know";
                 replier.send(Reply::encoded(reply::Body::Failed(reason.into())));
             }

@@ -1,8 +1,8 @@
 //! Opening a node, step by step.
 //!
-//! 1. Take and identify the data directory; recover the log and open the state.
-//! 2. Listen for peers, and dial them.
-//! 3. A node that has not started gathers the incarnations of all founders, or takes the table over
+//! 1. Take and identify the data directory. A node that joins asks to be let in, and learns its id.
+//! 2. Recover the log and open the state; listen for peers, and dial them.
+//! 3. An initial node that has not started gathers the incarnations of all founders, or takes the table over
 //!    from one that has started; makes the first groups in its log; and only then makes the table
 //!    durable. So a directory with a table has its groups: a log that was deleted cannot pass for new.
 //! 4. Start the log's threads and the applier, and give every group its actor.
@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics::Recorder;
@@ -21,34 +20,28 @@ use quorate_placement::{MapError, Node, PlacementKind, PlacementMap};
 use quorate_store::{RocksConfig, RocksState, StateEngine};
 use quorate_transport::{Limits, Transport, TransportConfig};
 use quorate_types::machine::StateError;
-use quorate_types::{EntryId, GroupId, Incarnation, MachineKind, Membership, NodeId, SnapshotMeta};
+use quorate_types::{EntryId, GroupId, MachineKind, NodeId};
 use quorate_wal::rocks::{RocksLog, RocksOptions};
-use quorate_wal::{LogError, LogStore, RecoveredLog, Wal, WalConfig, Write};
-use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::timeout;
+use quorate_wal::{LogError, LogStore, RecoveredLog, Wal, WalConfig};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::actor::Input;
-use crate::admission::Admission;
+use crate::admission::{Admission, peers_in};
 use crate::apply::Applier;
 use crate::completions::LogCompletions;
-use crate::config::{EngineConfig, InitialGroup, InitialState};
-use crate::engine::{Engine, FIRST, Kinds, Parts, lock};
-use crate::forward::{Request, reply};
-use crate::identity::{DataDir, DataDirError, Identity, cluster_digest, node_id, random_u64};
+use crate::config::{EngineConfig, InitialState};
+use crate::engine::{Engine, Kinds, Parts, lock};
+use crate::founding::{Founders, fresh_identity, initial_groups, make_groups};
+use crate::identity::{DataDir, DataDirError, Identity, random_u64};
 use crate::metrics::NodeMetrics;
-use crate::net::{Heard, Network};
+use crate::net::Network;
 use crate::router::Router;
 use crate::snapshot::files::Files;
 use crate::snapshot::installation::{InstallError, redo_all};
 use crate::snapshot::transfer::Snapshots;
 use crate::snapshot::truncator;
-use crate::{steward, ticker};
-
-/// How long a gathering node waits for a peer's table.
-const FOUNDERS_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How often a gathering node asks its peers whether they have started.
-const ASK_INTERVAL: Duration = Duration::from_millis(500);
+use crate::steward::Steward;
+use crate::{join, mover, ticker};
 
 /// Why a node does not open.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +67,9 @@ pub enum OpenError {
     /// The settings contradict each other.
     #[error("{0}")]
     Config(String),
+    /// The cluster does not let the node in.
+    #[error("the cluster does not let this node in: {0}")]
+    NotLetIn(String),
     /// The first map would break its own rules.
     #[error("initial cluster: {0}")]
     Map(#[from] MapError),
@@ -125,10 +121,9 @@ pub(crate) async fn open(
     kinds: Vec<Arc<dyn MachineKind>>,
     recorder: &dyn Recorder,
 ) -> Result<Engine, OpenError> {
-    let founders = Founders::of(&config)?;
     let kinds = kinds_by_name(kinds);
-    let data_dir = DataDir::open(&config.data_dir)?;
-    let identity = identify(&data_dir, &config, &founders)?;
+    let data_dir = Arc::new(DataDir::open(&config.data_dir)?);
+    let start = Start::of(&config, &data_dir).await?;
     let mut log = RocksLog::open(&data_dir.log_path(), &RocksOptions::default())?;
     let state: Arc<dyn StateEngine> =
         Arc::new(RocksState::open(&RocksConfig::new(data_dir.state_path()))?);
@@ -137,12 +132,25 @@ pub(crate) async fn open(
     redo_all(&mut log, &*state, &files, &kinds)?;
     let mut recovered = log.recover()?;
 
-    let metrics = Arc::new(NodeMetrics::new(recorder, &founders.peers_of(identity.node)));
-    let first_map = founders.first_map(&identity)?;
+    let Start { identity, map, beginning } = start;
+    let groups = initial_groups(&config);
+    if beginning == Beginning::Joins {
+        // The identity is last: a directory with an id has its groups, and a log that was deleted
+        // cannot pass for new.
+        make_groups(&mut log, &groups, identity.founders.keys().copied())?;
+        recovered = log.recover()?;
+        data_dir.store_map(&map)?;
+        data_dir.store(&identity)?;
+    }
+    let peers: Vec<_> = map.nodes().filter(|node| node.id != identity.node).collect();
+    let dialed = peers_in(&map, identity.node);
+    let labels: Vec<_> = peers.iter().map(|node| (node.id, node.name.clone())).collect();
+    let metrics = Arc::new(NodeMetrics::new(recorder, &labels));
     let router = Arc::new(Router {
         node: identity.node,
         residents: ArcSwap::default(),
-        map: ArcSwap::from_pointee(first_map),
+        map: ArcSwap::from_pointee(map.clone()),
+        map_version: watch::Sender::new(map.version()),
         transport: ArcSwapOption::empty(),
         proposal_bytes: Arc::new(Semaphore::new(
             config.proposal_bytes_max.min(Semaphore::MAX_PERMITS),
@@ -153,7 +161,7 @@ pub(crate) async fn open(
     });
     let session = random_u64()?;
     let (gathering, heard) = mpsc::unbounded_channel();
-    let admission = founders.admission(&identity);
+    let admission = admission(&identity, &map, &beginning);
     let network = Arc::new(Network::new(
         Arc::clone(&router),
         identity.clone(),
@@ -163,27 +171,34 @@ pub(crate) async fn open(
     ));
     let transport = listen(&config, &identity, &network, recorder).await?;
     router.transport.store(Some(Arc::new(transport.clone())));
-    for (node, name) in founders.peers_of(identity.node) {
-        transport.label_peer(&name, recorder);
-        transport.add_peer(node, &name, founders.addresses[&name].clone())?;
+    for node in peers {
+        transport.label_peer(&node.name, recorder);
+        // While a cluster is founded nobody knows who has joined: that is what is to be found out.
+        let dialed = !identity.has_started() || dialed.contains_key(&node.id);
+        if dialed {
+            transport.add_peer(node.id, &node.name, node.peer_address.clone())?;
+        }
     }
 
-    let groups = founders.initial_groups(&config);
-    let identity = if identity.has_started() {
-        if let Some(group) = groups.iter().find(|group| !recovered.contains_key(&group.id)) {
-            return Err(OpenError::MissingGroup(group.id));
+    let identity = match &beginning {
+        Beginning::Founds(founders) => {
+            let around = (&*network, &*router);
+            let founded = founders.found(identity, &data_dir, &mut log, around, heard).await?;
+            recovered = founded.1;
+            founded.0
         }
-        identity
-    } else {
-        let table = gather(&founders, &identity, &network, &router, heard).await;
-        found(&mut log, &mut recovered, &groups, founders.names.keys().copied())?;
-        let identity = Identity { founders: table.clone(), ..identity };
-        data_dir.store(&identity)?;
-        network.start(table);
-        identity
+        Beginning::Joins | Beginning::Returns(_) => identity,
+    };
+    if let Some(group) = groups.iter().find(|group| !recovered.contains_key(&group.id)) {
+        return Err(OpenError::MissingGroup(group.id));
+    }
+    let first_map = match &beginning {
+        Beginning::Founds(founders) | Beginning::Returns(Some(founders)) => {
+            Some(founders.first_map(&identity)?)
+        }
+        Beginning::Joins | Beginning::Returns(None) => None,
     };
 
-    let first_map = founders.first_map(&identity)?;
     let completions = Arc::new(LogCompletions::new(Arc::clone(&router)));
     let for_wal = Arc::clone(&completions);
     let wal = Arc::new(Wal::start(log, for_wal, WalConfig::default(), recorder));
@@ -205,6 +220,7 @@ pub(crate) async fn open(
     ));
     let parts = Arc::new(Parts {
         router,
+        network,
         snapshots,
         wal,
         completions,
@@ -220,116 +236,96 @@ pub(crate) async fn open(
         metrics,
         tasks: Mutex::new(Vec::new()),
         placement_applied,
-        _data_dir: data_dir,
+        data_dir,
     });
     for (group, log) in recovered {
         resume(&parts, group, log)?;
     }
-    network.take_snapshots(&parts);
+    parts.network.take_snapshots(&parts);
     start_tasks(&parts, first_map);
     Ok(Engine { parts })
 }
 
-/// The initial nodes, as the settings name them.
-struct Founders {
-    names: BTreeMap<NodeId, String>,
-    addresses: BTreeMap<String, String>,
-    digest: [u8; 32],
+/// What a node knows before it opens its log.
+struct Start {
+    identity: Identity,
+    /// The last map that it knew; before the first one, that of the initial nodes.
+    map: PlacementMap,
+    beginning: Beginning,
 }
 
-impl Founders {
-    fn of(config: &EngineConfig) -> Result<Self, OpenError> {
-        let EngineConfig { cluster_name, cluster_token, node_name, initial_cluster, .. } = config;
-        if !initial_cluster.contains_key(node_name) {
-            return Err(OpenError::Config(format!(
-                "node {node_name} is not among the initial nodes {:?}",
-                initial_cluster.keys().collect::<Vec<_>>()
-            )));
-        }
-        let id = |name: &String| (node_id(cluster_name, cluster_token, name), name.clone());
-        let names: BTreeMap<_, _> = initial_cluster.keys().map(id).collect();
-        let digest = cluster_digest(cluster_name, cluster_token, &names, &config.initial_groups);
-        Ok(Self { names, addresses: initial_cluster.clone(), digest })
-    }
+/// How a node comes to take part.
+#[derive(PartialEq, Eq)]
+enum Beginning {
+    /// It is an initial node that has not started.
+    Founds(Founders),
+    /// It has just been let in; nothing of that is on disk yet.
+    Joins,
+    /// It has started before; with the initial nodes, if it is one.
+    Returns(Option<Founders>),
+}
 
-    fn peers_of(&self, own: NodeId) -> Vec<(NodeId, String)> {
-        let others = self.names.iter().filter(|(node, _)| **node != own);
-        others.map(|(node, name)| (*node, name.clone())).collect()
-    }
-
-    fn admission(&self, identity: &Identity) -> Admission {
-        let Identity { node, incarnation, cluster_digest, founders, .. } = identity;
-        let names = self.names.clone();
-        if identity.has_started() {
-            Admission::started(*node, *cluster_digest, names, founders.clone())
-        } else {
-            Admission::gathering(*node, *incarnation, *cluster_digest, names)
-        }
-    }
-
-    /// The placement group and the groups that the settings ask for.
-    fn initial_groups(&self, config: &EngineConfig) -> Vec<InitialGroup> {
-        let kind = PlacementKind::NAME.to_owned();
-        let placement = InitialGroup { id: GroupId::PLACEMENT, kind, range: None };
-        std::iter::once(placement).chain(config.initial_groups.iter().cloned()).collect()
-    }
-
-    /// The map that the cluster starts with. Nobody knows the others' client addresses and labels yet:
-    /// each node adds its own.
-    fn first_map(&self, identity: &Identity) -> Result<PlacementMap, OpenError> {
-        let node = |(&id, name): (&NodeId, &String)| Node {
-            id,
-            name: name.clone(),
-            client_address: String::new(),
-            peer_address: self.addresses[name].clone(),
-            labels: BTreeMap::new(),
-            incarnation: identity.founders.get(&id).copied().unwrap_or_default(),
+impl Start {
+    async fn of(config: &EngineConfig, data_dir: &DataDir) -> Result<Self, OpenError> {
+        let EngineConfig { cluster_name, cluster_token, node_name, .. } = config;
+        let found = data_dir.identity((cluster_name, cluster_token, node_name))?;
+        let joins = match &found {
+            Some(identity) => identity.node == NodeId::ZERO,
+            None => config.initial_state == InitialState::Existing,
         };
-        Ok(PlacementMap::first(self.names.iter().map(node))?)
+        if joins {
+            let identity = match found {
+                Some(identity) => identity,
+                None => fresh_identity(config)?,
+            };
+            // The incarnation must be durable before anybody hears of it.
+            data_dir.store(&identity)?;
+            let (identity, map) = join::ask(config, identity).await?;
+            return Ok(Self { identity, map, beginning: Beginning::Joins });
+        }
+        let known = data_dir.map()?;
+        // A founder needs its settings no more either, unless they say how the cluster began: then
+        // they must say so rightly.
+        let existing = config.initial_state == InitialState::Existing && known.is_some();
+        if let Some(identity) = &found
+            && identity.has_started()
+            && (existing || !identity.is_founder())
+        {
+            let map = known.ok_or_else(|| DataDirError::NoMap(config.data_dir.clone()))?;
+            let identity = identity.clone();
+            return Ok(Self { identity, map, beginning: Beginning::Returns(None) });
+        }
+        let founders = Founders::of(config)?;
+        let identity = founders.identity(found, data_dir, config)?;
+        let map = known.map_or_else(|| founders.first_map(&identity), Ok)?;
+        let beginning = match identity.has_started() {
+            true => Beginning::Returns(Some(founders)),
+            false => Beginning::Founds(founders),
+        };
+        Ok(Self { identity, map, beginning })
     }
+}
+
+fn admission(identity: &Identity, map: &PlacementMap, beginning: &Beginning) -> Admission {
+    let Identity { node, incarnation, cluster_digest, founders, .. } = identity;
+    let names = match beginning {
+        Beginning::Founds(initial) => {
+            let names = initial.names.clone();
+            return Admission::gathering(*node, *incarnation, *cluster_digest, names);
+        }
+        Beginning::Returns(Some(initial)) => initial.names.clone(),
+        Beginning::Joins | Beginning::Returns(None) => BTreeMap::new(),
+    };
+    let mut admission = Admission::started(*node, *cluster_digest, names, founders.clone());
+    // The first map says what the founders' table says.
+    admission.learn(map);
+    admission
 }
 
 fn kinds_by_name(kinds: Vec<Arc<dyn MachineKind>>) -> Kinds {
     let placement: Arc<dyn MachineKind> = Arc::new(PlacementKind);
     let all = kinds.into_iter().chain([placement]);
     all.map(|kind| (kind.name().to_owned(), kind)).collect()
-}
-
-fn identify(
-    data_dir: &DataDir,
-    config: &EngineConfig,
-    founders: &Founders,
-) -> Result<Identity, OpenError> {
-    let EngineConfig { cluster_name, cluster_token, node_name, .. } = config;
-    let fresh = || {
-        if config.initial_state == InitialState::Existing {
-            return Err(DataDirError::Empty(config.data_dir.clone()));
-        }
-        let io_error = |source| DataDirError::Io { path: config.data_dir.clone(), source };
-        Ok(Identity {
-            cluster_name: cluster_name.clone(),
-            cluster_token: cluster_token.clone(),
-            node_name: node_name.clone(),
-            node: node_id(cluster_name, cluster_token, node_name),
-            incarnation: Incarnation(random_u64().map_err(io_error)?),
-            cluster_digest: founders.digest,
-            founders: BTreeMap::new(),
-        })
-    };
-    let identity = data_dir.identify(fresh, (cluster_name, cluster_token, node_name))?;
-    if identity.cluster_digest == founders.digest {
-        return Ok(identity);
-    }
-    if identity.has_started() {
-        return Err(OpenError::Config(format!(
-            "the initial cluster is not the one that this node was started with: {:?}",
-            config.initial_cluster.keys().collect::<Vec<_>>()
-        )));
-    }
-    // It has promised nothing yet: the settings were corrected.
-    let identity = Identity { cluster_digest: founders.digest, ..identity };
-    data_dir.store(&identity)?;
-    Ok(identity)
 }
 
 async fn listen(
@@ -352,77 +348,6 @@ async fn listen(
     };
     let handler = Arc::clone(network);
     Ok(Transport::open(transport, handler, Arc::clone(&config.link), recorder).await?)
-}
-
-/// Waits until every founder was heard and none of them has started, or until one that has started says
-/// that this node had been heard when it did.
-async fn gather(
-    founders: &Founders,
-    identity: &Identity,
-    network: &Network,
-    router: &Router,
-    mut heard: mpsc::UnboundedReceiver<Heard>,
-) -> BTreeMap<NodeId, Incarnation> {
-    let others = founders.peers_of(identity.node);
-    if others.is_empty() {
-        return BTreeMap::from([(identity.node, identity.incarnation)]);
-    }
-    tracing::info!(nodes = founders.names.len(), "waiting for the other initial nodes");
-    let mut complete = None;
-    loop {
-        // A peer that starts after its hello does not say so again: ask, now and then.
-        match timeout(ASK_INTERVAL, heard.recv()).await {
-            Ok(Some(Heard::All(table))) => complete = Some(table),
-            Ok(Some(Heard::Started)) | Err(_) => {}
-            // The network holds the sender as long as it lives.
-            Ok(None) => std::future::pending().await,
-        }
-        let mut unstarted = 0;
-        for (peer, name) in &others {
-            let deadline = Instant::now() + FOUNDERS_TIMEOUT;
-            let Ok(reply::Body::Founders(table)) =
-                router.ask(*peer, Request::founders(), deadline).await
-            else {
-                continue;
-            };
-            let table = table.into_table();
-            if table.is_empty() {
-                unstarted += 1;
-            } else if network.adopt(&table) {
-                return table;
-            } else {
-                tracing::error!(
-                    peer = name,
-                    "the cluster has started with another incarnation of this node, or without it"
-                );
-            }
-        }
-        // Whoever has started knows more than this node: only if nobody has may it found.
-        if unstarted == others.len()
-            && let Some(table) = complete.take()
-        {
-            return table;
-        }
-    }
-}
-
-/// Makes the groups that the cluster starts with, in one synced batch. A crash before the identity is
-/// stored leaves them behind, unused: then they are made again.
-fn found(
-    log: &mut RocksLog,
-    recovered: &mut BTreeMap<GroupId, RecoveredLog>,
-    groups: &[InitialGroup],
-    voters: impl Iterator<Item = NodeId>,
-) -> Result<(), OpenError> {
-    let snapshot = SnapshotMeta { last: FIRST, membership: Membership::of_voters(voters) };
-    let create = |group: &InitialGroup| {
-        let descriptor = Descriptor { kind: group.kind.clone(), range: group.range.clone() };
-        Write::Create { group: group.id, label: descriptor.encode(), snapshot: snapshot.clone() }
-    };
-    let creates: Vec<_> = groups.iter().map(create).collect();
-    log.write(&creates)?;
-    *recovered = log.recover()?;
-    Ok(())
 }
 
 /// Brings a group of the log back to life.
@@ -454,26 +379,27 @@ fn on_failed(router: Arc<Router>) -> crate::apply::OnFailed {
     })
 }
 
-fn start_tasks(parts: &Arc<Parts>, first_map: PlacementMap) {
+fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
     let config = &parts.config;
     let own = Node {
         id: parts.identity.node,
         name: parts.identity.node_name.clone(),
         client_address: config.advertise_client.join(","),
-        peer_address: config.initial_cluster[&config.node_name].clone(),
+        peer_address: config.advertise_peer.clone(),
         labels: config.labels.clone(),
         incarnation: parts.identity.incarnation,
+        ..Node::default()
     };
-    let ticker = ticker::run(Arc::clone(&parts.router), parts.tick());
-    let notify = Arc::clone(&parts.placement_applied);
-    let steward = steward::run(Arc::clone(&parts.router), first_map, own, notify);
-    let looks = ticker::look_around(Arc::clone(&parts.router));
-    let truncator = truncator::run(
-        Arc::clone(&parts.router),
-        Arc::clone(&parts.snapshots),
-        config.snapshot_count,
-    );
-    let tasks =
-        [tokio::spawn(ticker), tokio::spawn(looks), tokio::spawn(steward), tokio::spawn(truncator)];
+    let steward = Steward::new(parts, first_map, own);
+    let (router, snapshots) = (&parts.router, &parts.snapshots);
+    let truncator =
+        truncator::run(Arc::clone(router), Arc::clone(snapshots), config.snapshot_count);
+    let tasks = [
+        tokio::spawn(ticker::run(Arc::clone(router), parts.tick())),
+        tokio::spawn(ticker::look_around(Arc::clone(router))),
+        tokio::spawn(steward.run(Arc::clone(&parts.placement_applied))),
+        tokio::spawn(mover::run(Arc::clone(router))),
+        tokio::spawn(truncator),
+    ];
     lock(&parts.tasks).extend(tasks);
 }

@@ -121,6 +121,8 @@ pub(crate) struct Router {
     pub(crate) node: NodeId,
     pub(crate) residents: ArcSwap<Residents>,
     pub(crate) map: ArcSwap<PlacementMap>,
+    /// The version of `map`, for those who wait for another.
+    pub(crate) map_version: watch::Sender<u64>,
     /// Empty before the transport is open, and again after it was closed.
     pub(crate) transport: ArcSwapOption<Transport>,
     /// Bytes of proposals that may still enter; what is over the bound is refused at once.
@@ -368,8 +370,11 @@ fn refusal_of(body: reply::Body) -> Result<Refusal, EngineError> {
             let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
             Err(EngineError::TooLarge { bytes, bytes_max: FORWARDED_BYTES_MAX })
         }
-        reply::Body::Unknown(_) | reply::Body::Answer(_) | reply::Body::Founders(_) => {
-            Ok(Refusal::Unknown)
-        }
+        reply::Body::Unknown(_)
+        | reply::Body::Answer(_)
+        | reply::Body::Founders(_)
+        | reply::Body::Joined(_)
+        | reply::Body::Refused(_)
+        | reply::Body::CaughtUp(_) => Ok(Refusal::Unknown),
     }
 }

@@ -1,12 +1,11 @@
 //! The map as a replicated state machine.
 //!
 //! Rows, in the group's own space, one for each part, so that a change writes what it changes and not
-//! the whole map: `n` + node id, `g` + group id, `s` + first key of the shard. The version stands in the
-//! group's `meta`; an empty `meta` or a version of 0 means that there is no map yet.
+//! the whole map: `n` + node id, `t` + id of a node that has left, `g` + group id, `s` + first key of the
+//! shard. The version and the last id that was allotted stand in the group's `meta`; an empty `meta` or a version of 0 means that there is no map yet.
 //!
 //! The life of a change: a proposer reads the map, decides, and proposes a [`Command`] with the version
-//! that it read ([`PlacementKind::bootstrap`] and its siblings make one). The machine applies it if that
-//! version is still in force; the proposer reads the answer with [`Answer::parse`].
+//! that it read. The machine applies it if that version is still in force.
 
 use std::ops::ControlFlow;
 
@@ -14,99 +13,23 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{
-    Committed, GroupId, MachineKind, ReadError, StateBatch, StateMachine, StateReader,
+    Committed, GroupId, Incarnation, MachineKind, NodeId, ReadError, StateBatch, StateMachine,
+    StateReader,
 };
 
 use crate::map::{Group, Node, PlacementMap, Shard};
+use crate::members::{MemberRefusal, Touched};
+use crate::message::{
+    AnswerRecord, Applied, Command, Conflict, Outcome, Query, Rejected, WholeMap, command, outcome,
+    query,
+};
 use crate::record::{
-    AnswerRecord, Applied, Command, Conflict, FORMAT, GroupRecord, MapRecord, NodeRecord, Outcome,
-    Query, RecordError, Rejected, ShardRecord, WholeMap, command, outcome, query,
+    FORMAT, GoneRecord, GroupRecord, MapRecord, NodeRecord, RecordError, ShardRecord,
 };
 
 /// The kind of group 1.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PlacementKind;
-
-/// Why a change of the map did not happen.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refused {
-    /// The map has moved on: read it and decide again.
-    #[error("the placement map is at version {version} now")]
-    Conflict {
-        /// The version in force; 0 while there is none.
-        version: u64,
-    },
-    /// The change makes no sense for any map.
-    #[error("the placement map cannot change so: {reason}")]
-    Rejected {
-        /// Why.
-        reason: String,
-    },
-    /// The machine answered what this build does not understand.
-    #[error("unreadable answer of the placement machine: {0}")]
-    Unreadable(String),
-}
-
-/// Reads what the machine answers.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer;
-
-impl Answer {
-    /// Reads the outcome of a command: the version of the map that it made.
-    ///
-    /// # Errors
-    /// When the command changed nothing.
-    pub fn parse(outcome: &Bytes) -> Result<u64, Refused> {
-        let outcome = Outcome::decode(outcome.clone())
-            .map_err(|error| Refused::Unreadable(error.to_string()))?;
-        match outcome.body {
-            Some(outcome::Body::Applied(Applied {})) => Ok(outcome.version),
-            Some(outcome::Body::Conflict(Conflict {})) => {
-                Err(Refused::Conflict { version: outcome.version })
-            }
-            Some(outcome::Body::Rejected(Rejected { reason })) => Err(Refused::Rejected { reason }),
-            None => Err(Refused::Unreadable("an outcome of an unknown kind".to_owned())),
-        }
-    }
-
-    /// Reads the answer to [`PlacementKind::whole_map`]; `None` before the first map.
-    ///
-    /// # Errors
-    /// When the bytes are not an answer, or not of a map.
-    pub fn map(answer: &Bytes) -> Result<Option<PlacementMap>, RecordError> {
-        let answer = AnswerRecord::decode(answer.clone())?;
-        answer.map.map(PlacementMap::try_from).transpose()
-    }
-}
-
-impl PlacementKind {
-    /// The persisted name of the kind.
-    pub const NAME: &'static str = "placement";
-
-    /// A command that makes `map` the cluster's first; refused as a conflict if there is one.
-    #[must_use]
-    pub fn bootstrap(map: &PlacementMap) -> Bytes {
-        encode(0, command::Body::Bootstrap(MapRecord::from(map)))
-    }
-
-    /// A command that adds `node` to the map of version `expected_version`.
-    #[must_use]
-    pub fn register_node(expected_version: u64, node: &Node) -> Bytes {
-        encode(expected_version, command::Body::RegisterNode(NodeRecord::from(node)))
-    }
-
-    /// A command that gives the node with `node.id` new addresses and labels.
-    #[must_use]
-    pub fn update_node(expected_version: u64, node: &Node) -> Bytes {
-        encode(expected_version, command::Body::UpdateNode(NodeRecord::from(node)))
-    }
-
-    /// The query for the map in force.
-    #[must_use]
-    pub fn whole_map() -> Bytes {
-        Query { body: Some(query::Body::WholeMap(WholeMap {})) }.encode_to_vec().into()
-    }
-}
 
 impl MachineKind for PlacementKind {
     fn name(&self) -> &str {
@@ -164,7 +87,8 @@ impl StateMachine for PlacementMachine {
     }
 
     fn meta(&self) -> Bytes {
-        Meta { format: FORMAT, version: self.version() }.encode_to_vec().into()
+        let allotted = self.map.as_ref().map_or(0, |map| map.allotted().value());
+        Meta { format: FORMAT, version: self.version(), allotted }.encode_to_vec().into()
     }
 }
 
@@ -182,16 +106,14 @@ impl PlacementMachine {
             (command::Body::Bootstrap(record), None) => self.bootstrap(record, batch),
             // An expected version of 0 is that of no map, and any other that of a map.
             (command::Body::Bootstrap(_), Some(_)) => outcome::Body::Conflict(Conflict {}),
-            (command::Body::RegisterNode(record), Some(map)) => {
-                let node = Node::from(record);
-                change(map.register_node(node.clone()).map(|()| node), batch)
-            }
-            (command::Body::UpdateNode(record), Some(map)) => {
-                change(update_node(map, Node::from(record)), batch)
-            }
-            (command::Body::RegisterNode(_) | command::Body::UpdateNode(_), None) => {
-                rejected("there is no map yet")
-            }
+            (_, None) => rejected("there is no map yet"),
+            (body, Some(map)) => match change(map, body) {
+                Ok(touched) => {
+                    put_touched(batch, map, &touched);
+                    outcome::Body::Applied(Applied { node: touched.node.value() })
+                }
+                Err(refusal) => outcome::Body::Rejected(Rejected::from(&refusal)),
+            },
         }
     }
 
@@ -202,6 +124,10 @@ impl PlacementMachine {
             Err(error) => return rejected(error),
         };
         map.nodes().for_each(|node| put_node(batch, node));
+        for (id, name) in map.all_gone() {
+            let gone = GoneRecord { id: id.value(), name: name.to_owned() };
+            batch.put(&row(GONE, id.value()), &gone.encode_to_vec());
+        }
         for group in map.groups() {
             batch.put(&row(GROUP, group.id.value()), &GroupRecord::from(group).encode_to_vec());
         }
@@ -209,7 +135,7 @@ impl PlacementMachine {
             batch.put(&shard_row(&shard.range.start), &ShardRecord::from(shard).encode_to_vec());
         }
         self.map = Some(map);
-        outcome::Body::Applied(Applied {})
+        outcome::Body::Applied(Applied { node: 0 })
     }
 
     fn version(&self) -> u64 {
@@ -224,42 +150,58 @@ struct Meta {
     format: u32,
     #[prost(uint64, tag = "2")]
     version: u64,
+    #[prost(uint64, tag = "3")]
+    allotted: u64,
 }
 
 const NODE: u8 = b'n';
+const GONE: u8 = b't';
 const GROUP: u8 = b'g';
 const SHARD: u8 = b's';
 
-fn update_node(map: &mut PlacementMap, node: Node) -> Result<Node, String> {
-    let Some(before) = map.node(node.id) else {
-        return Err(format!("node {} is not registered", node.id));
-    };
-    if before.name != node.name {
-        return Err(format!("node {} is called {:?}, not {:?}", node.id, before.name, node.name));
+/// A change of nodes or replicas. `body` is none that makes a first map.
+fn change(map: &mut PlacementMap, body: command::Body) -> Result<Touched, MemberRefusal> {
+    match body {
+        command::Body::UpdateNode(record) => map.update_node(&Node::from(record)),
+        command::Body::AddNode(add) => {
+            map.add_node(&add.name, &add.peer_address, add.standing().into())
+        }
+        command::Body::JoinNode(join) => {
+            map.join_node(&join.name, &join.peer_address, Incarnation(join.incarnation))
+        }
+        command::Body::PromoteNode(id) => map.promote_node(NodeId(id)),
+        command::Body::RemoveNode(id) => map.remove_node(NodeId(id)),
+        command::Body::ReplaceNode(replace) => {
+            map.replace_node(NodeId(replace.id), &replace.peer_address)
+        }
+        command::Body::Report(record) => {
+            let Group { id, replicas, reported_at } = Group::from(record);
+            map.report(id, &replicas, reported_at)
+        }
+        command::Body::Bootstrap(_) => unreachable!("a bootstrap is told apart before"),
     }
-    if before.incarnation != node.incarnation {
-        return Err(format!("node {} has another data directory", node.id));
-    }
-    map.set_node(node.clone()).map_err(|error| error.to_string())?;
-    Ok(node)
 }
 
-fn change(changed: Result<Node, impl ToString>, batch: &mut dyn StateBatch) -> outcome::Body {
-    match changed {
-        Ok(node) => {
-            put_node(batch, &node);
-            outcome::Body::Applied(Applied {})
+/// Writes the rows of what a change has touched.
+fn put_touched(batch: &mut dyn StateBatch, map: &PlacementMap, touched: &Touched) {
+    for &id in &touched.nodes {
+        match (map.node(id), map.gone(id)) {
+            (Some(node), _) => put_node(batch, node),
+            (None, Some(name)) => {
+                let gone = GoneRecord { id: id.value(), name: name.to_owned() };
+                batch.delete(&row(NODE, id.value()));
+                batch.put(&row(GONE, id.value()), &gone.encode_to_vec());
+            }
+            (None, None) => unreachable!("node {id} was touched and is nowhere"),
         }
-        Err(why) => rejected(why),
+    }
+    if let Some(group) = touched.group.and_then(|id| map.group(id)) {
+        batch.put(&row(GROUP, group.id.value()), &GroupRecord::from(group).encode_to_vec());
     }
 }
 
 fn rejected(why: impl ToString) -> outcome::Body {
-    outcome::Body::Rejected(Rejected { reason: why.to_string() })
-}
-
-fn encode(expected_version: u64, body: command::Body) -> Bytes {
-    Command { expected_version, body: Some(body) }.encode_to_vec().into()
+    outcome::Body::Rejected(Rejected { reason: why.to_string(), ..Rejected::default() })
 }
 
 fn row(space: u8, id: u64) -> [u8; 9] {
@@ -291,7 +233,10 @@ fn load(meta: &[u8], state: &dyn StateReader) -> Result<Option<PlacementMap>, St
     let nodes = rows::<NodeRecord>(NODE, state)?.into_iter().map(Node::from);
     let groups = rows::<GroupRecord>(GROUP, state)?.into_iter().map(Group::from);
     let shards = rows::<ShardRecord>(SHARD, state)?.into_iter().map(Shard::from);
-    let map = PlacementMap::new(meta.version, nodes, groups, shards);
+    let gone = rows::<GoneRecord>(GONE, state)?.into_iter();
+    let gone = gone.map(|gone| (NodeId(gone.id), gone.name));
+    let map = PlacementMap::new(meta.version, nodes, groups, shards)
+        .and_then(|map| map.with_history(gone, NodeId(meta.allotted)));
     map.map(Some).map_err(|error| damaged("rows", &error))
 }
 

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_types::machine::Visit;
-use quorate_types::{EntryId, Incarnation, LogIndex, NodeId, Term};
+use quorate_types::{EntryId, Incarnation, LogIndex, Membership, NodeId, Term};
 
 use super::*;
+use crate::map::Standing;
+use crate::members::MemberRefusal;
+use crate::proposal::{Answer, Refused};
 
 /// Rows in a sorted map; writes are seen at once.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -48,6 +51,14 @@ impl StateBatch for Rows {
     }
 }
 
+fn parsed(outcome: &Bytes) -> Result<u64, Refused> {
+    Answer::parse(outcome).map(|changed| changed.version)
+}
+
+fn add(version: u64, name: &str) -> Bytes {
+    PlacementKind::add_node(version, name, &format!("{name}:2380"), Standing::Voter)
+}
+
 /// A replica: machine, rows, and the meta last stored with them.
 struct Replica {
     machine: Box<dyn StateMachine>,
@@ -78,8 +89,9 @@ impl Replica {
         outcomes
     }
 
+    /// The version that the command made.
     fn apply_one(&mut self, command: Bytes) -> Result<u64, Refused> {
-        Answer::parse(&self.apply(&[command])[0])
+        parsed(&self.apply(&[command])[0])
     }
 
     fn restart(&mut self) {
@@ -97,9 +109,9 @@ fn node(id: u64, name: &str) -> Node {
         id: NodeId(id),
         name: name.to_owned(),
         client_address: "127.0.0.1:2379".to_owned(),
-        peer_address: "127.0.0.1:2380".to_owned(),
-        labels: BTreeMap::new(),
+        peer_address: format!("127.0.0.1:{id}"),
         incarnation: Incarnation(id * 10),
+        ..Node::default()
     }
 }
 
@@ -122,7 +134,7 @@ fn a_bootstrap_is_read_back_before_and_after_a_restart() {
     assert_eq!(replica.map(), Some(first_map()));
     replica.restart();
     assert_eq!(replica.map(), Some(first_map()));
-    assert_eq!(replica.apply_one(PlacementKind::register_node(1, &node(3, "c"))), Ok(2));
+    assert_eq!(replica.apply_one(add(1, "c")), Ok(2));
 }
 
 #[test]
@@ -131,15 +143,12 @@ fn of_two_proposals_for_one_version_only_the_first_changes_the_map() {
     let other = PlacementMap::first([node(9, "z")]).unwrap();
     let outcomes =
         replica.apply(&[PlacementKind::bootstrap(&first_map()), PlacementKind::bootstrap(&other)]);
-    assert_eq!(Answer::parse(&outcomes[0]), Ok(1));
-    assert_eq!(Answer::parse(&outcomes[1]), Err(Refused::Conflict { version: 1 }));
+    assert_eq!(parsed(&outcomes[0]), Ok(1));
+    assert_eq!(parsed(&outcomes[1]), Err(Refused::Conflict { version: 1 }));
 
-    let outcomes = replica.apply(&[
-        PlacementKind::register_node(1, &node(3, "c")),
-        PlacementKind::register_node(1, &node(4, "d")),
-    ]);
-    assert_eq!(Answer::parse(&outcomes[0]), Ok(2));
-    assert_eq!(Answer::parse(&outcomes[1]), Err(Refused::Conflict { version: 2 }));
+    let outcomes = replica.apply(&[add(1, "c"), add(1, "d")]);
+    assert_eq!(parsed(&outcomes[0]), Ok(2));
+    assert_eq!(parsed(&outcomes[1]), Err(Refused::Conflict { version: 2 }));
     assert_eq!(replica.map().unwrap().nodes().count(), 3);
 }
 
@@ -154,23 +163,23 @@ fn a_nodes_addresses_and_labels_may_change_its_name_and_incarnation_may_not() {
     assert_eq!(replica.map().unwrap().node(NodeId(2)), Some(&moved));
 
     let renamed = Node { name: "x".to_owned(), ..moved.clone() };
-    let reason = rejected_with(replica.apply_one(PlacementKind::update_node(2, &renamed)));
-    assert_eq!(reason, "node 2 is called \"b\", not \"x\"");
+    let refused = replica.apply_one(PlacementKind::update_node(2, &renamed));
+    assert_eq!(refused, Err(Refused::Member(MemberRefusal::NameTaken)));
     let wiped = Node { incarnation: Incarnation(1), ..moved };
-    let reason = rejected_with(replica.apply_one(PlacementKind::update_node(2, &wiped)));
-    assert_eq!(reason, "node 2 has another data directory");
+    let refused = replica.apply_one(PlacementKind::update_node(2, &wiped));
+    assert_eq!(refused, Err(Refused::Member(MemberRefusal::OtherDirectory)));
     let stranger = node(7, "g");
-    let reason = rejected_with(replica.apply_one(PlacementKind::update_node(2, &stranger)));
-    assert_eq!(reason, "node 7 is not registered");
+    let refused = replica.apply_one(PlacementKind::update_node(2, &stranger));
+    assert_eq!(refused, Err(Refused::Member(MemberRefusal::NotFound)));
     assert_eq!(replica.map().unwrap().version(), 2);
 }
 
 #[test]
 fn what_makes_no_sense_is_an_outcome_and_writes_nothing() {
     let mut replica = Replica::new();
-    let reason = rejected_with(replica.apply_one(PlacementKind::register_node(0, &node(1, "a"))));
+    let reason = rejected_with(replica.apply_one(add(0, "a")));
     assert_eq!(reason, "there is no map yet");
-    let early = PlacementKind::register_node(4, &node(1, "a"));
+    let early = add(4, "a");
     assert_eq!(replica.apply_one(early), Err(Refused::Conflict { version: 0 }));
     let reason = rejected_with(replica.apply_one(Bytes::from_static(b"\xff\xff\xff")));
     assert!(!reason.is_empty());
@@ -178,17 +187,21 @@ fn what_makes_no_sense_is_an_outcome_and_writes_nothing() {
     assert_eq!(reason, "a command of an unknown kind");
     let mut record = MapRecord::from(&first_map());
     record.version = 3;
-    let reason = rejected_with(replica.apply_one(encode(0, command::Body::Bootstrap(record))));
+    let body = command::Body::Bootstrap(record);
+    let command = Command { expected_version: 0, body: Some(body) }.encode_to_vec();
+    let reason = rejected_with(replica.apply_one(command.into()));
     assert_eq!(reason, "a first map of version 3");
     let mut record = MapRecord::from(&first_map());
     record.shards.clear();
-    let reason = rejected_with(replica.apply_one(encode(0, command::Body::Bootstrap(record))));
+    let body = command::Body::Bootstrap(record);
+    let command = Command { expected_version: 0, body: Some(body) }.encode_to_vec();
+    let reason = rejected_with(replica.apply_one(command.into()));
     assert!(reason.contains("do not partition"), "{reason}");
     assert_eq!(replica.rows, Rows::default());
 
     replica.apply_one(PlacementKind::bootstrap(&first_map())).unwrap();
-    let reason = rejected_with(replica.apply_one(PlacementKind::register_node(1, &node(3, "a"))));
-    assert_eq!(reason, "two nodes have the name \"a\"");
+    let refused = replica.apply_one(add(1, "a"));
+    assert_eq!(refused, Err(Refused::Member(MemberRefusal::NameTaken)));
 }
 
 #[test]
@@ -207,17 +220,25 @@ fn queries_that_are_none_are_malformed_and_damaged_rows_stop_the_node() {
     replica.rows.put(&shard, b"\xff");
     assert!(PlacementKind.open(GroupId::PLACEMENT, &replica.meta, &replica.rows).is_err());
     replica.rows.put(&shard, &value);
-    let newer = Meta { format: FORMAT + 1, version: 1 }.encode_to_vec();
+    let newer = Meta { format: FORMAT + 1, version: 1, allotted: 0 }.encode_to_vec();
     assert!(PlacementKind.open(GroupId::PLACEMENT, &newer, &replica.rows).is_err());
 }
 
 /// Commands, most of which fit the map that the ones before them make.
 fn commands() -> impl Strategy<Value = Vec<Bytes>> {
-    let one = (0u8..8, 0u64..6, 1u64..6, 0u8..4).prop_map(|(what, version, id, letter)| {
+    let one = (0u8..14, 0u64..9, 1u64..6, 0u8..4).prop_map(|(what, version, id, letter)| {
         let name = char::from(b'a' + letter).to_string();
+        let at = format!("{name}:2380");
+        let replicas = Membership::of_voters((1..=id).map(NodeId));
         match what {
             0 => PlacementKind::bootstrap(&first_map()),
-            1..=4 => PlacementKind::register_node(version, &node(id, &name)),
+            1..=3 => add(version, &name),
+            4 => PlacementKind::add_node(version, "", &at, Standing::Learner),
+            7 => PlacementKind::join_node(version, &name, &at, Incarnation(id)),
+            8 => PlacementKind::promote_node(version, NodeId(id)),
+            9 | 10 => PlacementKind::remove_node(version, NodeId(id)),
+            11 => PlacementKind::replace_node(version, NodeId(id), ""),
+            12 => PlacementKind::report(version, GroupId(2), &replicas, LogIndex(version)),
             5 | 6 => {
                 let peer_address = format!("10.0.0.{letter}:2380");
                 PlacementKind::update_node(version, &Node { peer_address, ..node(id, &name) })

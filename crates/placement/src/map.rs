@@ -4,14 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use quorate_types::{Epoch, GroupId, Incarnation, KeyRange, Membership, NodeId, ShardId};
+use quorate_types::{Epoch, GroupId, Incarnation, KeyRange, LogIndex, Membership, NodeId, ShardId};
+
+/// What a node is meant for: every group follows, in its own time.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Standing {
+    /// It is to vote in every group, as soon as it has caught up.
+    #[default]
+    Voter,
+    /// It is to receive every group's log without a vote.
+    Learner,
+    /// It is to leave every group; with the last one it leaves the map.
+    Leaving,
+}
 
 /// A node as the cluster knows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Node {
     /// The id; also the etcd member id. Not zero, never reused.
     pub id: NodeId,
-    /// The name that its certificate carries; not empty.
+    /// The name that its certificate carries; empty only for a node that has not joined and was added
+    /// by its address alone.
     pub name: String,
     /// Where clients reach it, `host:port`; empty until the node itself has said so.
     pub client_address: String,
@@ -19,8 +32,20 @@ pub struct Node {
     pub peer_address: String,
     /// Locality and whatever else policies match: `region` -> `eu`.
     pub labels: BTreeMap<String, String>,
-    /// Drawn when its data directory was made.
+    /// Drawn when its data directory was made; zero until the node has joined.
     pub incarnation: Incarnation,
+    /// What it is meant for.
+    pub standing: Standing,
+    /// The node whose place it takes, which keeps its votes until this one has them.
+    pub replaces: Option<NodeId>,
+}
+
+impl Node {
+    /// True once a data directory stands behind it.
+    #[must_use]
+    pub fn has_joined(&self) -> bool {
+        self.incarnation != Incarnation::ZERO
+    }
 }
 
 /// A group and where its replicas are placed.
@@ -30,6 +55,8 @@ pub struct Group {
     pub id: GroupId,
     /// The replicas. What the group's own log says may be ahead of this while a change is under way.
     pub replicas: Membership,
+    /// How much of its log the leader that reported them had applied; zero: they are the first ones.
+    pub reported_at: LogIndex,
 }
 
 /// A half-open key range that exactly one group owns.
@@ -51,7 +78,7 @@ pub enum MapError {
     /// A map in force has had at least one change: its first.
     #[error("a map's version starts at 1")]
     NoVersion,
-    /// A node with id 0, no name, or no address for other nodes.
+    /// A node with id 0, no address for other nodes, or no name though it has joined.
     #[error("node {0} lacks an id, a name or a peer address")]
     BareNode(NodeId),
     /// Two nodes of one id.
@@ -101,14 +128,20 @@ pub enum MapError {
 ///   other shard.
 /// - Every group has voters, no node both votes and learns in one, and every replica is on a registered
 ///   node. The placement group is there.
-/// - Ids are unique, names of nodes too; `version` grows by one with every change and is never 0.
+/// - Ids are unique, also with those of nodes that are gone; so are the names of nodes, but for those that
+///   leave, whose names others may have taken over.
+/// - `version` grows by one with every change and is never 0.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PlacementMap {
-    version: u64,
-    nodes: BTreeMap<NodeId, Node>,
-    groups: BTreeMap<GroupId, Group>,
+    pub(crate) version: u64,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) groups: BTreeMap<GroupId, Group>,
     /// By the first key of the range.
     shards: BTreeMap<Bytes, Shard>,
+    /// Names of nodes that have left, by the ids that nobody gets again.
+    pub(crate) gone: BTreeMap<NodeId, String>,
+    /// The last id that was allotted to a node that was added; founders have theirs from elsewhere.
+    pub(crate) allotted: NodeId,
 }
 
 impl PlacementMap {
@@ -130,6 +163,8 @@ impl PlacementMap {
             nodes: BTreeMap::new(),
             groups: BTreeMap::new(),
             shards: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            allotted: NodeId::ZERO,
         };
         for node in nodes {
             let id = node.id;
@@ -153,6 +188,20 @@ impl PlacementMap {
         Ok(map)
     }
 
+    /// This map with the memory of nodes that have left: their ids, and the last id that was allotted.
+    ///
+    /// # Errors
+    /// When one of them is still there.
+    pub fn with_history(
+        self,
+        gone: impl IntoIterator<Item = (NodeId, String)>,
+        allotted: NodeId,
+    ) -> Result<Self, MapError> {
+        let map = Self { gone: gone.into_iter().collect(), allotted, ..self };
+        map.check()?;
+        Ok(map)
+    }
+
     /// The map of a fresh cluster: one shard, the whole keyspace, owned by group 2; every node votes in
     /// group 2 and in the placement group.
     ///
@@ -161,8 +210,11 @@ impl PlacementMap {
     pub fn first(nodes: impl IntoIterator<Item = Node>) -> Result<Self, MapError> {
         let nodes: Vec<_> = nodes.into_iter().collect();
         let replicas = Membership::of_voters(nodes.iter().map(|node| node.id));
-        let groups = [GroupId::PLACEMENT, GroupId::FIRST_DATA]
-            .map(|id| Group { id, replicas: replicas.clone() });
+        let groups = [GroupId::PLACEMENT, GroupId::FIRST_DATA].map(|id| Group {
+            id,
+            replicas: replicas.clone(),
+            reported_at: LogIndex::ZERO,
+        });
         let shard = Shard {
             id: ShardId(1),
             range: KeyRange::all(),
@@ -170,32 +222,6 @@ impl PlacementMap {
             group: GroupId::FIRST_DATA,
         };
         Self::new(Self::FIRST_VERSION, nodes, groups, [shard])
-    }
-
-    /// Adds a node and moves the version on.
-    ///
-    /// # Errors
-    /// When its id or name is taken or missing; the map is then as it was.
-    pub fn register_node(&mut self, node: Node) -> Result<(), MapError> {
-        if self.nodes.contains_key(&node.id) {
-            return Err(MapError::NodeTwice(node.id));
-        }
-        self.set_node(node)
-    }
-
-    /// Puts `node` in the place of the one with its id, if there is one, and moves the version on.
-    ///
-    /// # Errors
-    /// When its name is taken by another node or missing; the map is then as it was.
-    pub fn set_node(&mut self, node: Node) -> Result<(), MapError> {
-        check_node(&node)?;
-        if self.nodes.values().any(|other| other.id != node.id && other.name == node.name) {
-            return Err(MapError::NameTwice(node.name));
-        }
-        self.nodes.insert(node.id, node);
-        self.version += 1;
-        self.assert_invariants();
-        Ok(())
     }
 
     /// How many changes made this map.
@@ -253,6 +279,23 @@ impl PlacementMap {
         self.nodes.get(&id)
     }
 
+    /// The name of a node that was in the map and has left it.
+    #[must_use]
+    pub fn gone(&self, id: NodeId) -> Option<&str> {
+        self.gone.get(&id).map(String::as_str)
+    }
+
+    /// All nodes that have left, by id, with their names.
+    pub fn all_gone(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        self.gone.iter().map(|(id, name)| (*id, name.as_str()))
+    }
+
+    /// The last id that was allotted to a node that was added.
+    #[must_use]
+    pub const fn allotted(&self) -> NodeId {
+        self.allotted
+    }
+
     /// All nodes by id.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
@@ -265,7 +308,11 @@ impl PlacementMap {
         let mut names = BTreeSet::new();
         for node in self.nodes.values() {
             check_node(node)?;
-            if !names.insert(&node.name) {
+            if self.gone.contains_key(&node.id) {
+                return Err(MapError::NodeTwice(node.id));
+            }
+            let named = node.standing != Standing::Leaving && !node.name.is_empty();
+            if named && !names.insert(&node.name) {
                 return Err(MapError::NameTwice(node.name.clone()));
             }
         }
@@ -340,7 +387,7 @@ impl PlacementMap {
         }
     }
 
-    fn assert_invariants(&self) {
+    pub(crate) fn assert_invariants(&self) {
         if let Err(broken) = self.check() {
             panic!("placement map version {} broke an invariant: {broken}", self.version);
         }
@@ -348,7 +395,8 @@ impl PlacementMap {
 }
 
 fn check_node(node: &Node) -> Result<(), MapError> {
-    let whole = node.id != NodeId::ZERO && !node.name.is_empty() && !node.peer_address.is_empty();
+    let named = !node.name.is_empty() || !node.has_joined();
+    let whole = node.id != NodeId::ZERO && named && !node.peer_address.is_empty();
     if whole { Ok(()) } else { Err(MapError::BareNode(node.id)) }
 }
 

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, Bytes};
-use prost::{Message, Oneof};
-use quorate_types::{Epoch, GroupId, Incarnation, KeyRange, Membership, NodeId, ShardId};
+use prost::Message;
+use quorate_types::{Epoch, GroupId, Incarnation, KeyRange, LogIndex, Membership, NodeId, ShardId};
 
-use crate::map::{Group, MapError, Node, PlacementMap, Shard};
+use crate::map::{Group, MapError, Node, PlacementMap, Shard, Standing};
 
 /// The version of the format that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -52,6 +52,23 @@ pub struct MapRecord {
     /// The shards.
     #[prost(message, repeated, tag = "5")]
     pub shards: Vec<ShardRecord>,
+    /// The nodes that have left.
+    #[prost(message, repeated, tag = "6")]
+    pub gone: Vec<GoneRecord>,
+    /// The last id that was allotted to a node.
+    #[prost(uint64, tag = "7")]
+    pub allotted: u64,
+}
+
+/// A node that has left.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GoneRecord {
+    /// Its id, which nobody gets again.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Its name; empty if it never had one.
+    #[prost(string, tag = "2")]
+    pub name: String,
 }
 
 /// A [`Node`].
@@ -72,12 +89,31 @@ pub struct NodeRecord {
     /// Locality.
     #[prost(btree_map = "string, string", tag = "5")]
     pub labels: BTreeMap<String, String>,
-    /// The incarnation of its data directory.
+    /// The incarnation of its data directory; 0 until it has joined.
     #[prost(fixed64, tag = "6")]
     pub incarnation: u64,
+    /// What it is meant for.
+    #[prost(enumeration = "StandingRecord", tag = "7")]
+    pub standing: i32,
+    /// The node whose place it takes; 0 for none.
+    #[prost(uint64, tag = "8")]
+    pub replaces: u64,
 }
 
-/// A [`Group`].
+/// A [`Standing`]. An unknown one of a newer build reads as the first: a group's votes follow from its
+/// own log, not from this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, prost::Enumeration)]
+#[repr(i32)]
+pub enum StandingRecord {
+    /// [`Standing::Voter`].
+    Voter = 0,
+    /// [`Standing::Learner`].
+    Learner = 1,
+    /// [`Standing::Leaving`].
+    Leaving = 2,
+}
+
+/// A [`Group`]; as a command, where its leader has its replicas.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct GroupRecord {
     /// The id.
@@ -92,6 +128,9 @@ pub struct GroupRecord {
     /// The learners.
     #[prost(uint64, repeated, tag = "4")]
     pub learners: Vec<u64>,
+    /// How much of its log the leader that says so had applied.
+    #[prost(uint64, tag = "5")]
+    pub reported_at: u64,
 }
 
 /// A [`Shard`].
@@ -112,117 +151,6 @@ pub struct ShardRecord {
     /// The owner.
     #[prost(uint64, tag = "5")]
     pub group: u64,
-}
-
-/// A command to the placement machine.
-#[derive(Clone, PartialEq, Message)]
-pub struct Command {
-    /// The version of the map that the proposer looked at; 0 when it saw none. Anything else than the
-    /// version in force is refused as [`Conflict`].
-    #[prost(uint64, tag = "1")]
-    pub expected_version: u64,
-    /// What to do.
-    #[prost(oneof = "command::Body", tags = "2, 3, 4")]
-    pub body: Option<command::Body>,
-}
-
-/// The kinds of [`Command`].
-pub mod command {
-    use super::{MapRecord, NodeRecord, Oneof};
-
-    /// The kinds of a command.
-    #[derive(Clone, PartialEq, Oneof)]
-    pub enum Body {
-        /// Make this the first map.
-        #[prost(message, tag = "2")]
-        Bootstrap(MapRecord),
-        /// Add a node.
-        #[prost(message, tag = "3")]
-        RegisterNode(NodeRecord),
-        /// Change a node's addresses and labels. Its name and incarnation must be as they are: a node
-        /// with another data directory is another node.
-        #[prost(message, tag = "4")]
-        UpdateNode(NodeRecord),
-    }
-}
-
-/// What applying a [`Command`] gave; the same on every replica.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct Outcome {
-    /// The version of the map after the command; 0 while there is none.
-    #[prost(uint64, tag = "1")]
-    pub version: u64,
-    /// The result.
-    #[prost(oneof = "outcome::Body", tags = "2, 3, 4")]
-    pub body: Option<outcome::Body>,
-}
-
-/// The kinds of [`Outcome`].
-pub mod outcome {
-    use super::{Applied, Conflict, Oneof, Rejected};
-
-    /// The kinds of an outcome.
-    #[derive(Clone, PartialEq, Eq, Oneof)]
-    pub enum Body {
-        /// The map has changed.
-        #[prost(message, tag = "2")]
-        Applied(Applied),
-        /// Nothing has: the proposer looked at another version. It may look again and decide anew.
-        #[prost(message, tag = "3")]
-        Conflict(Conflict),
-        /// Nothing has: no map can be changed in this way.
-        #[prost(message, tag = "4")]
-        Rejected(Rejected),
-    }
-}
-
-/// The map has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Applied {}
-
-/// The command was made for another version.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Conflict {}
-
-/// The command makes no sense.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct Rejected {
-    /// Why, for people.
-    #[prost(string, tag = "1")]
-    pub reason: String,
-}
-
-/// A question to the placement machine.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Query {
-    /// What is asked.
-    #[prost(oneof = "query::Body", tags = "1")]
-    pub body: Option<query::Body>,
-}
-
-/// The kinds of [`Query`].
-pub mod query {
-    use super::{Oneof, WholeMap};
-
-    /// The kinds of a query.
-    #[derive(Clone, Copy, PartialEq, Eq, Oneof)]
-    pub enum Body {
-        /// The map in force.
-        #[prost(message, tag = "1")]
-        WholeMap(WholeMap),
-    }
-}
-
-/// Asks for the map in force.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct WholeMap {}
-
-/// The answer to a [`Query`].
-#[derive(Clone, PartialEq, Message)]
-pub struct AnswerRecord {
-    /// The map in force; absent before the first.
-    #[prost(message, optional, tag = "1")]
-    pub map: Option<MapRecord>,
 }
 
 impl PlacementMap {
@@ -249,6 +177,11 @@ impl From<&PlacementMap> for MapRecord {
             nodes: map.nodes().map(NodeRecord::from).collect(),
             groups: map.groups().map(GroupRecord::from).collect(),
             shards: map.shards().map(ShardRecord::from).collect(),
+            gone: map
+                .all_gone()
+                .map(|(id, name)| GoneRecord { id: id.value(), name: name.to_owned() })
+                .collect(),
+            allotted: map.allotted().value(),
         }
     }
 }
@@ -263,7 +196,9 @@ impl TryFrom<MapRecord> for PlacementMap {
         let nodes = record.nodes.into_iter().map(Node::from);
         let groups = record.groups.into_iter().map(Group::from);
         let shards = record.shards.into_iter().map(Shard::from);
-        Ok(Self::new(record.version, nodes, groups, shards)?)
+        let gone = record.gone.into_iter().map(|gone| (NodeId(gone.id), gone.name));
+        let map = Self::new(record.version, nodes, groups, shards)?;
+        Ok(map.with_history(gone, NodeId(record.allotted))?)
     }
 }
 
@@ -276,6 +211,28 @@ impl From<&Node> for NodeRecord {
             peer_address: node.peer_address.clone(),
             labels: node.labels.clone(),
             incarnation: node.incarnation.value(),
+            standing: StandingRecord::from(node.standing) as i32,
+            replaces: node.replaces.map_or(0, NodeId::value),
+        }
+    }
+}
+
+impl From<Standing> for StandingRecord {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Voter => Self::Voter,
+            Standing::Learner => Self::Learner,
+            Standing::Leaving => Self::Leaving,
+        }
+    }
+}
+
+impl From<StandingRecord> for Standing {
+    fn from(record: StandingRecord) -> Self {
+        match record {
+            StandingRecord::Voter => Self::Voter,
+            StandingRecord::Learner => Self::Learner,
+            StandingRecord::Leaving => Self::Leaving,
         }
     }
 }
@@ -283,6 +240,8 @@ impl From<&Node> for NodeRecord {
 impl From<NodeRecord> for Node {
     fn from(record: NodeRecord) -> Self {
         Self {
+            standing: record.standing().into(),
+            replaces: Some(NodeId(record.replaces)).filter(|node| *node != NodeId::ZERO),
             id: NodeId(record.id),
             name: record.name,
             client_address: record.client_address,
@@ -301,6 +260,7 @@ impl From<&Group> for GroupRecord {
             voters: ids(&group.replicas.voters),
             outgoing: ids(&group.replicas.outgoing),
             learners: ids(&group.replicas.learners),
+            reported_at: group.reported_at.value(),
         }
     }
 }
@@ -315,7 +275,7 @@ impl From<GroupRecord> for Group {
             // How a change goes on is the group's own matter.
             ..Membership::default()
         };
-        Self { id: GroupId(record.id), replicas }
+        Self { id: GroupId(record.id), replicas, reported_at: LogIndex(record.reported_at) }
     }
 }
 

@@ -77,6 +77,9 @@ pub enum NodeError {
     /// It was told to stop before it had started.
     #[error("stopped before it had started")]
     Stopped,
+    /// Its cluster has removed it.
+    #[error("stopped for good: {0}")]
+    Removed(String),
     /// A part of it ended by itself.
     #[error("its {0} ended by itself")]
     Broken(&'static str),
@@ -93,6 +96,8 @@ struct RunningNode {
     gateway_stop: watch::Sender<bool>,
     engine: RuntimeThread<()>,
     engine_stop: watch::Sender<bool>,
+    /// Why the cluster has removed the node, once it has.
+    removed: watch::Receiver<Option<String>>,
     upkeep: JoinHandle<()>,
 }
 
@@ -168,6 +173,9 @@ async fn serve(nodes: &mut [RunningNode], on_ready: impl FnOnce()) -> (String, N
     let mut on_ready = Some(on_ready);
     loop {
         for node in nodes.iter_mut() {
+            if let Some(reason) = node.removed.borrow().clone() {
+                return (node.name.clone(), NodeError::Removed(reason));
+            }
             if let Some(part) = node.broken_part() {
                 return (node.name.clone(), NodeError::Broken(part));
             }
@@ -216,10 +224,11 @@ impl RunningNode {
         let engine_config = wiring::engine_config(&config, tls);
         let (engine_stop, stop) = Stop::channel();
         let (open, opened) = oneshot::channel();
+        let (remove, removed) = watch::channel(None);
         let recorder = exporter.recorder();
         let quota_bytes = config.quota_backend_bytes;
         let mut engine = thread(node, "engine", config.engine_threads, move || {
-            run_engine(engine_config, recorder, quota_bytes, open, stop)
+            run_engine(engine_config, recorder, quota_bytes, open, remove, stop)
         })?;
         tracing::info!(
             node,
@@ -264,7 +273,7 @@ impl RunningNode {
         };
         tracing::info!(node, advertised = %config.advertise_client, "the gateway serves clients");
         let upkeep = tokio::spawn(async move { exporter.upkeep().await });
-        Ok(Self { name, backend, gateway, gateway_stop, engine, engine_stop, upkeep })
+        Ok(Self { name, backend, gateway, gateway_stop, engine, engine_stop, removed, upkeep })
     }
 
     /// The part that ended by itself, if one did.
@@ -306,6 +315,7 @@ async fn run_engine(
     recorder: Arc<PrometheusRecorder>,
     quota_bytes: Option<u64>,
     open: oneshot::Sender<Result<EngineBackend, OpenError>>,
+    removed: watch::Sender<Option<String>>,
     stop: Stop,
 ) {
     let opened = tokio::select! {
@@ -322,8 +332,14 @@ async fn run_engine(
     };
     let (backend, upkeep) = EngineBackend::new(Arc::clone(&engine), quota_bytes).await;
     drop(open.send(Ok(backend)));
+    let note_removal = async {
+        removed.send_replace(Some(engine.removed().await));
+        // Whoever hears of it stops this part in its turn.
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = upkeep.run(&engine) => {}
+        () = note_removal => {}
         () = stop.requested() => {}
     }
     match Arc::into_inner(engine) {

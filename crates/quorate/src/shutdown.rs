@@ -6,6 +6,7 @@
 //! | 1 | could not start, did not stop in time, or (`status`) an endpoint did not answer |
 //! | 2 | wrong usage or wrong configuration; nothing was touched |
 //! | 3 | a part of a node ended by itself |
+//! | 4 | the node has been removed from its cluster; it need not be started again |
 //! | 70 | a node's log or state could not be written ([`quorate_node::EXIT_STORAGE_FAILED`]) |
 //! | 130 | a second Ctrl-C or SIGTERM ended it at once |
 
@@ -29,6 +30,8 @@ pub enum Exit {
     Usage,
     /// A part of a node ended by itself.
     Broken,
+    /// The node has been removed from its cluster.
+    Removed,
 }
 
 impl From<Exit> for ExitCode {
@@ -37,6 +40,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Broken => 3,
+            Exit::Removed => 4,
         })
     }
 }

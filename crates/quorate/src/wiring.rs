@@ -11,15 +11,17 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message;
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
+    MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
 };
-use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, kv};
+use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
+use crate::members::{member_change, member_error, members};
 
 /// How often the view of the node is renewed, unless that takes so long that it would cost more than
 /// [`VIEW_SHARE`] of the engine's time.
@@ -44,6 +46,7 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
             ClusterState::New => InitialState::New,
             ClusterState::Existing => InitialState::Existing,
         },
+        advertise_peer: config.advertise_peer.to_string(),
         advertise_client: vec![config.advertise_client.to_string()],
         labels: config.labels.clone(),
         initial_groups: vec![InitialGroup {
@@ -103,6 +106,10 @@ impl EngineBackend {
     /// As published by the group, not as of the view.
     fn leadership(&self, group: GroupId) -> Option<Leadership> {
         Some(*self.engine.leadership(group).ok()?.borrow())
+    }
+
+    fn placement_term(&self) -> Term {
+        self.leadership(GroupId::PLACEMENT).map(|now| now.term).unwrap_or_default()
     }
 }
 
@@ -171,21 +178,22 @@ impl Backend for EngineBackend {
     }
 
     fn members(&self) -> Vec<Member> {
-        let map = self.engine.map();
-        let learners = map.group(GroupId::FIRST_DATA).map(|group| &group.replicas.learners);
-        map.nodes()
-            .map(|node| Member {
-                id: node.id,
-                name: node.name.clone(),
-                peer_urls: vec![format!("quic://{}", node.peer_address)],
-                client_urls: Some(&node.client_address)
-                    .filter(|address| !address.is_empty())
-                    .map(|address| format!("http://{address}"))
-                    .into_iter()
-                    .collect(),
-                is_learner: learners.is_some_and(|learners| learners.contains(&node.id)),
-            })
-            .collect()
+        members(&self.engine.map())
+    }
+
+    async fn members_now(&self) -> Result<(Vec<Member>, Term), BackendError> {
+        let map = self.engine.map_now().await.map_err(backend_error)?;
+        Ok((members(&map), self.placement_term()))
+    }
+
+    async fn change_members(&self, change: MemberChange) -> Result<MembersAnswer, MemberError> {
+        let changed = self.engine.change_members(member_change(change)).await;
+        let (id, map) = changed.map_err(member_error)?;
+        Ok(MembersAnswer { id, members: members(&map), raft_term: self.placement_term() })
+    }
+
+    async fn move_leader(&self, to: NodeId) -> Result<(), MemberError> {
+        self.engine.move_leader(GroupId::FIRST_DATA, to).await.map_err(member_error)
     }
 
     fn groups(&self) -> Vec<GroupStatus> {
@@ -197,7 +205,7 @@ impl Backend for EngineBackend {
     fn is_ready(&self) -> bool {
         [GroupId::PLACEMENT, GroupId::FIRST_DATA]
             .into_iter()
-            .all(|group| self.leader(group).is_some())
+            .all(|group| self.leader(group).is_some() && self.engine.is_caught_up(group))
     }
 }
 
@@ -237,7 +245,7 @@ fn outcome(bytes: Bytes) -> Result<kv::Outcome, BackendError> {
     })
 }
 
-fn backend_error(error: EngineError) -> BackendError {
+pub(crate) fn backend_error(error: EngineError) -> BackendError {
     match error {
         EngineError::NoLeader => BackendError::NoLeader,
         EngineError::TimedOut => BackendError::TimedOut,

@@ -264,16 +264,18 @@ fn change_of(gateway: NodeId, map: Option<&PlacementMap>, unique: u64) -> Bytes 
         peer_address: format!("peer-{id}"),
         labels: BTreeMap::new(),
         incarnation: Incarnation(id),
+        ..Node::default()
     };
     match map {
         None => {
             let first = PlacementMap::first((1..=3).map(node)).expect("a map of three nodes");
             PlacementKind::bootstrap(&first)
         }
-        Some(map) => match map.node(gateway) {
-            Some(_) => PlacementKind::update_node(map.version(), &node(gateway.value())),
-            None => PlacementKind::register_node(map.version(), &node(gateway.value())),
-        },
+        // A gateway that the map does not know speaks for one that it does.
+        Some(map) => {
+            let known = if map.node(gateway).is_some() { gateway } else { NodeId(1) };
+            PlacementKind::update_node(map.version(), &node(known.value()))
+        }
     }
 }
 

@@ -92,14 +92,14 @@ async fn attend(shared: Arc<Shared>, incoming: Incoming, permit: Permit) {
                 close::IDENTITY => refused.identity.increment(1),
                 close::CLUSTER => refused.cluster.increment(1),
                 close::TARGET => refused.target.increment(1),
-                close::POLICY => refused.policy.increment(1),
+                close::POLICY | close::REMOVED => refused.policy.increment(1),
                 _ => refused.malformed.increment(1),
             }
             if let Some(node) = node {
                 shared.handler.on_peer(node, PeerEvent::Refused { reason });
             }
         }
-        Ok(Err(GreetError::Failed(Ending::Refused(reason)))) => {
+        Ok(Err(GreetError::Failed(Ending::Refused(reason) | Ending::Removed(reason)))) => {
             if handshakes.may_warn() {
                 warn!(%address, reason, "handshake refused");
             }
@@ -162,7 +162,7 @@ async fn read_hello(
     let certificate = certificate_of(connection);
     let config = &shared.config;
     hello.check(certificate.as_ref(), &config.cluster_name, config.node).map_err(refused)?;
-    shared.handler.admit(&hello).map_err(|refusal| refused(Close::policy(refusal.0)))?;
+    shared.handler.admit(&hello).map_err(|refusal| refused(Close::refusal(refusal)))?;
     Ok(hello)
 }
 
@@ -176,7 +176,9 @@ fn lost(connection: &Connection, error: &dyn std::fmt::Display) -> GreetError {
 /// Takes the peer's streams until the connection ends.
 async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
     let node = hello.node;
-    let replaced = shared.incoming().insert(node, connection.clone());
+    // Nodes without an id are many, and nobody is removed by none.
+    let named = node != NodeId::ZERO;
+    let replaced = named.then(|| shared.incoming().insert(node, connection.clone())).flatten();
     if let Some(old) = replaced {
         let reason = "a newer connection has taken over".to_owned();
         Close { code: close::SUPERSEDED, reason }.apply(&old);
@@ -204,6 +206,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
         let stream = Stream {
             shared: shared.clone(),
             node,
+            name: hello.node_name.clone(),
             connection: connection.clone(),
             receiving: receiving.clone(),
             streams: streams.clone(),
@@ -218,6 +221,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
     drop(incoming);
     match ending(&error) {
         Ending::Refused(reason) => shared.handler.on_peer(node, PeerEvent::Refused { reason }),
+        Ending::Removed(reason) => shared.handler.on_peer(node, PeerEvent::Removed { reason }),
         Ending::Lost(reason) => info!(peer = %hello.node_name, reason, "peer disconnected"),
     }
 }
@@ -226,6 +230,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
 struct Stream {
     shared: Arc<Shared>,
     node: NodeId,
+    name: String,
     connection: Connection,
     receiving: Arc<Receiving>,
     /// Streams of the connection so far, but for those of snapshots.
@@ -252,7 +257,8 @@ impl Stream {
                     writer.abort();
                     error
                 }
-                (Some(StreamKind::Snapshot), Some(send)) => {
+                // A node without an id asks, and offers nothing.
+                (Some(StreamKind::Snapshot), Some(send)) if self.node != NodeId::ZERO => {
                     self.streams.fetch_sub(1, Ordering::Relaxed);
                     let Self { shared, node, connection, receiving, .. } = self;
                     return snapshot::attend(shared, node, connection, receiving, send, frames)
@@ -304,7 +310,8 @@ impl Stream {
                 match item {
                     Item::Request { id, deadline_ms, body } => {
                         if let Some(reply) = replies.accept(id) {
-                            self.shared.handler.on_request(self.node, body, deadline_ms, reply);
+                            let handler = &self.shared.handler;
+                            handler.on_request(self.node, &self.name, body, deadline_ms, reply);
                         }
                     }
                     // Replies to nothing: only a peer that errs sends them here.

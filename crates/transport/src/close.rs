@@ -2,6 +2,8 @@
 
 use quinn::{ConnectionError, VarInt};
 
+use crate::handler::Refusal;
+
 /// The longest reason that is taken from a peer, in characters.
 const REASON_CHARS_MAX: usize = 200;
 
@@ -22,6 +24,8 @@ pub(crate) const CLUSTER: u32 = 2;
 pub(crate) const TARGET: u32 = 3;
 /// The node's policy, or the peer was removed.
 pub(crate) const POLICY: u32 = 4;
+/// The peer has left the cluster for good.
+pub(crate) const REMOVED: u32 = 9;
 /// Bytes that are no Hello, no frame or no stream of ours.
 pub(crate) const MALFORMED: u32 = 5;
 /// A frame above the bound.
@@ -48,6 +52,13 @@ impl Close {
         Self { code: POLICY, reason }
     }
 
+    pub(crate) fn refusal(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Policy(reason) => Self { code: POLICY, reason },
+            Refusal::Removed(reason) => Self { code: REMOVED, reason },
+        }
+    }
+
     pub(crate) fn malformed(reason: impl Into<String>) -> Self {
         Self { code: MALFORMED, reason: reason.into() }
     }
@@ -67,6 +78,8 @@ impl Close {
 pub(crate) enum Ending {
     /// One side does not talk to the other: trying again is of little use.
     Refused(String),
+    /// The other side says that this node was removed from the cluster.
+    Removed(String),
     /// Anything else.
     Lost(String),
 }
@@ -74,7 +87,7 @@ pub(crate) enum Ending {
 impl Ending {
     pub(crate) fn reason(self) -> String {
         match self {
-            Self::Refused(reason) | Self::Lost(reason) => reason,
+            Self::Refused(reason) | Self::Removed(reason) | Self::Lost(reason) => reason,
         }
     }
 }
@@ -90,6 +103,7 @@ pub(crate) fn ending(error: &ConnectionError) -> Ending {
                 IDENTITY | CLUSTER | TARGET | POLICY => {
                     Ending::Refused(format!("refused by the peer: {reason}"))
                 }
+                REMOVED => Ending::Removed(format!("refused by the peer: {reason}")),
                 _ => Ending::Lost(format!("closed by the peer with code {code}: {reason}")),
             }
         }

@@ -257,6 +257,13 @@ impl Transport {
         Ok(())
     }
 
+    /// Whether a connection to `node` stands; this node itself counts as connected.
+    #[must_use]
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        let shared = &self.inner.shared;
+        node == shared.config.node || shared.peer(node).is_some_and(|peer| peer.is_connected())
+    }
+
     /// Where this node listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {

@@ -18,6 +18,8 @@ pub trait Handler: Send + Sync + 'static {
     /// carries the names of this Hello, that the cluster is ours, and that we are the node it means.
     /// Asked for connections in both directions, so the same session comes twice and may come again.
     ///
+    /// A peer with the id zero has none yet: it can ask ([`Handler::on_request`]) and nothing else.
+    ///
     /// # Errors
     /// The reason goes to the peer, which is a member's holder but perhaps not a member: no secrets.
     fn admit(&self, peer: &Hello) -> Result<(), Refusal>;
@@ -29,8 +31,9 @@ pub trait Handler: Send + Sync + 'static {
     /// `from` as their sender and this node as their receiver.
     fn on_messages(&self, from: NodeId, messages: Vec<Message>);
 
-    /// A request, to be answered within `deadline_ms` milliseconds: later answers are ignored.
-    fn on_request(&self, from: NodeId, body: Bytes, deadline_ms: u32, reply: Replier);
+    /// A request of `from`, in whose certificate stands `name`, to be answered within `deadline_ms`
+    /// milliseconds: later answers are ignored.
+    fn on_request(&self, from: NodeId, name: &str, body: Bytes, deadline_ms: u32, reply: Replier);
 
     /// A peer wants to send a snapshot; accept or refuse it in a task. A node that knows nothing of
     /// snapshots refuses them all.
@@ -41,8 +44,14 @@ pub trait Handler: Send + Sync + 'static {
 
 /// Why the node does not talk to a peer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
+pub enum Refusal {
+    /// It is not wanted, which may change.
+    #[error("{0}")]
+    Policy(String),
+    /// It has left the cluster for good, and should stop.
+    #[error("{0}")]
+    Removed(String),
+}
 
 /// What happened between us and a peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +63,11 @@ pub enum PeerEvent {
     },
     /// We can no longer send to it; what was underway may be lost. Always follows an `Up`.
     Down {
+        /// For people.
+        reason: String,
+    },
+    /// The peer, whose certificate is good, says that this node was removed from the cluster.
+    Removed {
         /// For people.
         reason: String,
     },

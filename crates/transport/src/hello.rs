@@ -25,7 +25,7 @@ pub struct Hello {
     pub cluster_name: String,
     /// A digest of the first snapshot that the cluster began with.
     pub cluster_digest: [u8; 32],
-    /// The node.
+    /// The node; zero if it has no id yet.
     pub node: NodeId,
     /// Its name; must be the one in its certificate.
     pub node_name: String,
@@ -37,7 +37,7 @@ pub struct Hello {
     pub started: bool,
     /// How many log batches it has synced: a directory rolled back shows fewer than before.
     pub synced_batches: u64,
-    /// Whom it believes to talk to.
+    /// Whom it believes to talk to; zero if it has no id itself and knows only the peer's name.
     pub target: NodeId,
 }
 
@@ -123,7 +123,8 @@ impl Hello {
             let reason = format!("cluster {:?} is not ours, {cluster_name:?}", self.cluster_name);
             return Err(Close::cluster(reason));
         }
-        if self.target != us {
+        let asks_anybody = self.node == NodeId::ZERO && self.target == NodeId::ZERO;
+        if self.target != us && !asks_anybody {
             return Err(Close::target(format!("node {} is meant, this is {us}", self.target)));
         }
         if self.node == us {

@@ -99,6 +99,10 @@ impl Peer {
         self.end(close);
     }
 
+    pub(crate) fn is_connected(&self) -> bool {
+        self.session().is_some()
+    }
+
     /// Ends the session, if there is one.
     fn end(&self, close: &Close) {
         if let Some((connection, _)) = self.session().take() {
@@ -152,14 +156,20 @@ impl Peer {
                     info!(peer = %self.name, reason, "connection lost");
                     shared.handler.on_peer(self.node, PeerEvent::Down { reason });
                 }
-                Err(Ending::Refused(reason)) => {
+                Err(Ending::Lost(reason)) => debug!(peer = %self.name, reason, "cannot connect"),
+                Err(ending) => {
+                    let removed = matches!(ending, Ending::Removed(_));
+                    let reason = ending.reason();
                     if refusal.as_ref() != Some(&reason) {
                         warn!(peer = %self.name, reason, "connection refused");
                         refusal = Some(reason.clone());
-                        shared.handler.on_peer(self.node, PeerEvent::Refused { reason });
+                        let event = match removed {
+                            true => PeerEvent::Removed { reason },
+                            false => PeerEvent::Refused { reason },
+                        };
+                        shared.handler.on_peer(self.node, event);
                     }
                 }
-                Err(Ending::Lost(reason)) => debug!(peer = %self.name, reason, "cannot connect"),
             }
             attempt += 1;
             tokio::select! {
@@ -262,7 +272,9 @@ impl Peer {
         let config = &shared.config;
         let certificate = certificate_of(connection);
         hello.check(certificate.as_ref(), &config.cluster_name, config.node)?;
-        if hello.node != self.node || hello.node_name != self.name {
+        // Without an id of its own, a node knows its peers by name alone.
+        let meant = hello.node == self.node || config.node == NodeId::ZERO;
+        if !meant || hello.node_name != self.name {
             let (dialed, name) = (self.node, &self.name);
             let reason = format!(
                 "node {dialed} {name:?} was dialed, node {} {:?} answered",
@@ -270,7 +282,7 @@ impl Peer {
             );
             return Err(Close::target(reason));
         }
-        shared.handler.admit(hello).map_err(|refusal| Close::policy(refusal.0))
+        shared.handler.admit(hello).map_err(Close::refusal)
     }
 
     /// Sends until the connection ends; says why it did.

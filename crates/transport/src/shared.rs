@@ -109,9 +109,11 @@ impl Shared {
             if unknown > 0 {
                 self.metrics.dropped.unknown.increment(unknown as u64);
             }
-            // A member may speak for itself only.
+            // A member may speak for itself only, and who is none yet not at all.
             let count = messages.len();
-            messages.retain(|message| message.from == from && message.to == self.config.node);
+            messages.retain(|message| {
+                message.from == from && from != NodeId::ZERO && message.to == self.config.node
+            });
             if messages.len() < count {
                 self.metrics.dropped.misaddressed.increment((count - messages.len()) as u64);
             }

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
+    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_types::kv::{Command, Query};
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term};
 
 use crate::keyspace::Keyspace;
+use crate::roster::Roster;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc0ffee);
 pub(crate) const MEMBER: NodeId = NodeId(0xbeef);
@@ -22,7 +24,7 @@ pub(crate) struct FakeBackend {
 
 struct State {
     keyspace: Keyspace,
-    client_url: String,
+    roster: Roster,
     has_leader: bool,
     is_ready: bool,
     /// What every proposal and read fails with.
@@ -39,7 +41,13 @@ impl FakeBackend {
         Self {
             state: Mutex::new(State {
                 keyspace: Keyspace::new(),
-                client_url: String::new(),
+                roster: Roster::of(Member {
+                    id: MEMBER,
+                    name: "n1".to_owned(),
+                    peer_urls: vec!["http://127.0.0.1:2380".to_owned()],
+                    client_urls: Vec::new(),
+                    is_learner: false,
+                }),
                 has_leader: true,
                 is_ready: true,
                 failure: None,
@@ -51,7 +59,7 @@ impl FakeBackend {
     }
 
     pub(crate) fn advertise(&self, address: SocketAddr) {
-        self.state().client_url = format!("http://{address}");
+        self.state().roster.set_client_url(format!("http://{address}"));
     }
 
     pub(crate) fn fail_with(&self, failure: Option<BackendError>) {
@@ -129,13 +137,37 @@ impl Backend for FakeBackend {
     }
 
     fn members(&self) -> Vec<Member> {
-        vec![Member {
-            id: MEMBER,
-            name: "n1".to_owned(),
-            peer_urls: vec!["https://127.0.0.1:2380".to_owned()],
-            client_urls: vec![self.state().client_url.clone()],
-            is_learner: false,
-        }]
+        self.state().roster.members()
+    }
+
+    async fn members_now(&self) -> Result<(Vec<Member>, Term), BackendError> {
+        let mut state = self.state();
+        state.reads.push(Consistency::Linearizable);
+        match &state.failure {
+            Some(failure) => Err(failure.clone()),
+            None => Ok((state.roster.members(), TERM)),
+        }
+    }
+
+    async fn change_members(&self, change: MemberChange) -> Result<MembersAnswer, MemberError> {
+        let mut state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone().into());
+        }
+        let id = state.roster.change(change)?;
+        Ok(MembersAnswer { id, members: state.roster.members(), raft_term: TERM })
+    }
+
+    async fn move_leader(&self, to: NodeId) -> Result<(), MemberError> {
+        let state = self.state();
+        if !state.has_leader {
+            return Err(MemberRefusal::NotLeader.into());
+        }
+        let voters = state.roster.members().into_iter().filter(|member| !member.is_learner);
+        match voters.map(|member| member.id).any(|id| id == to) {
+            true => Ok(()),
+            false => Err(MemberRefusal::BadTransferee.into()),
+        }
     }
 
     fn groups(&self) -> Vec<GroupStatus> {

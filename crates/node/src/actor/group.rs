@@ -16,7 +16,7 @@ use kameo::error::{ActorStopReason, Infallible};
 use kameo::mailbox::{MailboxReceiver, Signal};
 use kameo::message::{Context, Message};
 use quorate_group::{Generation, Group, Leadership};
-use quorate_raft::{PeerProgress, Ticket};
+use quorate_raft::{MembershipChange, PeerProgress, Ticket};
 use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, SnapshotMeta};
 use quorate_wal::Fetch;
 use tokio::sync::oneshot;
@@ -60,6 +60,10 @@ pub(crate) enum Input {
     Truncate { through: LogIndex, done: oneshot::Sender<()> },
     /// The transport lost a peer.
     Unreachable(NodeId),
+    /// The leadership should go to this node, if it is here.
+    Transfer(NodeId),
+    /// The membership should change.
+    Change { change: MembershipChange, slot: ProposalSlot },
     /// Somebody wants to know how the group is.
     Look(oneshot::Sender<GroupReport>),
 }
@@ -74,7 +78,10 @@ pub(crate) struct GroupReport {
     /// The entry before the first one of the log.
     pub(crate) base: EntryId,
     pub(crate) last: EntryId,
+    /// In force, committed or not.
     pub(crate) membership: Membership,
+    /// As of what is applied.
+    pub(crate) applied_membership: Option<Membership>,
     /// What a leader knows of its peers; empty elsewhere.
     pub(crate) peers: Vec<(NodeId, PeerProgress)>,
 }
@@ -88,8 +95,9 @@ pub(crate) struct GroupActor {
     inputs: usize,
     /// The machine is gone: a group that cannot apply must not lead, nor go on as if it could.
     failed: bool,
-    /// Set once everything that was known committed at the last stop is applied again: before that,
-    /// this replica's state may be older than what it has served.
+    /// Set once everything that was known committed at the last stop is applied again, and this replica
+    /// has applied that it takes part: before that, its state may be older than what it has served, or
+    /// than what a client has seen who was sent to a node that joins.
     caught_up: Arc<AtomicBool>,
     caught_up_at: LogIndex,
 }
@@ -139,9 +147,13 @@ impl GroupActor {
     }
 
     fn note_applied(&self) {
-        if self.group.applied_index() >= self.caught_up_at {
-            self.caught_up.store(true, Ordering::Release);
+        let (applied, replica) = (self.group.applied_index(), self.group.replica());
+        if applied < self.caught_up_at || self.caught_up.load(Ordering::Relaxed) {
+            return;
         }
+        let own = replica.config().node;
+        let belongs = replica.membership_at(applied).is_some_and(|then| then.contains(own));
+        self.caught_up.store(belongs, Ordering::Release);
     }
 
     fn report(&self) -> GroupReport {
@@ -156,6 +168,7 @@ impl GroupActor {
             base: replica.base(),
             last: replica.last(),
             membership: replica.membership().clone(),
+            applied_membership: replica.membership_at(self.group.applied_index()).cloned(),
             peers: nodes.into_iter().filter_map(progress).collect(),
         }
     }
@@ -262,6 +275,12 @@ impl Message<Input> for GroupActor {
             Input::Tick => self.group.tick(),
             Input::Truncate { through, done } => self.truncate(through, done),
             Input::Unreachable(peer) => self.group.unreachable(peer),
+            Input::Transfer(to) => {
+                if let Err(error) = self.group.transfer_leadership(to) {
+                    tracing::debug!(group = %self.group.id(), %to, %error, "nothing to hand over");
+                }
+            }
+            Input::Change { change, slot } => self.group.change_membership(change, slot),
             // The asker may have given up.
             Input::Look(sender) => drop(sender.send(self.report())),
         }

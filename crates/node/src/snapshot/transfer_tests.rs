@@ -20,7 +20,7 @@ use quorate_types::{
 use quorate_wal::mem::MemDisk;
 use quorate_wal::{LogStore, WalConfig, Write};
 use tempfile::TempDir;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use super::*;
@@ -63,7 +63,7 @@ impl Handler for Probe {
 
     fn on_messages(&self, _: NodeId, _: Vec<Message>) {}
 
-    fn on_request(&self, _: NodeId, _: Bytes, _: u32, _: Replier) {}
+    fn on_request(&self, _: NodeId, _: &str, _: Bytes, _: u32, _: Replier) {}
 
     fn on_snapshot(&self, offer: SnapshotOffer) {
         self.offers.send(offer).unwrap();
@@ -85,15 +85,15 @@ fn router(node: NodeId) -> Arc<Router> {
     let placed = PlacedNode {
         id: node,
         name: "n".into(),
-        client_address: String::new(),
         peer_address: "127.0.0.1:1".into(),
-        labels: BTreeMap::new(),
         incarnation: Incarnation(1),
+        ..PlacedNode::default()
     };
     Arc::new(Router {
         node,
         residents: ArcSwap::default(),
         map: ArcSwap::from_pointee(PlacementMap::first([placed]).unwrap()),
+        map_version: watch::Sender::new(PlacementMap::FIRST_VERSION),
         transport: ArcSwapOption::empty(),
         proposal_bytes: Arc::new(Semaphore::new(1)),
         request_timeout: PATIENCE,

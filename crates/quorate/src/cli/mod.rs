@@ -3,11 +3,13 @@
 //! - [`serve`]: one node.
 //! - [`dev`]: a whole cluster in one process.
 //! - [`status`]: what nodes say of themselves.
+//! - [`member`]: who belongs to the cluster, and how that changes.
 //! - [`cert`]: a cluster's authority and its nodes' certificates.
 //! - `sim`: the simulator's own command, [`quorate_sim::cli`].
 
 pub mod cert;
 pub mod dev;
+pub mod member;
 pub mod serve;
 pub mod status;
 
@@ -34,6 +36,9 @@ enum Command {
     Dev(dev::Args),
     /// Show nodes, groups, leaders, terms and indexes
     Status(status::Args),
+    /// Show, add, promote, remove and replace members of a cluster
+    #[command(subcommand)]
+    Member(member::Command),
     /// Run a simulated cluster from a seed, under faults, and check what it promised
     Sim(Box<quorate_sim::cli::Args>),
     /// Make a cluster's authority and its nodes' certificates
@@ -65,6 +70,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Dev(args) => dev::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Member(command) => member::run(&command),
         Command::Sim(args) => sim(&args),
         Command::Cert(command) => cert::run(&command),
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::{Failure, block_on};
+use crate::config::values::ClusterState;
 use crate::config::{self, Settings};
 use crate::log;
 use crate::node::{self, NodeError};
@@ -16,7 +17,7 @@ Every setting can be given as a flag, as an environment variable or in the file,
 precedence: --listen-client, QUORATE_LISTEN_CLIENT, or in the file: listen-client = \"0.0.0.0:2379\".
 
 Exit codes: 0 stopped cleanly; 1 did not start, or did not stop in time; 2 wrong usage or settings; \
-3 a part of the node ended by itself; 70 log or state cannot be written; 130 stopped at once by a \
+3 a part of the node ended by itself; 4 the node was removed from its cluster; 70 log or state cannot be written; 130 stopped at once by a \
 second signal.")]
 pub struct Args {
     /// File with settings (TOML) [env: QUORATE_CONFIG]
@@ -37,7 +38,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    if config.initial_cluster.len() % 2 == 0 {
+    let founds = config.cluster_state == ClusterState::New;
+    if founds && config.initial_cluster.len() % 2 == 0 {
         let nodes = config.initial_cluster.len();
         tracing::warn!(nodes, "an even number of voters survives no more failures than one less");
     }
@@ -62,6 +64,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 pub(super) fn failure(error: &NodeError) -> Failure {
     let exit = match error {
         NodeError::Broken(_) => Exit::Broken,
+        NodeError::Removed(_) => Exit::Removed,
         NodeError::Bind { .. }
         | NodeError::File { .. }
         | NodeError::Engine(_)

@@ -129,7 +129,7 @@ async fn ask(endpoint: &str) -> Result<NodeView, String> {
 }
 
 /// An error with its causes: tonic's own words are only "transport error".
-fn in_words(error: &dyn std::error::Error) -> String {
+pub(super) fn in_words(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut words: Vec<_> = causes.map(ToString::to_string).collect();
     words.dedup();

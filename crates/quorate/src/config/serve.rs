@@ -13,7 +13,8 @@ use super::values::{ClusterState, Count, HostPort, InitialCluster, LogFormat, Sp
 /// Everything that one node is started with.
 ///
 /// Invariants, checked when it is made:
-/// - `name` is one of `initial_cluster`, with `advertise_peer` as its address.
+/// - `name` is one of `initial_cluster`, with `advertise_peer` as its address, unless the node joins by
+///   `join`: then those stand there that it asks.
 /// - `heartbeat` is not zero and `election` is at least five times as long.
 /// - The three listen addresses are different.
 /// - Counts and sizes are within the bounds that their constants say.
@@ -25,9 +26,9 @@ pub struct ServeConfig {
     pub cluster_name: String,
     /// Goes into the ids of the initial nodes.
     pub cluster_token: String,
-    /// Whether an empty data directory starts a new cluster.
+    /// Whether an empty data directory starts a new cluster, or joins one.
     pub cluster_state: ClusterState,
-    /// Names and peer addresses of the initial members.
+    /// Names and peer addresses of the initial members, or of those that a node asks that joins.
     pub initial_cluster: BTreeMap<String, HostPort>,
     /// Locality.
     pub labels: BTreeMap<String, String>,
@@ -134,6 +135,7 @@ struct Members {
     advertise_client: HostPort,
     advertise_peer: HostPort,
     initial_cluster: BTreeMap<String, HostPort>,
+    cluster_state: ClusterState,
 }
 
 impl Check<'_> {
@@ -162,7 +164,7 @@ impl Check<'_> {
                 settings.initial_cluster_token.as_ref().map(|token| &token.0),
                 "quorate-cluster",
             ),
-            cluster_state: settings.initial_cluster_state.unwrap_or(ClusterState::New),
+            cluster_state: members.cluster_state,
             initial_cluster: members.initial_cluster,
             labels: settings.labels.clone().unwrap_or_default().0,
             data_dir: data_dir.unwrap_or_else(|| format!("{name}.quorate").into()),
@@ -228,16 +230,32 @@ impl Check<'_> {
             Some(given) => given.clone(),
             None => self.advertised("advertise-client", "listen-client", listen.client)?,
         };
-        let Some(InitialCluster(members)) = &settings.initial_cluster else {
-            let advertise_peer = match &settings.advertise_peer {
-                Some(given) => given.clone(),
-                None => self.advertised("advertise-peer", "listen-peer", listen.peer)?,
-            };
-            let initial_cluster = BTreeMap::from([(name.to_owned(), advertise_peer.clone())]);
-            return Ok(Members { advertise_client, advertise_peer, initial_cluster });
+        let cluster_state = settings.initial_cluster_state.unwrap_or(ClusterState::New);
+        let addresses = |InitialCluster(members): &InitialCluster| {
+            members.iter().map(|(member, at)| (member.0.clone(), at.clone())).collect()
         };
-        let initial_cluster: BTreeMap<_, _> =
-            members.iter().map(|(member, address)| (member.0.clone(), address.clone())).collect();
+        if let Some(join) = &settings.join {
+            self.joins_alone()?;
+            let advertise_peer = self.advertise_peer(listen)?;
+            let (initial_cluster, cluster_state) = (addresses(join), ClusterState::Existing);
+            return Ok(Members {
+                advertise_client,
+                advertise_peer,
+                initial_cluster,
+                cluster_state,
+            });
+        }
+        let Some(initial_cluster) = &settings.initial_cluster else {
+            let advertise_peer = self.advertise_peer(listen)?;
+            let initial_cluster = BTreeMap::from([(name.to_owned(), advertise_peer.clone())]);
+            return Ok(Members {
+                advertise_client,
+                advertise_peer,
+                initial_cluster,
+                cluster_state,
+            });
+        };
+        let initial_cluster: BTreeMap<String, HostPort> = addresses(initial_cluster);
         let Some(own) = initial_cluster.get(name) else {
             let names: Vec<_> = initial_cluster.keys().map(String::as_str).collect();
             let names = names.join(", ");
@@ -248,7 +266,28 @@ impl Check<'_> {
             let what = format!("is {given}, but \"initial-cluster\" has {name}={own}");
             return Err(self.fail("advertise-peer", &what));
         }
-        Ok(Members { advertise_client, advertise_peer: own.clone(), initial_cluster })
+        let advertise_peer = own.clone();
+        Ok(Members { advertise_client, advertise_peer, initial_cluster, cluster_state })
+    }
+
+    /// A node that joins has no part in how the cluster began.
+    fn joins_alone(&self) -> Result<(), ConfigError> {
+        if self.settings.initial_cluster.is_some() {
+            return Err(
+                self.fail("join", "and \"initial-cluster\" are for different nodes: set one")
+            );
+        }
+        if self.settings.initial_cluster_state == Some(ClusterState::New) {
+            return Err(self.fail("join", "is set, so \"initial-cluster-state\" cannot be \"new\""));
+        }
+        Ok(())
+    }
+
+    fn advertise_peer(&self, listen: &Listen) -> Result<HostPort, ConfigError> {
+        match &self.settings.advertise_peer {
+            Some(given) => Ok(given.clone()),
+            None => self.advertised("advertise-peer", "listen-peer", listen.peer),
+        }
     }
 
     fn advertised(

@@ -94,7 +94,10 @@ settings! {
     advertise_peer: HostPort = "advertise-peer", "HOST:PORT";
     /// Members of a new cluster with their peer addresses [default: this node alone]
     initial_cluster: InitialCluster = "initial-cluster", "NAME=HOST:PORT,...";
-    /// Whether an empty data directory starts a new cluster: new or existing [default: new]
+    /// Nodes of a running cluster that let this one in, after `quorate member add` [default: none]
+    join: InitialCluster = "join", "NAME=HOST:PORT,...";
+    /// Whether an empty data directory starts a new cluster: new; or joins the others of
+    /// initial-cluster: existing [default: new]
     initial_cluster_state: ClusterState = "initial-cluster-state", "STATE";
     /// Goes into the ids of a new cluster, so that two of one name are told apart
     /// [default: quorate-cluster]

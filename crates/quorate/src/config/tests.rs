@@ -378,3 +378,33 @@ fn members_and_labels_may_be_tables_too() {
     assert_eq!(config.initial_cluster["b"].as_str(), "[::1]:2");
     assert_eq!(config.advertise_peer.as_str(), "h1:1");
 }
+
+#[test]
+fn a_node_that_joins_asks_members_and_has_no_part_in_how_the_cluster_began() {
+    let joins = |more: &[(&str, &str)]| {
+        checked(&[&[("name", "n4"), ("join", "n1=h1:1,n2=h2:2")], more].concat())
+    };
+    let config = joins(&[]).expect("sound");
+    assert_eq!(config.cluster_state, ClusterState::Existing);
+    assert_eq!(config.initial_cluster.keys().collect::<Vec<_>>(), ["n1", "n2"]);
+    assert_eq!(config.advertise_peer.as_str(), "127.0.0.1:2380");
+    let config = joins(&[("advertise-peer", "h4:4"), ("initial-cluster-state", "existing")]);
+    assert_eq!(config.expect("sound").advertise_peer.as_str(), "h4:4");
+    let table = [
+        (
+            ("initial-cluster", "n4=h4:4"),
+            "--join: \"join\" and \"initial-cluster\" are for different nodes: set one",
+        ),
+        (
+            ("initial-cluster-state", "new"),
+            "--join: \"join\" is set, so \"initial-cluster-state\" cannot be \"new\"",
+        ),
+        (
+            ("listen-peer", "0.0.0.0:2380"),
+            "\"advertise-peer\" must be set, since \"listen-peer\" is 0.0.0.0:2380",
+        ),
+    ];
+    for (wrong, expected) in table {
+        assert_eq!(joins(&[wrong]).expect_err(expected), expected);
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use quorate_placement::{Answer, Refused};
+use quorate_placement::{Answer, Changed, Refused};
 
 use super::{Checked, Oracle};
 
@@ -18,7 +18,7 @@ impl PlacementOracle {
     /// A client has the outcome of a change that it made for `expected`.
     pub(crate) fn on_changed(&mut self, request: u64, expected: u64, outcome: &Bytes) -> Checked {
         match Answer::parse(outcome) {
-            Ok(version) => {
+            Ok(Changed { version, .. }) => {
                 let other = self.made.insert(version, request);
                 Oracle::Placement.check(other.is_none_or(|other| other == request), || {
                     format!("requests {request} and {other:?} both made version {version}")

@@ -147,7 +147,7 @@ async fn a_hello_for_another_node_is_refused() {
 async fn the_nodes_own_policy_is_asked_and_its_reason_reaches_the_peer() {
     let ca = authority();
     let (mut one, mut two) = (Node::open(&ca, 1).await, Node::open(&ca, 2).await);
-    *one.probe.refuse.lock().unwrap() = Some("wiped: replace the member".into());
+    *one.probe.refuse.lock().unwrap() = Some(Refusal::Policy("wiped: replace the member".into()));
     two.dial(&one);
     assert_eq!(two.refused(1).await, "refused by the peer: wiped: replace the member");
     assert_eq!(one.refused(2).await, "refused by us: wiped: replace the member");
@@ -159,6 +159,91 @@ async fn the_nodes_own_policy_is_asked_and_its_reason_reaches_the_peer() {
     *one.probe.refuse.lock().unwrap() = None;
     two.up(1).await;
     one.up(2).await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_removed_is_told_so_by_both_kinds_of_connection() {
+    let ca = authority();
+    let (mut one, mut two) = (Node::open(&ca, 1).await, Node::open(&ca, 2).await);
+    *one.probe.refuse.lock().unwrap() = Some(Refusal::Removed("n2 was removed".into()));
+    two.dial(&one);
+    assert_eq!(two.removed(1).await, "refused by the peer: n2 was removed");
+    assert_eq!(one.refused(2).await, "refused by us: n2 was removed");
+    one.dial(&two);
+    assert_eq!(two.removed(1).await, "refused by the peer: n2 was removed");
+}
+
+#[tokio::test]
+async fn a_node_without_an_id_can_ask_those_it_knows_by_name_and_nothing_else() {
+    let ca = authority();
+    let mut one = Node::open(&ca, 1).await;
+    let mut recipe = Recipe::new(&ca, 2);
+    recipe.config.node = NodeId::ZERO;
+    recipe.words = Hello { node: NodeId::ZERO, ..recipe.words };
+    let (sender, _events) = mpsc::unbounded_channel();
+    let nobody = Nobody(Probe { words: recipe.words, refuse: Mutex::default(), events: sender });
+    let figures = Figures::default();
+    let joiner = Transport::open(recipe.config, Arc::new(nobody), recipe.link, &figures);
+    let joiner = joiner.await.unwrap();
+    // Any number will do for the id that it does not know.
+    let address = one.transport.local_addr().to_string();
+    joiner.add_peer(NodeId(77), "n1", address).unwrap();
+    let ask = async {
+        loop {
+            let asked = joiner.request(NodeId(77), Bytes::from_static(b"who am I?"), PATIENCE);
+            match asked.await {
+                Ok(answer) => break answer,
+                Err(RequestError::NotSent(_)) => tokio::task::yield_now().await,
+                Err(RequestError::Unknown(error)) => panic!("{error:?}"),
+            }
+        }
+    };
+    let answer = async {
+        let (body, reply) = one
+            .wait(|event| match event {
+                Event::Request(body, _, reply) => Some((body, reply)),
+                Event::Messages(..) => panic!("messages of nobody"),
+                Event::Peer(..) | Event::Snapshot(_) => None,
+            })
+            .await;
+        assert_eq!(body, "who am I?");
+        // What it says without having been asked does not count.
+        joiner.send(NodeId(77), vec![beat(0, 1, 1)]);
+        reply.send(Bytes::from_static(b"n2"));
+    };
+    assert_eq!(tokio::join!(ask, answer).0, "n2");
+    let misaddressed = "quorate_transport_dropped_messages_total{misaddressed}";
+    let dropped = async {
+        while one.figures.counter(misaddressed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dropped).await.expect("its message was not dropped");
+}
+
+/// A node without an id, which cannot name whom it dials.
+struct Nobody(Probe);
+
+impl Handler for Nobody {
+    fn hello(&self, _: NodeId) -> Hello {
+        self.0.hello(NodeId::ZERO)
+    }
+
+    fn admit(&self, peer: &Hello) -> Result<(), Refusal> {
+        self.0.admit(peer)
+    }
+
+    fn on_peer(&self, node: NodeId, event: PeerEvent) {
+        self.0.on_peer(node, event);
+    }
+
+    fn on_messages(&self, from: NodeId, messages: Vec<Message>) {
+        self.0.on_messages(from, messages);
+    }
+
+    fn on_request(&self, from: NodeId, name: &str, body: Bytes, deadline_ms: u32, reply: Replier) {
+        self.0.on_request(from, name, body, deadline_ms, reply);
+    }
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ use crate::hello::HELLO_BYTES_MAX;
 use crate::peer::write_hello;
 use crate::tls::{self, Ca, TlsConfig, make_ca};
 use crate::{
-    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, SnapshotOffer, Straight, Transport,
-    TransportConfig,
+    Handler, Hello, Limits, Link, PeerEvent, Refusal, Replier, RequestError, SnapshotOffer,
+    Straight, Transport, TransportConfig,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ enum Event {
 /// A node without a node: it records what it is told.
 struct Probe {
     words: Hello,
-    refuse: Mutex<Option<String>>,
+    refuse: Mutex<Option<Refusal>>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -57,7 +57,7 @@ impl Handler for Probe {
     }
 
     fn admit(&self, _peer: &Hello) -> Result<(), Refusal> {
-        self.refuse.lock().unwrap().clone().map_or(Ok(()), |reason| Err(Refusal(reason)))
+        self.refuse.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 
     fn on_peer(&self, node: NodeId, event: PeerEvent) {
@@ -68,7 +68,14 @@ impl Handler for Probe {
         let _ = self.events.send(Event::Messages(from, messages));
     }
 
-    fn on_request(&self, _from: NodeId, body: Bytes, deadline_ms: u32, reply: Replier) {
+    fn on_request(
+        &self,
+        _from: NodeId,
+        _name: &str,
+        body: Bytes,
+        deadline_ms: u32,
+        reply: Replier,
+    ) {
         let _ = self.events.send(Event::Request(body, deadline_ms, reply));
     }
 
@@ -194,6 +201,16 @@ impl Node {
     async fn refused(&mut self, peer: u64) -> String {
         self.wait(|event| match event {
             Event::Peer(node, PeerEvent::Refused { reason }) if node == NodeId(peer) => {
+                Some(reason)
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    async fn removed(&mut self, peer: u64) -> String {
+        self.wait(|event| match event {
+            Event::Peer(node, PeerEvent::Removed { reason }) if node == NodeId(peer) => {
                 Some(reason)
             }
             _ => None,

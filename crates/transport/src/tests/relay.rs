@@ -143,7 +143,7 @@ async fn a_peer_that_falls_silent_is_given_up_and_found_again() {
         transport.request(NodeId(2), "anybody there?".into(), PATIENCE).await
     });
     assert_eq!(one.down(2).await, "timed out");
-    let lost = crate::RequestError::Unknown(crate::Unknown::ConnectionLost);
+    let lost = RequestError::Unknown(crate::Unknown::ConnectionLost);
     assert_eq!(asked.await.unwrap(), Err(lost));
 
     relay.speak();

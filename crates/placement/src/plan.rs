@@ -1,0 +1,113 @@
+//! From what nodes are meant for to the next change of one group: pure, one step at a time.
+//!
+//! Whoever leads a group asks [`next_step`] again after each step, and whenever the map or the group has
+//! changed, until there is nothing to do. Every group has a replica on every node that has joined and
+//! does not leave.
+
+use std::collections::BTreeSet;
+
+use quorate_types::{Membership, NodeId};
+
+use crate::map::{PlacementMap, Standing};
+
+/// A group as its leader sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'v> {
+    /// The leader.
+    pub leader: NodeId,
+    /// The membership in force, which the group has committed.
+    pub membership: &'v Membership,
+    /// The learners that hold the log so far that they could vote without holding anybody up.
+    pub caught_up: &'v BTreeSet<NodeId>,
+}
+
+/// What the leader of a group does next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Nothing: the group is as it should be.
+    Done,
+    /// Nothing yet: a change is under way, or learners have to catch up.
+    Wait,
+    /// Hand the leadership to one of these voters, since this node is to leave.
+    Transfer(BTreeSet<NodeId>),
+    /// Change to this membership, by way of a joint one where votes change.
+    Change(Membership),
+}
+
+/// What is meant for a group.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Wanted {
+    /// Vote.
+    pub voters: BTreeSet<NodeId>,
+    /// Receive the log.
+    pub learners: BTreeSet<NodeId>,
+    /// Voters that stay until their successor votes: (who leaves, who follows).
+    pub successions: Vec<(NodeId, NodeId)>,
+}
+
+impl Wanted {
+    /// What the map means for all its groups.
+    #[must_use]
+    pub fn of(map: &PlacementMap) -> Self {
+        let joined = |standing| {
+            map.standing(standing).filter(|node| node.has_joined()).map(|node| node.id).collect()
+        };
+        // A successor that has not joined yet is waited for, too.
+        let replaces = |node: &crate::map::Node| node.replaces.map(|old| (old, node.id));
+        Self {
+            voters: joined(Standing::Voter),
+            learners: joined(Standing::Learner),
+            successions: map.standing(Standing::Voter).filter_map(replaces).collect(),
+        }
+    }
+}
+
+/// The next step of a group towards what is wanted.
+///
+/// - A node gets a vote only once it has caught up, and has been a learner before.
+/// - A voter that is to leave keeps its vote while its successor has none, and while the wanted voters
+///   that vote already would be no majority of all wanted ones. So a change never leaves fewer of them.
+/// - The leader never takes its own vote: it hands over first.
+#[must_use]
+pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
+    let View { leader, membership, caught_up } = view;
+    if membership.is_joint() {
+        return Step::Wait;
+    }
+    let now = &membership.voters;
+    let mut voters: BTreeSet<NodeId> = now.intersection(&wanted.voters).copied().collect();
+    voters.extend(
+        membership
+            .learners
+            .iter()
+            .filter(|node| wanted.voters.contains(node) && caught_up.contains(node)),
+    );
+    for (old, new) in &wanted.successions {
+        if now.contains(old) && !voters.contains(new) {
+            voters.insert(*old);
+        }
+    }
+    let settled = voters.intersection(&wanted.voters).count();
+    if settled <= wanted.voters.len() / 2 {
+        voters.extend(now);
+    }
+    if !voters.contains(&leader) {
+        let heirs: BTreeSet<_> = voters.intersection(now).copied().collect();
+        if !heirs.is_empty() {
+            return Step::Transfer(heirs);
+        }
+        voters.insert(leader);
+    }
+    let all = wanted.voters.union(&wanted.learners);
+    let learners = all.filter(|node| !voters.contains(node)).copied().collect();
+    let target = Membership { learners, ..Membership::of_voters(voters) };
+    if target.voters != *now || target.learners != membership.learners {
+        return Step::Change(target);
+    }
+    let done = target.voters == wanted.voters && target.learners == wanted.learners;
+    if done { Step::Done } else { Step::Wait }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! The plan against a group that does what it is told, and lets others catch up when it likes.
+
+use proptest::prelude::*;
+use quorate_types::Incarnation;
+
+use super::*;
+use crate::map::Node;
+
+fn ids(nodes: &[u64]) -> BTreeSet<NodeId> {
+    nodes.iter().copied().map(NodeId).collect()
+}
+
+fn wanted(voters: &[u64], learners: &[u64]) -> Wanted {
+    Wanted { voters: ids(voters), learners: ids(learners), successions: Vec::new() }
+}
+
+fn membership(voters: &[u64], learners: &[u64]) -> Membership {
+    Membership { learners: ids(learners), ..Membership::of_voters(ids(voters)) }
+}
+
+fn step(wanted: &Wanted, leader: u64, now: &Membership, caught_up: &[u64]) -> Step {
+    let caught_up = ids(caught_up);
+    next_step(wanted, View { leader: NodeId(leader), membership: now, caught_up: &caught_up })
+}
+
+#[test]
+fn a_new_node_learns_before_it_votes() {
+    let wanted = wanted(&[1, 2, 3, 4], &[]);
+    let learning = membership(&[1, 2, 3], &[4]);
+    assert_eq!(
+        step(&wanted, 1, &membership(&[1, 2, 3], &[]), &[4]),
+        Step::Change(learning.clone())
+    );
+    assert_eq!(step(&wanted, 1, &learning, &[]), Step::Wait);
+    let voting = membership(&[1, 2, 3, 4], &[]);
+    assert_eq!(step(&wanted, 1, &learning, &[4]), Step::Change(voting.clone()));
+    assert_eq!(step(&wanted, 1, &voting, &[]), Step::Done);
+}
+
+#[test]
+fn a_learner_stays_one() {
+    let wanted = wanted(&[1, 2, 3], &[4]);
+    assert_eq!(step(&wanted, 1, &membership(&[1, 2, 3], &[4]), &[4]), Step::Done);
+}
+
+#[test]
+fn a_leader_that_leaves_hands_over_first() {
+    let wanted = wanted(&[2, 3], &[]);
+    let now = membership(&[1, 2, 3], &[]);
+    assert_eq!(step(&wanted, 1, &now, &[]), Step::Transfer(ids(&[2, 3])));
+    assert_eq!(step(&wanted, 2, &now, &[]), Step::Change(membership(&[2, 3], &[])));
+}
+
+#[test]
+fn the_only_voter_waits_for_its_successor_and_hands_over_to_it() {
+    let wanted = Wanted { successions: vec![(NodeId(1), NodeId(2))], ..wanted(&[2], &[]) };
+    let alone = membership(&[1], &[]);
+    let both = membership(&[1, 2], &[]);
+    assert_eq!(step(&wanted, 1, &alone, &[]), Step::Change(membership(&[1], &[2])));
+    assert_eq!(step(&wanted, 1, &membership(&[1], &[2]), &[]), Step::Wait);
+    assert_eq!(step(&wanted, 1, &membership(&[1], &[2]), &[2]), Step::Change(both.clone()));
+    assert_eq!(step(&wanted, 1, &both, &[]), Step::Transfer(ids(&[2])));
+    assert_eq!(step(&wanted, 2, &both, &[]), Step::Change(membership(&[2], &[])));
+}
+
+#[test]
+fn a_replaced_voter_keeps_its_vote_until_its_successor_has_one() {
+    let wanted = Wanted { successions: vec![(NodeId(3), NodeId(4))], ..wanted(&[1, 2, 4], &[]) };
+    let learning = membership(&[1, 2, 3], &[4]);
+    assert_eq!(step(&wanted, 1, &membership(&[1, 2, 3], &[]), &[]), Step::Change(learning.clone()));
+    assert_eq!(step(&wanted, 1, &learning, &[]), Step::Wait);
+    assert_eq!(step(&wanted, 1, &learning, &[4]), Step::Change(membership(&[1, 2, 4], &[])));
+}
+
+#[test]
+fn nothing_is_planned_while_a_change_is_under_way() {
+    let joint = Membership { outgoing: ids(&[1, 2, 3]), ..membership(&[1, 2], &[]) };
+    assert_eq!(step(&wanted(&[1, 2], &[]), 1, &joint, &[]), Step::Wait);
+}
+
+#[test]
+fn only_nodes_that_have_joined_are_wanted() {
+    let founder = Node {
+        id: NodeId(1),
+        name: "n1".to_owned(),
+        peer_address: "h1:2380".to_owned(),
+        incarnation: Incarnation(1),
+        ..Node::default()
+    };
+    let mut map = PlacementMap::first([founder]).unwrap();
+    map.add_node("n2", "h2:2380", Standing::Voter).unwrap();
+    assert_eq!(Wanted::of(&map), wanted(&[1], &[]));
+    map.join_node("n2", "h2:2380", Incarnation(2)).unwrap();
+    assert_eq!(Wanted::of(&map), wanted(&[1, 2], &[]));
+    map.replace_node(NodeId(2), "h3:2380").unwrap();
+    // It never was in a group, so it is forgotten.
+    assert_eq!(Wanted::of(&map), wanted(&[1], &[]));
+}
+
+fn nodes(least: usize) -> impl Strategy<Value = BTreeSet<NodeId>> {
+    proptest::collection::btree_set((1u64..7).prop_map(NodeId), least..6)
+}
+
+/// Wanted members; learners are no voters, successions lead from nodes that are not wanted to voters.
+fn any_wanted() -> impl Strategy<Value = Wanted> {
+    let successions = proptest::collection::vec((1u64..7, 1u64..7), 0..3);
+    (nodes(1), nodes(0), successions).prop_map(|(voters, learners, successions)| {
+        let learners: BTreeSet<_> = learners.difference(&voters).copied().collect();
+        let pairs = successions.into_iter().map(|(old, new)| (NodeId(old), NodeId(new)));
+        let fit = |(old, new): &(NodeId, NodeId)| {
+            voters.contains(new) && !voters.contains(old) && !learners.contains(old)
+        };
+        let successions = pairs.filter(fit).collect();
+        Wanted { voters, learners, successions }
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_plan_ends_in_the_wanted_membership_and_keeps_quorums(
+        wanted in any_wanted(),
+        start in nodes(1),
+        learners in nodes(0),
+        choices in proptest::collection::vec(any::<prop::sample::Index>(), 64),
+    ) {
+        let learners: BTreeSet<_> = learners.difference(&start).copied().collect();
+        let mut now = Membership { learners, ..Membership::of_voters(start) };
+        let mut caught_up = BTreeSet::new();
+        let mut leader = *now.voters.first().unwrap();
+        let mut choices = choices.iter();
+        for _ in 0..64 {
+            let view = View { leader, membership: &now, caught_up: &caught_up };
+            match next_step(&wanted, view) {
+                Step::Done => break,
+                Step::Wait => {
+                    // One more learner catches up.
+                    let lags: Vec<_> = now.learners.difference(&caught_up).copied().collect();
+                    prop_assert!(!lags.is_empty(), "{now:?} waits for nobody, {wanted:?}");
+                    caught_up.insert(lags[choices.next().unwrap().index(lags.len())]);
+                }
+                Step::Transfer(heirs) => {
+                    prop_assert!(heirs.is_subset(&now.voters) && !heirs.contains(&leader));
+                    let heirs: Vec<_> = heirs.into_iter().collect();
+                    leader = heirs[choices.next().unwrap().index(heirs.len())];
+                }
+                Step::Change(next) => {
+                    prop_assert!(next != now && !next.is_joint());
+                    prop_assert!(next.voters.contains(&leader));
+                    prop_assert!(next.learners.is_disjoint(&next.voters));
+                    let votes = |of: &Membership| of.voters.intersection(&wanted.voters).count();
+                    let majority = wanted.voters.len() / 2 + 1;
+                    let dropped = now.voters.difference(&next.voters).count();
+                    prop_assert!(dropped == 0 || votes(&next) >= majority, "{now:?} to {next:?}");
+                    let new = next.voters.difference(&now.voters);
+                    for node in new {
+                        prop_assert!(now.learners.contains(node) && caught_up.contains(node));
+                    }
+                    now = next;
+                }
+            }
+        }
+        prop_assert_eq!(&now.voters, &wanted.voters);
+        prop_assert_eq!(&now.learners, &wanted.learners);
+    }
+}
