@@ -30,7 +30,8 @@ const UNSYNCED_WINDOWS_MAX: usize = 4;
 pub struct Counters {
     /// From nodes that are no members, to someone else, or saying what no correct peer says.
     pub ignored_messages: u64,
-    /// Appends that were refused because too much is not synced yet.
+    /// Appends and snapshots that were not taken because too much is not synced yet, or because a
+    /// snapshot is being installed.
     pub overloaded_appends: u64,
     /// Requests for votes that went unheard because the leader is alive.
     pub unheard_votes: u64,

@@ -166,6 +166,7 @@ impl Follower {
     /// of it: an older one would cut off entries that were acknowledged (camunda/camunda#6092).
     pub(crate) fn on_snapshot(&mut self, state: &mut State, from: NodeId, meta: SnapshotMeta) {
         if state.installing.is_some() {
+            state.counters.overloaded_appends += 1;
             return;
         }
         let last = meta.last.index;
@@ -202,6 +203,7 @@ impl Follower {
     ) {
         // What it would hold now is about to be replaced: an acknowledgement would not last.
         if state.installing.is_some() {
+            state.counters.overloaded_appends += 1;
             return;
         }
         let last = prev.index.plus(entries.len() as u64);

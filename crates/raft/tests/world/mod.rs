@@ -62,6 +62,8 @@ struct Weather {
     loss_percent: u32,
     repeat_percent: u32,
     crash_permille: u32,
+    /// Of the steps of a node that is down, after how many per cent it starts again.
+    start_percent: u32,
     cut_permille: u32,
     tick_permille: u32,
     /// Of the messages, how many per cent are put off for long.
@@ -70,6 +72,8 @@ struct Weather {
     turn_percent: u32,
     /// The most true time that a step takes.
     step_us_max: u64,
+    /// Of a thousand steps, in how many somebody proposes.
+    proposals: u32,
     /// Of ten thousand steps, in how many somebody wants other members.
     churn: u32,
     /// Of ten thousand steps, before how many everybody pauses for up to two promises, and in how
@@ -108,11 +112,13 @@ impl World {
             repeat_percent: random.u32(0..20),
             // Seldom enough that the group gets somewhere in between, and cuts last for elections.
             crash_permille: random.u32(0..4),
+            start_percent: random.choice([5, 60]).unwrap_or(5),
             cut_permille: random.u32(0..5),
             tick_permille: random.u32(50..200),
             delay_percent: random.u32(0..20),
             turn_percent: random.u32(20..=100),
             step_us_max: random.choice([1_000, 5_000, 20_000]).unwrap_or(1_000),
+            proposals: random.choice([2, 50, 50]).unwrap_or(50),
             churn: random.choice([0, 100, 500]).unwrap_or(0),
             pauses: random.u32(0..40),
         };
@@ -196,7 +202,7 @@ impl World {
             return;
         }
         if self.machines[&node].replica.is_none() {
-            if self.random.u32(..100) < 5 {
+            if self.random.u32(..100) < self.weather.start_percent {
                 self.start(node);
             }
             return;
@@ -218,7 +224,11 @@ impl World {
             self.change_members(node, &nodes);
         }
         match self.random.u32(..1000) {
-            ..50 => self.propose(node),
+            ..50 => {
+                if self.random.u32(..50) < self.weather.proposals {
+                    self.propose(node);
+                }
+            }
             50..70 => self.read(node),
             70..72 => self.replica(node).campaign(),
             72..74 => {
