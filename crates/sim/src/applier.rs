@@ -5,7 +5,7 @@ use bytes::Bytes;
 use quorate_store::{GroupRow, Overlay, StateEngine};
 use quorate_types::{Committed, Entry, EntryId, GroupId, NodeId, Payload, defect};
 
-use crate::check::{Checked, Oracle, Violation};
+use crate::check::{Checked, Oracle, Violation, promise};
 use crate::event::Event;
 use crate::node::Resident;
 use crate::trace::What;
@@ -43,6 +43,9 @@ impl World {
             for (group, generation, entries) in tasks {
                 let Some(resident) = process.residents.get_mut(&group) else { continue };
                 let outcomes = apply(resident, group, &entries, &mut overlay)?;
+                if let Some(platter) = self.checks.platters.get(&node) {
+                    promise::on_applied(node, group, &entries, platter)?;
+                }
                 let checks = self.checks.group(group);
                 checks.apply.on_applied(node, &entries, &outcomes, &checks.log)?;
                 done.push((group, generation, resident.applied.index, outcomes));
