@@ -61,7 +61,10 @@ pub fn mutants(
 pub fn table(mutants: &[Mutant], seeds_max: u64) -> String {
     let killed = mutants.iter().filter(|mutant| mutant.kill.is_some()).count();
     let mut text = format!(
-        "{killed} of {} defects were found within {seeds_max} seeds each.\n\n\
+        "# Known defects, and who finds them\n\n\
+         Written by `make mutants`: do not edit. Each defect is switched on by itself; seeds are counted until the first \
+         that fails.\n\n\
+         {killed} of {} defects were found within {seeds_max} seeds each.\n\n\
          | defect | source | what is wrong | seeds | found by |\n|---|---|---|---|---|\n",
         mutants.len()
     );
