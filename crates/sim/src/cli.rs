@@ -300,7 +300,12 @@ fn gate(args: &MutantsArgs, out: &mut dyn Write) -> Result<(), Failed> {
         args.only.as_ref().is_none_or(|only| format!("{defect:?}").eq_ignore_ascii_case(only))
     };
     let defects: Vec<_> = Defect::ALL.iter().copied().filter(chosen).collect();
-    let found = crate::mutants::mutants(&defects, args.from, args.seeds, args.threads);
+    let tell = |mutant: &crate::mutants::Mutant| {
+        let seeds = mutant.kill.as_ref().map_or(0, |(seeds, _)| *seeds);
+        // Progress only: the table says it all at the end.
+        drop(writeln!(io::stderr(), "{:?}: {seeds}", mutant.defect));
+    };
+    let found = crate::mutants::mutants(&defects, args.from, args.seeds, args.threads, &tell);
     let table = crate::mutants::table(&found, args.seeds);
     writeln!(out, "{table}")?;
     if let Some(path) = &args.table {

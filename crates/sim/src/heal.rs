@@ -346,7 +346,7 @@ impl World {
         let Some(resident) = process.residents.get_mut(&group) else { return Ok(false) };
         let (rows, more) = {
             let mut overlay = quorate_store::Overlay::new(at.state.view());
-            crate::host::sweep(resident, group, &mut overlay)?;
+            crate::applier::sweep(resident, group, &mut overlay)?;
             (overlay.into_rows(), resident.sweeping)
         };
         at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;

@@ -17,6 +17,7 @@
 //! What a run did is a trace, hashed always and kept on request; [`diagram`] draws it. [`shrink`] looks for the
 //! fewest faults that fail alike, [`campaign`] runs many seeds, and [`cli`] puts these together.
 
+mod applier;
 mod campaign;
 mod chaos;
 mod check;

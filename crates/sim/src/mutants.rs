@@ -18,9 +18,15 @@ pub struct Mutant {
 }
 
 /// Tries every one of `defects` on up to `seeds_max` seeds from `first` on, on `threads` threads; a defect is done
-/// with its first kill.
+/// with its first kill, and is told to `on_done`.
 #[must_use]
-pub fn mutants(defects: &[Defect], first: u64, seeds_max: u64, threads: usize) -> Vec<Mutant> {
+pub fn mutants(
+    defects: &[Defect],
+    first: u64,
+    seeds_max: u64,
+    threads: usize,
+    on_done: &(dyn Fn(&Mutant) + Sync),
+) -> Vec<Mutant> {
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());
     let work = || {
@@ -34,8 +40,10 @@ pub fn mutants(defects: &[Defect], first: u64, seeds_max: u64, threads: usize) -
                 let is_sound = found.is_none() || run_seed(seed).violation.is_none();
                 found.filter(|_| is_sound).map(|violation| (offset + 1, violation))
             });
+            let mutant = Mutant { defect, kill };
+            on_done(&mutant);
             let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            found.push(Mutant { defect, kill });
+            found.push(mutant);
         }
     };
     std::thread::scope(|scope| {
@@ -53,7 +61,10 @@ pub fn mutants(defects: &[Defect], first: u64, seeds_max: u64, threads: usize) -
 pub fn table(mutants: &[Mutant], seeds_max: u64) -> String {
     let killed = mutants.iter().filter(|mutant| mutant.kill.is_some()).count();
     let mut text = format!(
-        "{killed} of {} defects were found within {seeds_max} seeds each.\n\n\
+        "# Known defects, and who finds them\n\n\
+         Written by `make mutants`: do not edit. Each defect is switched on by itself; seeds are counted until the first \
+         that fails.\n\n\
+         {killed} of {} defects were found within {seeds_max} seeds each.\n\n\
          | defect | source | what is wrong | seeds | found by |\n|---|---|---|---|---|\n",
         mutants.len()
     );

@@ -37,8 +37,10 @@ impl Plan {
         };
         plan.absent = absent(&mut random, &plan.cluster);
         plan.faults = faults(&mut random, &plan);
-        if chance(&mut random, 5) {
-            term_race(&mut random, &mut plan);
+        match random.u32(..100) {
+            0..5 => term_race(&mut random, &mut plan),
+            5..9 => log_race(&mut random, &mut plan),
+            _ => {}
         }
         plan
     }
@@ -204,6 +206,15 @@ fn faults(random: &mut fastrand::Rng, plan: &Plan) -> Vec<Fault> {
 /// A leader that is cut off keeps the longest log in the lowest term, while those who are elected without it die
 /// before they have written anything: what is left differs as much as it can.
 fn term_race(random: &mut fastrand::Rng, plan: &mut Plan) {
+    plan.cluster = Cluster {
+        voters: 3,
+        outgoing: 0,
+        learners: 0,
+        spares: 0,
+        placement: false,
+        ..plan.cluster.clone()
+    };
+    plan.absent.clear();
     let timeout_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_max);
     let start_us = random.u64(3..8) * timeout_us;
     let mut recipe = vec![Fault {
@@ -217,17 +228,33 @@ fn term_race(random: &mut fastrand::Rng, plan: &mut Plan) {
             at_us: start_us + 1 + number * 3 * timeout_us,
             for_us: 1 + random.u64(..timeout_us / 10),
             kind: FaultKind::CrashWinner {
-                after_effects: random.u32(..2),
+                after_effects: u32::from(random.u8(..4) == 0),
                 for_good: number + 1 == winners || random.bool(),
             },
         });
     }
     plan.duration_ms = plan.duration_ms.max((start_us + 16 * timeout_us) / 1000);
-    if random.bool() {
-        plan.faults.clear();
+    plan.faults = recipe;
+}
+
+/// A leader whose disk is slow is cut off while it writes: what it wrote is overwritten before it is durable.
+fn log_race(random: &mut fastrand::Rng, plan: &mut Plan) {
+    let timeout_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_max);
+    let mut at_us = 2 * timeout_us;
+    plan.faults.clear();
+    while at_us < plan.duration_ms * 1000 {
+        let slow = FaultKind::SlowDisk {
+            node: Target::Leader,
+            sync_us: random.u64(timeout_us..4 * timeout_us),
+        };
+        plan.faults.push(Fault { at_us, for_us: 8 * timeout_us, kind: slow });
+        plan.faults.push(Fault {
+            at_us: at_us + random.u64(..timeout_us / 4),
+            for_us: random.u64(timeout_us..3 * timeout_us),
+            kind: FaultKind::Partition { side: vec![Target::Leader] },
+        });
+        at_us += 10 * timeout_us;
     }
-    plan.faults.retain(|fault| fault.at_us < start_us);
-    plan.faults.extend(recipe);
 }
 
 fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) -> FaultKind {

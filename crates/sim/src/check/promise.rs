@@ -1,6 +1,6 @@
 //! I7: what leaves a node as a promise is on its disk.
 
-use quorate_types::{Body, Message};
+use quorate_types::{Body, Entry, GroupId, Message, NodeId};
 
 use super::durable::Platter;
 use super::{Checked, Oracle};
@@ -36,5 +36,20 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
     };
     Oracle::PersistBeforePromise.check(holds, || {
         format!("{message:?} leaves with {durable:?} and a log up to {}", log.last())
+    })
+}
+
+/// A node applies these entries: nobody shows what its own log could still lose.
+pub(crate) fn on_applied(
+    node: NodeId,
+    group: GroupId,
+    entries: &[Entry],
+    platter: &Platter,
+) -> Checked {
+    let Some(log) = platter.log(group) else { return Ok(()) };
+    let lacking = entries.iter().find(|entry| !log.holds(entry.id));
+    Oracle::PersistBeforePromise.check(lacking.is_none(), || {
+        let lacking = lacking.map(|entry| entry.id);
+        format!("node {node} applies {lacking:?}, its log is durable up to {}", log.last())
     })
 }

@@ -58,7 +58,11 @@ impl RevisionOracle {
             Freshness::Serializable => Oracle::Revisions,
         };
         stale.check(revision >= floor, || {
-            format!("request {request} through node {}: {freshness:?} answer at revision {revision}, but {floor} was answered before", gateway.0)
+            let node = gateway.0;
+            format!(
+                "request {request} through node {node}: {freshness:?} answer at revision {revision}, \
+                 but {floor} was answered before"
+            )
         })?;
         self.note(gateway, revision);
         let at = if range.revision > 0 { range.revision } else { revision };

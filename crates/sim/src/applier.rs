@@ -1,0 +1,195 @@
+//! The applier of a node, and what its host does now and then: one round takes what waits, of all groups, into one
+//! batch, rows and applied index together; only then do the groups hear of it.
+
+use bytes::Bytes;
+use quorate_store::{GroupRow, Overlay, StateEngine};
+use quorate_types::{Committed, Entry, EntryId, GroupId, NodeId, Payload, defect};
+
+use crate::check::{Checked, Oracle, Violation, promise};
+use crate::event::Event;
+use crate::node::Resident;
+use crate::trace::What;
+use crate::world::World;
+
+/// Rows that one sweep removes, at most.
+const SWEEP_ROWS_MAX: usize = 16;
+
+impl World {
+    pub(crate) fn submit_apply(&mut self, node: NodeId, group: GroupId, entries: Vec<Entry>) {
+        let at_us = self.now_us + self.plan.disk.apply_us;
+        let at = self.node(node);
+        let life = at.life;
+        let Some(process) = &mut at.process else { return };
+        let Some(resident) = process.residents.get(&group) else { return };
+        let is_first = process.to_apply.is_empty();
+        process.to_apply.push_back((group, resident.generation, entries));
+        if is_first {
+            self.queue.push(at_us, Event::Apply { node, life });
+        }
+    }
+
+    /// One round of the applier: what waits becomes one batch; only then do the groups hear of it.
+    pub(crate) fn on_apply(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        let sweeps = self.random.u8(..8) == 0;
+        let at = &mut self.nodes[node.value() as usize - 1];
+        let Some(process) = &mut at.process else { return Ok(()) };
+        let tasks = std::mem::take(&mut process.to_apply);
+        let mut done = Vec::new();
+        let rows = {
+            let mut overlay = Overlay::new(at.state.view());
+            for (group, generation, entries) in tasks {
+                let Some(resident) = process.residents.get_mut(&group) else { continue };
+                let outcomes = apply(resident, group, &entries, &mut overlay)?;
+                if let Some(platter) = self.checks.platters.get(&node) {
+                    promise::on_applied(node, group, &entries, platter)?;
+                }
+                let checks = self.checks.group(group);
+                checks.apply.on_applied(node, &entries, &outcomes, &checks.log)?;
+                done.push((group, generation, resident.applied.index, outcomes));
+            }
+            if sweeps {
+                for (&group, resident) in &mut process.residents {
+                    sweep(resident, group, &mut overlay)?;
+                }
+            }
+            overlay.into_rows()
+        };
+        at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        if defect!(AppliedIndexApart) {
+            let mut overlay = Overlay::new(at.state.view());
+            for (&group, resident) in &process.residents {
+                put_group_row(resident, group, &mut overlay);
+            }
+            let rows = overlay.into_rows();
+            at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        }
+        for (group, generation, through, outcomes) in done {
+            if !self.is_alive(node, life) {
+                return Ok(());
+            }
+            self.note(node, What::Applied { group, index: through });
+            let resident = self.node(node).resident_mut(group);
+            let Some(resident) = resident.filter(|r| r.generation == generation) else { continue };
+            resident.group.applied(through, outcomes);
+            self.input(node, group)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn on_flush(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        self.node(node)
+            .state
+            .flush()
+            .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        self.plan_flush(node);
+        if self.plan.cluster.log_tail < u64::MAX >> 1 { self.cut_logs(node) } else { Ok(()) }
+    }
+
+    /// Asleep, a group does not notice that a node is gone; its host does, by the beats between nodes.
+    pub(crate) fn on_watch(&mut self, node: NodeId, life: u64) -> Checked {
+        if !self.is_alive(node, life) {
+            return Ok(());
+        }
+        self.plan_watch(node);
+        for group in self.groups_of(node) {
+            let Some(resident) = self.node(node).resident(group) else { continue };
+            if !resident.group.is_asleep() {
+                continue;
+            }
+            let peers = resident.group.replica().membership().nodes();
+            let is_gone = |peer: &NodeId| {
+                let at = &self.nodes[peer.value() as usize - 1];
+                *peer != node
+                    && (at.process.is_none()
+                        || at.paused_until.is_some()
+                        || self.net.is_cut(*peer, node)
+                        || self.net.is_cut(node, *peer))
+            };
+            if peers.iter().any(is_gone) {
+                if let Some(resident) = self.node(node).resident_mut(group) {
+                    resident.group.wake();
+                }
+                self.input(node, group)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn plan_watch(&mut self, node: NodeId) {
+        let cluster = &self.plan.cluster;
+        if cluster.quiesce_ticks > 0 {
+            let after_us = cluster.tick_us * u64::from(cluster.election_ticks_min);
+            let life = self.node(node).life;
+            let at_us = self.now_us + after_us + self.random.u64(..after_us);
+            self.queue.push(at_us, Event::Watch { node, life });
+        }
+    }
+
+    pub(crate) fn plan_flush(&mut self, node: NodeId) {
+        let life = self.node(node).life;
+        if self.plan.disk.flush_ms > 0 {
+            let at_us = self.now_us + 1 + self.random.u64(..self.plan.disk.flush_ms * 2_000);
+            self.queue.push(at_us, Event::Flush { node, life });
+        }
+    }
+}
+
+fn apply(
+    resident: &mut Resident,
+    group: GroupId,
+    entries: &[Entry],
+    overlay: &mut Overlay<'_>,
+) -> Result<Vec<(EntryId, Bytes)>, Violation> {
+    let committed: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| match &entry.payload {
+            Payload::Empty | Payload::Membership(_) => None,
+            Payload::Command(command) => Some(Committed { id: entry.id, command: command.clone() }),
+        })
+        .collect();
+    let mut outcomes = Vec::new();
+    if !committed.is_empty() {
+        let mut batch = overlay.scoped(resident.kind.scope(), group);
+        outcomes = resident
+            .machine
+            .apply(&committed, &mut batch)
+            .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        resident.sweeping = true;
+    }
+    for entry in entries {
+        resident.applied = entry.id;
+        if let Payload::Membership(membership) = &entry.payload {
+            resident.membership = (**membership).clone();
+        }
+    }
+    if !defect!(AppliedIndexApart) {
+        put_group_row(resident, group, overlay);
+    }
+    Ok(committed.into_iter().map(|committed| committed.id).zip(outcomes).collect())
+}
+
+pub(crate) fn sweep(resident: &mut Resident, group: GroupId, overlay: &mut Overlay<'_>) -> Checked {
+    if resident.sweeping {
+        let mut batch = overlay.scoped(resident.kind.scope(), group);
+        let more = resident.machine.sweep(SWEEP_ROWS_MAX, &mut batch);
+        resident.sweeping = more.map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        put_group_row(resident, group, overlay);
+    }
+    Ok(())
+}
+
+fn put_group_row(resident: &Resident, group: GroupId, overlay: &mut Overlay<'_>) {
+    let row = GroupRow {
+        applied: resident.applied,
+        membership: resident.membership.clone(),
+        kind: resident.kind.name().to_owned(),
+        meta: resident.machine.meta(),
+    };
+    overlay.put_group_row(group, &row);
+}
