@@ -265,14 +265,21 @@ impl World {
 
     /// A cluster survives the loss of a minority only: no plan may lose more.
     pub(crate) fn may_lose(&self, node: NodeId) -> bool {
+        // What a node that is down would say of its membership is not known here.
+        if self.nodes[node.value() as usize - 1].process.is_none() {
+            return false;
+        }
         let residents = self.nodes.iter().filter_map(|at| at.process.as_ref());
-        let mut residents = residents.flat_map(|process| process.residents.values()).peekable();
-        residents.peek().is_some()
-            && residents.all(|resident| {
-                let in_force = resident.group.replica().membership();
-                self.survives(in_force, Some(node))
-                    && self.survives(&resident.membership, Some(node))
-            })
+        let mut residents = residents.flat_map(|process| process.residents.values());
+        residents.all(|resident| {
+            let in_force = resident.group.replica().membership();
+            // A leader may promote learners before it can know that a node is gone.
+            let mut promoted = in_force.clone();
+            promoted.voters.extend(&in_force.promote);
+            [in_force, &promoted, &resident.membership]
+                .into_iter()
+                .all(|membership| self.survives(membership, Some(node)))
+        })
     }
 
     /// True when `membership` has a quorum of nodes that are not lost, and are not `node`.

@@ -144,6 +144,10 @@ impl World {
         let at = &mut self.nodes[node.value() as usize - 1];
         let Some((group, snapshot)) = at.installing.clone() else { return Ok(()) };
         if !rows_written {
+            // The machine of the old rows must not write beside the new ones; `finish_install` opens another.
+            if let Some(resident) = at.resident_mut(group) {
+                resident.sweeping = false;
+            }
             replace_rows(at, group, &snapshot)?;
             self.queue.push(at_us, Event::Install { node, life, rows_written: true });
             return Ok(());
