@@ -5,7 +5,7 @@ use quorate_api::etcdserverpb::MemberListRequest;
 use quorate_api::etcdserverpb::{Member, MemberAddRequest, MoveLeaderRequest};
 use quorate_tests::client::{self, Client};
 use quorate_tests::cluster::Cluster;
-use quorate_tests::verify::{Verify, await_writes};
+use quorate_tests::verify::{Verify, await_writes, say};
 use quorate_tests::wait;
 use serde_json::Value;
 use std::time::Duration;
@@ -60,6 +60,11 @@ fn end_well(verify: Verify) {
     assert_eq!(code, Some(0), "{report:#}");
     let marks = report["workload"]["marks"].as_array().expect("what was announced").clone();
     assert!(marks.iter().all(|mark| mark["resumed"] == Value::Bool(true)), "{report:#}");
+    for mark in &marks {
+        let pause_ms = mark["pause_ms"].as_f64().unwrap_or(f64::NAN);
+        let what = mark["name"].as_str().unwrap_or_default();
+        say(&format!("{what}: {pause_ms:.0} ms without an acknowledged write"));
+    }
 }
 
 #[test]
