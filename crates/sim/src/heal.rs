@@ -116,7 +116,7 @@ impl World {
                 self.serve()?;
             }
             Stage::Serving if self.requests.is_empty() => self.serve_next()?,
-            Stage::Settling if self.has_converged() => {
+            Stage::Settling if self.has_converged() && !self.has_waiting() => {
                 self.done = true;
                 return self.compare();
             }
@@ -213,6 +213,16 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// True while some caller waits. A proposal that lost its place may have to wait for its deadline, which is
+    /// within the time after which a run counts as stalled.
+    fn has_waiting(&self) -> bool {
+        let residents = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        let mut residents = residents.flat_map(|process| process.residents.values());
+        residents.any(|resident| {
+            resident.group.proposals_waiting() > 0 || resident.group.reads_waiting() > 0
+        })
     }
 
     fn progress(&self) -> u64 {
