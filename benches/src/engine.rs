@@ -89,7 +89,13 @@ impl MachineKind for SinkKind {
         Ok(Box::new(Sink))
     }
 
-    fn read(&self, _: &Bytes, _: &[u8], _: &dyn StateReader) -> Result<Bytes, ReadError> {
+    fn read(
+        &self,
+        _: GroupId,
+        _: &Bytes,
+        _: &[u8],
+        _: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
         Ok(Bytes::new())
     }
 }

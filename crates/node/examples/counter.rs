@@ -64,7 +64,13 @@ impl MachineKind for CounterKind {
         Ok(Box::new(Counter { sum: number(meta) }))
     }
 
-    fn read(&self, _: &Bytes, meta: &[u8], _: &dyn StateReader) -> Result<Bytes, ReadError> {
+    fn read(
+        &self,
+        _: GroupId,
+        _: &Bytes,
+        meta: &[u8],
+        _: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
         Ok(bytes(number(meta)))
     }
 }

@@ -71,7 +71,13 @@ impl MachineKind for LocksKind {
         Ok(Box::new(Locks))
     }
 
-    fn read(&self, lock: &Bytes, _: &[u8], state: &dyn StateReader) -> Result<Bytes, ReadError> {
+    fn read(
+        &self,
+        _: GroupId,
+        lock: &Bytes,
+        _: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
         Ok(state.get(lock)?.unwrap_or_default())
     }
 }

@@ -33,13 +33,24 @@ impl GroupState {
         let view = self.engine.shared_view();
         let row = view.group_row(self.group)?;
         let rows = ScopedView::new(view.rows(), self.kind.scope(), self.group);
-        self.kind.read(query, &row.meta, &rows)
+        self.kind.read(self.group, query, &row.meta, &rows)
+    }
+
+    /// The same if that looks at few rows; `None` if it may look at many.
+    fn read_few(&self, query: &Bytes) -> Option<Result<Bytes, ReadError>> {
+        let view = self.engine.shared_view();
+        let row = match view.group_row(self.group) {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let rows = ScopedView::new(view.rows(), self.kind.scope(), self.group);
+        self.kind.read_few(self.group, query, &row.meta, &rows)
     }
 
     /// Like [`GroupState::read`], away from the runtime when the query may look at many rows.
     pub(crate) async fn read_anywhere(&self, query: Bytes) -> Result<Bytes, ReadError> {
-        if self.kind.is_point_read(&query) {
-            return self.read(&query);
+        if let Some(answer) = self.read_few(&query) {
+            return answer;
         }
         let state = self.clone();
         let read = tokio::task::spawn_blocking(move || state.read(&query)).await;
@@ -48,8 +59,8 @@ impl GroupState {
 
     /// Answers `query` for another node.
     pub(crate) fn answer_remote(&self, grant: ReadGrant, query: Bytes, replier: Replier) {
-        if self.kind.is_point_read(&query) {
-            return replier.send(reply_to(grant, self.read(&query)));
+        if let Some(answer) = self.read_few(&query) {
+            return replier.send(reply_to(grant, answer));
         }
         let state = self.clone();
         // Detached: the other node's deadline bounds how long anybody waits for it.

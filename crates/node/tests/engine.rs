@@ -63,7 +63,13 @@ impl MachineKind for JournalKind {
         Ok(Box::new(Journal { entries }))
     }
 
-    fn read(&self, _: &Bytes, _: &[u8], state: &dyn StateReader) -> Result<Bytes, ReadError> {
+    fn read(
+        &self,
+        _: GroupId,
+        _: &Bytes,
+        _: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
         let mut all = Vec::new();
         state.scan(&[], None, Direction::Forward, &mut |_, command| {
             all.push(String::from_utf8_lossy(command).into_owned());
@@ -206,7 +212,7 @@ async fn leadership_can_be_followed() {
 async fn two_groups_never_own_the_same_keys() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let config = local::configs(1, dir.path()).expect("settings").remove(0);
-    let kinds: Vec<Arc<dyn MachineKind>> = vec![Arc::new(quorate_node::KvKind)];
+    let kinds: Vec<Arc<dyn MachineKind>> = vec![Arc::new(quorate_node::KvKind::default())];
     let node = Engine::open(config, kinds, &NoopRecorder).await.expect("opens");
     let voters = [node.node()];
     let all = Some(KeyRange::all());

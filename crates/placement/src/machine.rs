@@ -47,6 +47,7 @@ impl MachineKind for PlacementKind {
 
     fn read(
         &self,
+        _group: GroupId,
         query: &Bytes,
         meta: &[u8],
         state: &dyn StateReader,

@@ -51,7 +51,7 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
         labels: config.labels.clone(),
         initial_groups: vec![InitialGroup {
             id: GroupId::FIRST_DATA,
-            kind: KvKind.name().to_owned(),
+            kind: KvKind::NAME.to_owned(),
             range: Some(KeyRange::all()),
         }],
         heartbeat_interval: config.heartbeat,
@@ -67,7 +67,7 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
 /// The state machines that a node runs beside placement.
 #[must_use]
 pub fn kinds() -> Vec<Arc<dyn MachineKind>> {
-    vec![Arc::new(KvKind)]
+    vec![Arc::new(KvKind::default())]
 }
 
 /// What the engine said of itself last.

@@ -395,7 +395,7 @@ impl World {
         let row = GroupRow::load(group, &*view).map_err(|error| broken(error.to_string()))?;
         let meta = row.map(|row| row.meta).unwrap_or_default();
         let scoped = ScopedView::new(&*view, resident.kind.scope(), group);
-        resident.kind.read(query, &meta, &scoped).map_err(|error| broken(error.to_string()))
+        resident.kind.read(group, query, &meta, &scoped).map_err(|error| broken(error.to_string()))
     }
 
     pub(crate) fn groups_of(&self, node: NodeId) -> Vec<GroupId> {

@@ -292,7 +292,7 @@ fn memberships(
 /// The groups of a cluster: id, machine, and the keys that it owns.
 pub(crate) fn groups(cluster: &Cluster) -> Vec<(GroupId, Arc<dyn MachineKind>, Option<KeyRange>)> {
     let data: (GroupId, Arc<dyn MachineKind>, _) =
-        (GroupId::FIRST_DATA, Arc::new(KvKind), Some(KeyRange::all()));
+        (GroupId::FIRST_DATA, Arc::new(KvKind::default()), Some(KeyRange::all()));
     if cluster.placement {
         vec![(GroupId::PLACEMENT, Arc::new(PlacementKind), None), data]
     } else {
@@ -301,7 +301,7 @@ pub(crate) fn groups(cluster: &Cluster) -> Vec<(GroupId, Arc<dyn MachineKind>, O
 }
 
 fn kind_of(name: &str) -> Option<Arc<dyn MachineKind>> {
-    let kinds: [Arc<dyn MachineKind>; 2] = [Arc::new(KvKind), Arc::new(PlacementKind)];
+    let kinds: [Arc<dyn MachineKind>; 2] = [Arc::new(KvKind::default()), Arc::new(PlacementKind)];
     kinds.into_iter().find(|kind| kind.name() == name)
 }
 

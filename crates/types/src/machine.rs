@@ -160,17 +160,29 @@ pub trait MachineKind: Send + Sync + fmt::Debug {
         state: &dyn StateReader,
     ) -> Result<Box<dyn StateMachine>, StateError>;
 
-    /// Answers a query from one consistent view. It runs beside applies, on any thread.
+    /// Answers a query from one consistent view of `group`. It runs beside applies, on any thread.
     ///
     /// # Errors
     /// [`ReadError::Malformed`] for bytes that are no query, [`ReadError::State`] when the engine fails.
-    fn read(&self, query: &Bytes, meta: &[u8], state: &dyn StateReader)
-    -> Result<Bytes, ReadError>;
+    fn read(
+        &self,
+        group: GroupId,
+        query: &Bytes,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError>;
 
-    /// True when answering `query` looks at a few rows at most, so that it may run right where it is
-    /// asked; anything else is moved away from the threads that serve everybody.
-    fn is_point_read(&self, query: &Bytes) -> bool {
-        let _ = query;
-        false
+    /// Like [`MachineKind::read`], for a query that looks at a few rows at most, so that it may be answered
+    /// right where it is asked; `None` for any other, which is moved away from the threads that serve
+    /// everybody.
+    fn read_few(
+        &self,
+        group: GroupId,
+        query: &Bytes,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Option<Result<Bytes, ReadError>> {
+        let _ = (group, query, meta, state);
+        None
     }
 }

@@ -42,7 +42,13 @@ impl MachineKind for Rows {
         Ok(Box::new(NoMachine))
     }
 
-    fn read(&self, _: &Bytes, _: &[u8], _: &dyn StateReader) -> Result<Bytes, ReadError> {
+    fn read(
+        &self,
+        _: GroupId,
+        _: &Bytes,
+        _: &[u8],
+        _: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
         Err(ReadError::Malformed("nothing is asked".into()))
     }
 }
@@ -372,7 +378,7 @@ fn how_long_export_stage_and_ingestion_take() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let open = |of: &TempDir| RocksState::open(&RocksConfig::new(of.path())).unwrap();
     let (from, to) = (open(&one), open(&two));
-    let mut machine = KvKind.open(GROUP, &[], &*from.view()).unwrap();
+    let mut machine = KvKind::default().open(GROUP, &[], &*from.view()).unwrap();
     for first in (1..=PUTS).step_by(1_000) {
         let put = |number: u64| {
             // Hashed, so that nothing compresses better than real values would.

@@ -142,7 +142,7 @@ impl Node {
             Arc::clone(&router.metrics),
         )
         .unwrap();
-        let kind: Arc<dyn MachineKind> = Arc::new(KvKind);
+        let kind: Arc<dyn MachineKind> = Arc::new(KvKind::default());
         let kinds = BTreeMap::from([(kind.name().to_owned(), kind)]);
         let files = Files::open(directory.path()).unwrap();
         let snapshots =

@@ -1,5 +1,8 @@
 //! The keyspace as a [`StateMachine`], and its kind.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use bytes::Bytes;
 use prost::Message;
 use quorate_types::kv::{
@@ -10,6 +13,7 @@ use quorate_types::machine::{ReadError, RowScope, StateError};
 use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader};
 
 use super::meta::Meta;
+use super::pairs::Pairs;
 use super::read::{Refusal, View};
 use super::recent::Recent;
 use super::sweep::sweep;
@@ -17,8 +21,12 @@ use super::txn::{Access, Plan, check_form, check_lease, is_read_only};
 use super::write::Writer;
 
 /// The kind "kv": etcd's keyspace.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct KvKind;
+///
+/// One for each node: it remembers what was read lately of the machines that it has opened.
+#[derive(Default, Debug)]
+pub struct KvKind {
+    pairs: Mutex<BTreeMap<GroupId, Arc<Pairs>>>,
+}
 
 /// The keyspace of one group. Commands are [`Command`]s, queries [`Query`]s, outcomes [`Outcome`]s.
 ///
@@ -30,38 +38,35 @@ pub struct KvKind;
 pub struct KvMachine {
     meta: Meta,
     recent: Recent,
+    pairs: Arc<Pairs>,
 }
 
-impl MachineKind for KvKind {
-    fn name(&self) -> &str {
-        "kv"
+impl KvKind {
+    /// Its persisted name.
+    pub const NAME: &str = "kv";
+
+    /// What was read lately of the machine that was opened last for `group`.
+    fn pairs(&self, group: GroupId) -> Option<Arc<Pairs>> {
+        lock(&self.pairs).get(&group).cloned()
     }
 
-    fn scope(&self) -> RowScope {
-        RowScope::Keyspace
-    }
-
-    fn open(
+    fn answer(
         &self,
-        _group: GroupId,
-        meta: &[u8],
-        _state: &dyn StateReader,
-    ) -> Result<Box<dyn StateMachine>, StateError> {
-        Ok(Box::new(KvMachine { meta: Meta::decode(meta)?, recent: Recent::default() }))
-    }
-
-    fn read(
-        &self,
-        query: &Bytes,
+        group: GroupId,
+        query: Option<query::Body>,
         meta: &[u8],
         state: &dyn StateReader,
     ) -> Result<Bytes, ReadError> {
         let malformed = |why: &str| ReadError::Malformed(why.into());
-        let query = Query::decode(query.clone())
-            .map_err(|error| ReadError::Malformed(error.to_string()))?;
         let meta = Meta::decode(meta)?;
-        let view = View { rows: state, revision: meta.revision, floor: meta.floor };
-        let body = match query.body {
+        let pairs = self.pairs(group);
+        let view = View {
+            rows: state,
+            revision: meta.revision,
+            floor: meta.floor,
+            pairs: pairs.as_deref(),
+        };
+        let body = match query {
             Some(query::Body::Range(range)) => view.range(&range).map(outcome::Body::Range),
             Some(query::Body::Txn(txn)) if !is_read_only(&txn) => {
                 return Err(malformed("a transaction that writes is no query"));
@@ -74,14 +79,80 @@ impl MachineKind for KvKind {
         };
         Ok(answer(meta.revision, body)?.encode_to_vec().into())
     }
+}
 
-    fn is_point_read(&self, query: &Bytes) -> bool {
-        match Query::decode(query.clone()).ok().and_then(|query| query.body) {
-            Some(query::Body::Range(range)) => range.range_end.is_empty(),
-            Some(query::Body::Txn(txn)) => names_single_keys(&txn),
-            // Both are answered without looking at a key.
-            Some(query::Body::Status(_)) | None => true,
+impl MachineKind for KvKind {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+
+    fn scope(&self) -> RowScope {
+        RowScope::Keyspace
+    }
+
+    fn open(
+        &self,
+        group: GroupId,
+        meta: &[u8],
+        _state: &dyn StateReader,
+    ) -> Result<Box<dyn StateMachine>, StateError> {
+        let meta = Meta::decode(meta)?;
+        // Pairs of their own: an earlier machine may end later than this one begins.
+        let pairs = Arc::new(Pairs::new(meta.revision));
+        lock(&self.pairs).insert(group, Arc::clone(&pairs));
+        Ok(Box::new(KvMachine { meta, recent: Recent::default(), pairs }))
+    }
+
+    fn read(
+        &self,
+        group: GroupId,
+        query: &Bytes,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
+        self.answer(group, decode(query)?, meta, state)
+    }
+
+    fn read_few(
+        &self,
+        group: GroupId,
+        query: &Bytes,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Option<Result<Bytes, ReadError>> {
+        match decode(query) {
+            Ok(query) => {
+                looks_at_few(query.as_ref()).then(|| self.answer(group, query, meta, state))
+            }
+            Err(error) => Some(Err(error)),
         }
+    }
+}
+
+fn decode(query: &Bytes) -> Result<Option<query::Body>, ReadError> {
+    match Query::decode(query.clone()) {
+        Ok(query) => Ok(query.body),
+        Err(error) => Err(ReadError::Malformed(error.to_string())),
+    }
+}
+
+fn looks_at_few(query: Option<&query::Body>) -> bool {
+    match query {
+        Some(query::Body::Range(range)) => range.range_end.is_empty(),
+        Some(query::Body::Txn(txn)) => names_single_keys(txn),
+        // Both are answered without looking at a key.
+        Some(query::Body::Status(_)) | None => true,
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code under the lock can panic half way through a change.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for KvMachine {
+    fn drop(&mut self) {
+        self.pairs.end();
     }
 }
 
@@ -204,7 +275,7 @@ impl KvMachine {
         batch: &mut dyn StateBatch,
         write: impl FnOnce(&mut Writer<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let mut writer = Writer::new(batch, &mut self.recent, &self.meta, taken);
+        let mut writer = Writer::new(batch, &mut self.recent, &self.pairs, &self.meta, taken);
         let result = write(&mut writer);
         let revision = writer.revision();
         if let Err(Refusal::Kv(error)) = &result {
@@ -218,7 +289,7 @@ impl KvMachine {
     }
 
     fn view<'b>(&self, batch: &'b dyn StateBatch) -> View<'b> {
-        View { rows: batch, revision: self.meta.revision, floor: self.meta.floor }
+        View { rows: batch, revision: self.meta.revision, floor: self.meta.floor, pairs: None }
     }
 }
 
@@ -247,7 +318,7 @@ mod tests {
     use super::*;
 
     fn is_point(body: query::Body) -> bool {
-        KvKind.is_point_read(&Query { body: Some(body) }.encode_to_vec().into())
+        looks_at_few(Some(&body))
     }
 
     #[test]

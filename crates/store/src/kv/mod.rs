@@ -11,6 +11,9 @@
 //! 3. Its operations run in order ([`write`], [`read`]); each sees what earlier ones wrote.
 //! 4. If anything was written, the keyspace is at the new revision.
 //!
+//! Pairs that were read lately are remembered beside the machine ([`pairs`]), and records of keys that were
+//! written lately in it ([`recent`]).
+//!
 //! Compaction only moves the floor below which reads fail. What lies under it goes bit by bit, when the
 //! host has time ([`sweep`]).
 //!
@@ -19,6 +22,7 @@
 pub(crate) mod interval;
 pub mod machine;
 pub(crate) mod meta;
+pub(crate) mod pairs;
 pub(crate) mod read;
 pub(crate) mod recent;
 pub(crate) mod record;

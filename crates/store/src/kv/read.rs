@@ -7,6 +7,7 @@ use quorate_types::kv::{KeyValue, KvError, Range, RangeOutcome, SortOrder, SortT
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{KeyRange, StateReader};
 
+use super::pairs::Pairs;
 use super::record::{Record, damaged};
 use crate::layout::{self, Stamp};
 
@@ -48,6 +49,8 @@ pub(crate) struct View<'r> {
     pub(crate) rows: &'r dyn StateReader,
     pub(crate) revision: i64,
     pub(crate) floor: i64,
+    /// What others have read lately; only for views of what is written, not of a batch under way.
+    pub(crate) pairs: Option<&'r Pairs>,
 }
 
 impl View<'_> {
@@ -72,6 +75,19 @@ impl View<'_> {
     pub(crate) fn pair(&self, found: &Found) -> Result<KeyValue, StateError> {
         let value = self.value(&found.key, found.record.modified)?;
         Ok(pair(found, value))
+    }
+
+    /// The newest pair of `key`, with its record.
+    fn newest(&self, key: &[u8]) -> Result<Option<(Record, Bytes)>, StateError> {
+        if let Some(known) = self.pairs.and_then(|pairs| pairs.pair(key, self.revision)) {
+            return Ok(Some(known));
+        }
+        let Some(record) = self.current(key)? else { return Ok(None) };
+        let value = self.value(key, record.modified)?;
+        if let Some(pairs) = self.pairs {
+            pairs.keep(key, record, &value, self.revision);
+        }
+        Ok(Some((record, value)))
     }
 
     /// Visits the keys that exist now, in order.
@@ -185,6 +201,10 @@ impl View<'_> {
     pub(crate) fn range(&self, request: &Range) -> Result<RangeOutcome, Refusal> {
         let sort = Sort::of(request)?;
         let revision = self.readable(request.revision)?;
+        let single = request.range_end.is_empty();
+        if single && revision == self.revision && !request.keys_only && !request.count_only {
+            return self.single(request);
+        }
         let range = KeyRange::from_request(&request.key, &request.range_end);
         let in_key_order = sort.is_none() || request.sort_order == SortOrder::None as i32;
         let fetch_max = match request.limit {
@@ -195,7 +215,7 @@ impl View<'_> {
         };
         let mut count = 0;
         let mut found = Vec::new();
-        if request.range_end.is_empty() {
+        if single {
             if let Some(record) = self.one_at(revision, &request.key)? {
                 found.push(Found { key: request.key.clone(), record });
             }
@@ -242,6 +262,16 @@ impl View<'_> {
             }
         };
         Ok(RangeOutcome { kvs, more, count })
+    }
+
+    /// The same for the newest pair of one key: nothing to sort or to cut.
+    fn single(&self, request: &Range) -> Result<RangeOutcome, Refusal> {
+        let newest = self.newest(&request.key)?;
+        let count = i64::from(newest.is_some());
+        let kvs = newest
+            .filter(|(record, _)| passes(request, record))
+            .map(|(record, value)| pair(&Found { key: request.key.clone(), record }, value));
+        Ok(RangeOutcome { kvs: kvs.into_iter().collect(), more: false, count })
     }
 
     /// The revision to read at when `asked` is asked for.

@@ -7,6 +7,7 @@ use quorate_types::kv::{DeleteRange, DeleteRangeOutcome, KvError, Put, PutOutcom
 use quorate_types::{KeyRange, StateBatch};
 
 use super::meta::Meta;
+use super::pairs::Pairs;
 use super::read::{Found, Refusal, View};
 use super::recent::Recent;
 use super::record::{Change, Record, TOMBSTONE, encode_event};
@@ -19,6 +20,7 @@ use crate::layout::{self, Stamp};
 pub(crate) struct Writer<'b> {
     batch: &'b mut dyn StateBatch,
     recent: &'b mut Recent,
+    pairs: &'b Pairs,
     /// The revision before the command.
     before: i64,
     /// The revision that its writes take.
@@ -33,12 +35,13 @@ impl<'b> Writer<'b> {
     pub(crate) fn new(
         batch: &'b mut dyn StateBatch,
         recent: &'b mut Recent,
+        pairs: &'b Pairs,
         meta: &Meta,
         taken: i64,
     ) -> Self {
         let before = meta.revision;
         assert!(before < taken, "revision {taken} does not follow {before}");
-        Self { batch, recent, before, taken, floor: meta.floor, writes: 0 }
+        Self { batch, recent, pairs, before, taken, floor: meta.floor, writes: 0 }
     }
 
     /// The keyspace's revision as of now: the command's own once it has written.
@@ -48,7 +51,7 @@ impl<'b> Writer<'b> {
 
     /// The keyspace as reads of the command see it.
     pub(crate) fn view(&self) -> View<'_> {
-        View { rows: &*self.batch, revision: self.revision(), floor: self.floor }
+        View { rows: &*self.batch, revision: self.revision(), floor: self.floor, pairs: None }
     }
 
     /// Sets a key.
@@ -94,6 +97,7 @@ impl<'b> Writer<'b> {
             &encode_event(Change::Put, before.map(|record| record.modified), &put.key),
         );
         self.recent.note(&put.key, record);
+        self.pairs.outdate(&put.key, self.taken);
         Ok(PutOutcome { prev_kv })
     }
 
@@ -123,6 +127,7 @@ impl<'b> Writer<'b> {
             let stamp = self.stamp();
             self.batch.delete(&layout::current(key));
             self.recent.forget(key);
+            self.pairs.outdate(key, self.taken);
             self.batch.put(&layout::history(key, stamp), &TOMBSTONE);
             self.batch.put(
                 &layout::event(stamp),

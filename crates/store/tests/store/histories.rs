@@ -2,13 +2,15 @@
 //! lost and replayed in between.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::Index;
 use prost::Message;
 use quorate_store::layout::{self, TAG_CURRENT, TAG_EVENT, TAG_HISTORY};
-use quorate_store::{MemState, StateEngine};
+use quorate_store::{MemState, SharedView, StateEngine};
 use quorate_types::kv::{Command, Compact, DeleteRange, Op, Query, Range, Txn, command, op, query};
 
 use crate::generate::{command, range};
@@ -133,6 +135,30 @@ proptest! {
     }
 
     #[test]
+    fn what_was_read_lately_misleads_no_view_however_old_it_is(
+        steps in vec((command(), any::<bool>(), vec((any::<Index>(), range()), 0..6)), 1..60),
+    ) {
+        let mut host = Host::new(MemState::new());
+        let mut views = vec![host.engine.shared_view()];
+        let check = |host: &Host<MemState>, views: &[Arc<SharedView>], reads: &[(Index, Range)]| {
+            for (at, range) in reads {
+                let single = Range { range_end: Bytes::new(), ..range.clone() };
+                let view = &views[at.index(views.len())];
+                let [remembering, looking] = host.range_in(view, &single);
+                assert_eq!(remembering, looking, "{single:?}");
+            }
+        };
+        for (command, ends, reads) in steps {
+            host.apply_while(&command, |host| check(host, &views, &reads));
+            views.push(host.engine.shared_view());
+            check(&host, &views, &reads);
+            if ends && views.len() % 8 == 0 {
+                host.restart();
+            }
+        }
+    }
+
+    #[test]
     fn equal_logs_give_equal_rows_however_they_are_batched(
         commands in vec(command(), 1..40),
         cuts in vec(1usize..8, 40),
@@ -198,7 +224,7 @@ proptest! {
 
     #[test]
     fn damaged_commands_never_panic(
-        command in command(), at in any::<prop::sample::Index>(), bit in 0u8..8,
+        command in command(), at in any::<Index>(), bit in 0u8..8,
     ) {
         let mut host = Host::new(MemState::new());
         let mut bytes = command.encode_to_vec();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_store::{GroupRow, KvKind, Overlay, ScopedView, StateEngine};
-use quorate_types::kv::{Command, KvError, Outcome, Query, outcome, query};
+use quorate_store::{GroupRow, KvKind, Overlay, ScopedView, SharedView, StateEngine};
+use quorate_types::kv::{Command, KvError, Outcome, Query, Range, outcome, query};
 use quorate_types::machine::{Direction, ReadError, RowScope, StateError};
 use quorate_types::{Committed, EntryId, GroupId, LogIndex, MachineKind, StateMachine, Term};
 
@@ -15,6 +15,7 @@ pub(crate) const GROUP: GroupId = GroupId::FIRST_DATA;
 /// One replica.
 pub(crate) struct Host<E> {
     pub(crate) engine: E,
+    kind: KvKind,
     machine: Box<dyn StateMachine>,
     log: Vec<Bytes>,
     outcomes: Vec<Outcome>,
@@ -23,8 +24,9 @@ pub(crate) struct Host<E> {
 
 impl<E: StateEngine> Host<E> {
     pub(crate) fn new(engine: E) -> Self {
-        let machine = open(&engine).unwrap();
-        Self { engine, machine, log: Vec::new(), outcomes: Vec::new(), applied: 0 }
+        let kind = KvKind::default();
+        let machine = open(&kind, &engine).unwrap();
+        Self { engine, kind, machine, log: Vec::new(), outcomes: Vec::new(), applied: 0 }
     }
 
     /// Commits and applies one command.
@@ -40,8 +42,23 @@ impl<E: StateEngine> Host<E> {
         self.outcomes[from..].to_vec()
     }
 
+    /// Commits and applies one command; `meanwhile` runs when the machine has applied it and no view can
+    /// show it yet.
+    pub(crate) fn apply_while(&mut self, command: &Command, meanwhile: impl FnOnce(&Self)) {
+        self.log.push(command.encode_to_vec().into());
+        self.apply_log_while(self.log.len(), meanwhile).unwrap();
+    }
+
     /// Applies the log up to `to` as one batch; what is applied again must give what it gave before.
     pub(crate) fn apply_log(&mut self, to: usize) -> Result<(), StateError> {
+        self.apply_log_while(to, |_| ())
+    }
+
+    fn apply_log_while(
+        &mut self,
+        to: usize,
+        meanwhile: impl FnOnce(&Self),
+    ) -> Result<(), StateError> {
         let committed: Vec<_> = (self.applied..to)
             .map(|at| Committed { id: entry(at + 1), command: self.log[at].clone() })
             .collect();
@@ -56,6 +73,7 @@ impl<E: StateEngine> Host<E> {
                 None => self.outcomes.push(outcome),
             }
         }
+        meanwhile(self);
         self.applied = to;
         self.write(overlay_with_row(overlay, self.applied, &*self.machine))
     }
@@ -71,7 +89,7 @@ impl<E: StateEngine> Host<E> {
 
     /// Starts anew from what the engine holds, and replays the rest of the log.
     pub(crate) fn restart(&mut self) {
-        self.machine = open(&self.engine).unwrap();
+        self.machine = open(&self.kind, &self.engine).unwrap();
         let row = GroupRow::load(GROUP, &*self.engine.view()).unwrap();
         self.applied = row.map_or(0, |row| row.applied.index.value() as usize);
         for to in self.applied + 1..=self.log.len() {
@@ -88,11 +106,20 @@ impl<E: StateEngine> Host<E> {
         let view = self.engine.view();
         let meta = GroupRow::load(GROUP, &*view)?.map_or_else(Bytes::new, |row| row.meta);
         let scoped = ScopedView::new(&*view, RowScope::Keyspace, GROUP);
-        Ok(Outcome::decode(KvKind.read(&query, &meta, &scoped)?).unwrap())
+        Ok(Outcome::decode(self.kind.read(GROUP, &query, &meta, &scoped)?).unwrap())
+    }
+
+    /// Asks an older view, and a kind beside the host's own that remembers nothing: both answers.
+    pub(crate) fn range_in(&self, view: &SharedView, range: &Range) -> [Outcome; 2] {
+        let meta = &view.group_row(GROUP).unwrap().meta;
+        let scoped = ScopedView::new(view.rows(), RowScope::Keyspace, GROUP);
+        let query = Query { body: Some(query::Body::Range(range.clone())) }.encode_to_vec().into();
+        [&self.kind, &KvKind::default()]
+            .map(|kind| Outcome::decode(kind.read(GROUP, &query, meta, &scoped).unwrap()).unwrap())
     }
 
     /// Asks for a range.
-    pub(crate) fn range(&self, range: quorate_types::kv::Range) -> Outcome {
+    pub(crate) fn range(&self, range: Range) -> Outcome {
         self.read(&Query { body: Some(query::Body::Range(range)) }).unwrap()
     }
 
@@ -130,10 +157,10 @@ pub(crate) fn error(outcome: &Outcome) -> Option<KvError> {
     }
 }
 
-fn open(engine: &dyn StateEngine) -> Result<Box<dyn StateMachine>, StateError> {
+fn open(kind: &KvKind, engine: &dyn StateEngine) -> Result<Box<dyn StateMachine>, StateError> {
     let view = engine.view();
     let meta = GroupRow::load(GROUP, &*view)?.map_or_else(Bytes::new, |row| row.meta);
-    KvKind.open(GROUP, &meta, &ScopedView::new(&*view, RowScope::Keyspace, GROUP))
+    kind.open(GROUP, &meta, &ScopedView::new(&*view, RowScope::Keyspace, GROUP))
 }
 
 fn overlay_with_row(
@@ -143,7 +170,7 @@ fn overlay_with_row(
 ) -> quorate_store::Rows {
     let row = GroupRow {
         applied: entry(applied),
-        kind: KvKind.name().into(),
+        kind: KvKind::NAME.into(),
         meta: machine.meta(),
         ..GroupRow::default()
     };
