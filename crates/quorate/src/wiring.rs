@@ -4,6 +4,7 @@
 //! to the engine they are bytes. What the gateway asks "from memory" is a [`NodeView`] that a task of the
 //! engine's thread renews, except for leaderships, which the engine publishes.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,9 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
 /// The state machines that a node runs beside placement.
 #[must_use]
 pub fn kinds() -> Vec<Arc<dyn MachineKind>> {
-    vec![Arc::new(KvKind::default())]
+    // Keys are the clients' choice; where they lie in memory is not.
+    let seed = RandomState::new().hash_one(KvKind::NAME);
+    vec![Arc::new(KvKind::seeded(seed))]
 }
 
 /// What the engine said of itself last.

@@ -12,6 +12,7 @@ use quorate_types::kv::{
 use quorate_types::machine::{ReadError, RowScope, StateError};
 use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader};
 
+use super::hashing::Seeded;
 use super::meta::Meta;
 use super::pairs::Pairs;
 use super::read::{Refusal, View};
@@ -25,6 +26,7 @@ use super::write::Writer;
 /// One for each node: it remembers what was read lately of the machines that it has opened.
 #[derive(Default, Debug)]
 pub struct KvKind {
+    hashing: Seeded,
     pairs: Mutex<BTreeMap<GroupId, Arc<Pairs>>>,
 }
 
@@ -44,6 +46,13 @@ pub struct KvMachine {
 impl KvKind {
     /// Its persisted name.
     pub const NAME: &str = "kv";
+
+    /// With a seed that those who choose keys do not know. [`KvKind::default`] takes the same each time, for
+    /// tests.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self { hashing: Seeded(seed), pairs: Mutex::default() }
+    }
 
     /// What was read lately of the machine that was opened last for `group`.
     fn pairs(&self, group: GroupId) -> Option<Arc<Pairs>> {
@@ -98,9 +107,9 @@ impl MachineKind for KvKind {
     ) -> Result<Box<dyn StateMachine>, StateError> {
         let meta = Meta::decode(meta)?;
         // Pairs of their own: an earlier machine may end later than this one begins.
-        let pairs = Arc::new(Pairs::new(meta.revision));
+        let pairs = Arc::new(Pairs::new(meta.revision, self.hashing));
         lock(&self.pairs).insert(group, Arc::clone(&pairs));
-        Ok(Box::new(KvMachine { meta, recent: Recent::default(), pairs }))
+        Ok(Box::new(KvMachine { meta, recent: Recent::new(self.hashing), pairs }))
     }
 
     fn read(

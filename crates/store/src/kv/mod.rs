@@ -19,6 +19,7 @@
 //!
 //! Every fact about etcd here was checked against etcd 3.5.1; the tests name them.
 
+pub(crate) mod hashing;
 pub(crate) mod interval;
 pub mod machine;
 pub(crate) mod meta;

@@ -13,25 +13,27 @@
 //! A machine that ends takes its pairs with it: what comes next, a snapshot for instance, changes rows
 //! that nobody announces.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
 
+use super::hashing::Seeded;
 use super::record::Record;
 
-/// Bytes of one age, at most. Two ages are kept.
-const AGE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of all pairs, at most.
+const BYTES_MAX: u64 = 16 << 20;
 
 /// Larger pairs are not kept: they would push out many small ones, and their value is most of their cost.
 const PAIR_BYTES_MAX: usize = 64 << 10;
 
-/// What a pair takes beside its key and value: its place in the map and the allocations' own.
+/// What a pair takes beside its key and value: its place in the cache and the allocations' own.
 const PAIR_OVERHEAD_BYTES: usize = 160;
 
 /// The pairs of one machine; shared by it and by all who read beside it.
 #[derive(Debug)]
-pub(crate) struct Pairs(Mutex<Ages>);
+pub(crate) struct Pairs(Mutex<Known>);
 
 #[derive(Clone, Debug)]
 struct Pair {
@@ -39,32 +41,40 @@ struct Pair {
     value: Bytes,
 }
 
-/// When the younger age is full it becomes the older one, and what was older is forgotten; what is asked for
-/// moves to the younger. So pairs that are read again and again stay.
-#[derive(Debug, Default)]
-struct Ages {
-    younger: BTreeMap<Bytes, Pair>,
-    younger_bytes: usize,
-    older: BTreeMap<Bytes, Pair>,
+#[derive(Debug)]
+struct Known {
+    pairs: Cache<Bytes, Pair, Size, Seeded>,
     /// The newest revision that has changed anything; `None` once the machine has ended.
     changed: Option<i64>,
 }
 
+#[derive(Clone, Debug)]
+struct Size;
+
+impl Weighter<Bytes, Pair> for Size {
+    fn weight(&self, key: &Bytes, pair: &Pair) -> u64 {
+        (key.len() + pair.value.len() + PAIR_OVERHEAD_BYTES) as u64
+    }
+}
+
 impl Pairs {
     /// Of a machine that is at `revision`.
-    pub(crate) fn new(revision: i64) -> Self {
-        Self(Mutex::new(Ages { changed: Some(revision), ..Ages::default() }))
+    pub(crate) fn new(revision: i64, hashing: Seeded) -> Self {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(BYTES_MAX as usize / 512)
+            .weight_capacity(BYTES_MAX)
+            .build()
+            .expect("both capacities are given");
+        let pairs = Cache::with_options(options, Size, hashing, DefaultLifecycle::default());
+        Self(Mutex::new(Known { pairs, changed: Some(revision) }))
     }
 
     /// The pair of `key` at `revision`, which is that of the reader's view; `None` says nothing.
     pub(crate) fn pair(&self, key: &[u8], revision: i64) -> Option<(Record, Bytes)> {
-        let mut ages = self.lock();
-        let known = match ages.younger.get(key) {
-            Some(pair) => pair,
-            None => ages.rejuvenate(key)?,
-        };
+        let known = self.lock();
+        let pair = known.pairs.get(key)?;
         // A newer one than the view: what was before it is not known here.
-        (known.record.modified.revision <= revision).then(|| (known.record, known.value.clone()))
+        (pair.record.modified.revision <= revision).then(|| (pair.record, pair.value.clone()))
     }
 
     /// A view at `revision` has found this pair to be the key's newest.
@@ -72,59 +82,32 @@ impl Pairs {
         if key.len() + value.len() > PAIR_BYTES_MAX {
             return;
         }
-        let mut ages = self.lock();
-        if ages.changed.is_some_and(|changed| changed <= revision) {
-            // Copies: parts of a block of the engine would keep all of it in memory.
+        let mut known = self.lock();
+        if known.changed.is_some_and(|changed| changed <= revision) {
+            // Copies: parts of a larger allocation would keep all of it in memory.
             let pair = Pair { record, value: Bytes::copy_from_slice(value) };
-            ages.insert(Bytes::copy_from_slice(key), pair);
+            known.pairs.insert(Bytes::copy_from_slice(key), pair);
         }
     }
 
     /// `key` is about to be changed, at `revision`.
     pub(crate) fn outdate(&self, key: &[u8], revision: i64) {
-        let mut ages = self.lock();
-        ages.changed = ages.changed.max(Some(revision));
-        if let Some(pair) = ages.younger.remove(key) {
-            ages.younger_bytes -= bytes_of(key, &pair);
-        }
-        ages.older.remove(key);
+        let mut known = self.lock();
+        known.changed = known.changed.max(Some(revision));
+        known.pairs.remove(key);
     }
 
     /// The machine is gone, and nothing is announced any more.
     pub(crate) fn end(&self) {
-        *self.lock() = Ages::default();
+        let mut known = self.lock();
+        known.changed = None;
+        known.pairs.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ages> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         // No code under the lock can panic half way through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Ages {
-    fn insert(&mut self, key: Bytes, pair: Pair) {
-        let bytes = bytes_of(&key, &pair);
-        if self.younger_bytes + bytes > AGE_BYTES_MAX {
-            self.older = std::mem::take(&mut self.younger);
-            self.younger_bytes = 0;
-        }
-        self.older.remove(&key);
-        self.younger_bytes += bytes;
-        if let Some(replaced) = self.younger.insert(key.clone(), pair) {
-            self.younger_bytes -= bytes_of(&key, &replaced);
-        }
-    }
-
-    /// Moves what is known of `key` from the older age to the younger one.
-    fn rejuvenate(&mut self, key: &[u8]) -> Option<&Pair> {
-        let (key, pair) = self.older.remove_entry(key)?;
-        self.insert(key.clone(), pair);
-        self.younger.get(&key)
-    }
-}
-
-fn bytes_of(key: &[u8], pair: &Pair) -> usize {
-    key.len() + pair.value.len() + PAIR_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -146,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_pair_holds_for_views_that_are_not_older_than_it() {
-        let pairs = Pairs::new(9);
+        let pairs = Pairs::new(9, Seeded(1));
         pairs.keep(b"k", record(7), &value(1), 9);
         assert_eq!(pairs.pair(b"k", 9), Some((record(7), value(1))));
         assert!(is_known(&pairs, b"k", 7) && is_known(&pairs, b"k", 20));
@@ -156,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_about_to_be_changed_is_forgotten_and_old_views_cannot_bring_it_back() {
-        let pairs = Pairs::new(9);
+        let pairs = Pairs::new(9, Seeded(1));
         pairs.keep(b"k", record(7), &value(1), 9);
         pairs.outdate(b"k", 10);
         assert!(!is_known(&pairs, b"k", 10) && !is_known(&pairs, b"k", 9));
@@ -168,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_machine_is_the_end_of_its_pairs() {
-        let pairs = Pairs::new(9);
+        let pairs = Pairs::new(9, Seeded(1));
         pairs.keep(b"k", record(7), &value(1), 9);
         pairs.end();
         assert!(!is_known(&pairs, b"k", 9));
@@ -178,19 +161,13 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_what_is_read_again_stays() {
-        let pairs = Pairs::new(9);
+        let pairs = Pairs::new(9, Seeded(1));
         pairs.keep(b"hot", record(7), &value(1), 9);
-        for number in 0..5 * AGE_BYTES_MAX / 1000 {
+        for number in 0..5 * BYTES_MAX as usize / 1000 {
             pairs.keep(&number.to_be_bytes(), record(7), &value(1000), 9);
             assert!(is_known(&pairs, b"hot", 9));
-            let ages = pairs.lock();
-            assert!(ages.younger_bytes <= AGE_BYTES_MAX);
-            if number % 1000 == 0 {
-                let counted = ages.younger.iter().map(|(key, pair)| bytes_of(key, pair)).sum();
-                assert_eq!(ages.younger_bytes, counted);
-            }
+            assert!(pairs.lock().pairs.weight() <= BYTES_MAX);
         }
-        assert!(!is_known(&pairs, &0_usize.to_be_bytes(), 9));
         pairs.keep(b"large", record(7), &value(PAIR_BYTES_MAX), 9);
         assert!(!is_known(&pairs, b"large", 9));
     }

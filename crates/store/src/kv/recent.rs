@@ -6,47 +6,49 @@
 //! It holds exactly what the rows say, or nothing: every write of the machine passes through it. It is
 //! part of the machine's memory only; a machine that was opened anew starts without it.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
+use quick_cache::unsync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, UnitWeighter};
 
+use super::hashing::Seeded;
 use super::record::Record;
 
-/// Keys of one age, at most; with keys of 32 bytes about 3 MiB. Two ages are kept.
-const AGE_KEYS_MAX: usize = 16 << 10;
+/// Keys, at most; with keys of 32 bytes about 6 MiB.
+const KEYS_MAX: usize = 32 << 10;
 
-/// Records of recently written keys, in two ages: when the younger is full it becomes the older, and what
-/// was older is forgotten. So a key that is written again and again stays.
-#[derive(Debug, Default)]
-pub(crate) struct Recent {
-    younger: BTreeMap<Bytes, Record>,
-    older: BTreeMap<Bytes, Record>,
-}
+/// Records of recently written keys.
+#[derive(Debug)]
+pub(crate) struct Recent(Cache<Bytes, Record, UnitWeighter, Seeded>);
 
 impl Recent {
+    pub(crate) fn new(hashing: Seeded) -> Self {
+        let options = OptionsBuilder::new()
+            .estimated_items_capacity(KEYS_MAX)
+            .weight_capacity(KEYS_MAX as u64)
+            .build()
+            .expect("both capacities are given");
+        let lifecycle = DefaultLifecycle::default();
+        Self(Cache::with_options(options, UnitWeighter, hashing, lifecycle))
+    }
+
     /// What is known of `key`; `None` says nothing about whether it exists.
     pub(crate) fn record(&self, key: &[u8]) -> Option<Record> {
-        self.younger.get(key).or_else(|| self.older.get(key)).copied()
+        self.0.get(key).copied()
     }
 
     /// `key` was put.
     pub(crate) fn note(&mut self, key: &[u8], record: Record) {
-        if let Some(known) = self.younger.get_mut(key) {
+        if let Some(mut known) = self.0.get_mut(key) {
             *known = record;
             return;
         }
-        if self.younger.len() >= AGE_KEYS_MAX {
-            self.older = std::mem::take(&mut self.younger);
-        }
-        // Of its own: a part of the command would keep all of that in memory. An entry of the older age
-        // is hidden by this one, and goes with its age.
-        self.younger.insert(Bytes::copy_from_slice(key), record);
+        // Of its own: a part of the command would keep all of that in memory.
+        self.0.insert(Bytes::copy_from_slice(key), record);
     }
 
     /// `key` was deleted.
     pub(crate) fn forget(&mut self, key: &[u8]) {
-        self.younger.remove(key);
-        self.older.remove(key);
+        self.0.remove(key);
     }
 }
 
@@ -59,33 +61,26 @@ mod tests {
         Record { create: 2, modified: Stamp { revision: 9, sub: 0 }, version, lease: 0 }
     }
 
-    fn key(number: usize) -> [u8; 8] {
-        number.to_be_bytes()
-    }
-
     #[test]
-    fn the_last_word_on_a_key_counts_in_whatever_age_it_was_said() {
-        let mut recent = Recent::default();
+    fn the_last_word_on_a_key_counts() {
+        let mut recent = Recent::new(Seeded(1));
         recent.note(b"k", record(1));
-        for number in 0..AGE_KEYS_MAX {
-            recent.note(&key(number), record(7));
-        }
-        assert_eq!(recent.record(b"k"), Some(record(1)), "of the older age");
+        recent.note(b"other", record(7));
         recent.note(b"k", record(2));
         assert_eq!(recent.record(b"k"), Some(record(2)));
         recent.forget(b"k");
-        assert_eq!(recent.record(b"k"), None, "in both ages");
+        assert_eq!(recent.record(b"k"), None);
+        assert_eq!(recent.record(b"other"), Some(record(7)));
     }
 
     #[test]
     fn memory_is_bounded_and_what_is_written_again_stays() {
-        let mut recent = Recent::default();
-        for number in 0..5 * AGE_KEYS_MAX {
-            recent.note(&key(number), record(7));
+        let mut recent = Recent::new(Seeded(1));
+        for number in 0..5 * KEYS_MAX {
+            recent.note(&number.to_be_bytes(), record(7));
             recent.note(b"k", record(number as i64));
-            assert!(recent.younger.len() + recent.older.len() <= 2 * AGE_KEYS_MAX);
+            assert!(recent.0.len() <= KEYS_MAX);
         }
-        assert_eq!(recent.record(b"k").map(|record| record.version), Some(5 * 16384 - 1));
-        assert_eq!(recent.record(&key(0)), None);
+        assert_eq!(recent.record(b"k").map(|record| record.version), Some(5 * 32768 - 1));
     }
 }

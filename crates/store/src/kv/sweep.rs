@@ -89,6 +89,7 @@ mod tests {
 
     use super::*;
     use crate::engine::{MemState, Overlay, StateEngine};
+    use crate::kv::hashing::Seeded;
     use crate::kv::pairs::Pairs;
     use crate::kv::recent::Recent;
     use crate::kv::write::Writer;
@@ -102,7 +103,7 @@ mod tests {
         for revision in 2..=5 {
             let put = Put { key: "k".into(), ..Put::default() };
             let before = Meta { revision: revision - 1, floor: -1, ..meta };
-            let (mut recent, pairs) = (Recent::default(), Pairs::new(revision - 1));
+            let (mut recent, pairs) = (Recent::new(Seeded(1)), Pairs::new(revision - 1, Seeded(1)));
             Writer::new(&mut batch, &mut recent, &pairs, &before, revision).put(&put).unwrap();
         }
         let mut positions = Vec::new();
