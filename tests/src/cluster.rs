@@ -1,6 +1,7 @@
 //! Three nodes on loopback, of Quorate or of the peer.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -47,6 +48,8 @@ pub struct Node {
     pub data: PathBuf,
     /// It joins the cluster, or did: the cluster did not begin with it, or not with this directory.
     pub joins: bool,
+    /// Environment variables of its own.
+    pub env: Vec<(String, OsString)>,
     /// The process, while the node is started.
     pub process: Option<Process>,
 }
@@ -66,6 +69,18 @@ impl Cluster {
     /// # Panics
     /// When it does not come to serve.
     pub fn quorate_with(test: &str, args: &[&str]) -> Option<Self> {
+        Self::quorate_prepared(test, args, |_| {})
+    }
+
+    /// As [`Self::quorate_with`], after `prepare` has had its way with the nodes.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub fn quorate_prepared(
+        test: &str,
+        args: &[&str],
+        prepare: impl FnOnce(&mut [Node]),
+    ) -> Option<Self> {
         let mut cluster = if env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd") {
             let programs = programs::etcd(test)?;
             Self::new(|_| Kind::Etcd(programs))
@@ -74,6 +89,7 @@ impl Cluster {
         };
         cluster.args = args.iter().map(|&arg| arg.to_owned()).collect();
         cluster.make_certificates();
+        prepare(&mut cluster.nodes);
         cluster.start_all();
         Some(cluster)
     }
@@ -210,7 +226,7 @@ impl Cluster {
                 let file = |end: &str| certificates.join(format!("{}.{end}", node.name));
                 command.arg("--cert").arg(file("crt")).arg("--key").arg(file("key"));
                 command.arg("--ca").arg(certificates.join("ca.crt"));
-                command.args(&self.args);
+                command.args(&self.args).envs(node.env.iter().map(|(key, value)| (key, value)));
                 command
             }
             Kind::Etcd(programs) => {
@@ -289,6 +305,13 @@ impl Cluster {
         })
     }
 
+    /// The value of a metric of node `number` that has one row; none while it cannot be asked.
+    pub fn metric(&self, number: usize, name: &str) -> Option<f64> {
+        let (_, page) = http::get(&self.nodes[number].metrics, "/metrics").ok()?;
+        let row = page.lines().find(|line| line.split([' ', '{']).next() == Some(name))?;
+        row.rsplit(' ').next()?.parse().ok()
+    }
+
     /// The revision of the store.
     ///
     /// # Panics
@@ -320,6 +343,7 @@ impl Node {
             metrics: address(),
             data: dir.join(name),
             joins: false,
+            env: Vec::new(),
             process: None,
         }
     }

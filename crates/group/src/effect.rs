@@ -90,6 +90,9 @@ pub enum Refusal {
     /// Too many bytes wait for a quorum; nothing was proposed.
     #[error("too many uncommitted proposals")]
     Overloaded,
+    /// Too few voters have room on their disks for what grows; nothing was proposed.
+    #[error("the disks of too many voters are nearly full")]
+    NoSpace,
     /// The membership is not changed; nothing was proposed.
     #[error(transparent)]
     Membership(MembershipError),

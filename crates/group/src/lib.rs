@@ -14,15 +14,20 @@
 //!
 //! The same code runs in a node, on real disks and sockets, and in a simulator.
 //!
-//! [`host`] holds the decisions about *which* groups live on a node.
+//! [`disk`] says what a full or a hanging disk means for groups; [`host`] holds the decisions about *which* groups live on a node, [`panics`] what becomes of one that
+//! panics.
 
 pub mod descriptor;
+pub mod disk;
 pub mod effect;
 mod group;
 pub mod host;
+pub mod panics;
 mod pending;
 
 pub use descriptor::{Descriptor, DescriptorError};
+pub use disk::{Fitness, GrowthGate, Room, Stall};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
 pub use group::{Group, GroupConfig};
 pub use host::{Generation, Host, HostError};
+pub use panics::{Panics, Verdict};

@@ -1,10 +1,10 @@
 //! A group keeps its promises to those who wait on it: three groups, joined by a test that carries out
 //! their effects by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_group::{Effect, Group, GroupConfig, Proposed, Refusal};
+use quorate_group::{Effect, Fitness, Group, GroupConfig, Proposed, Refusal};
 use quorate_raft::{
     Config, LogState, MembershipChange, MembershipError, NodeChange, Role, SnapshotRequest, Ticket,
 };
@@ -40,6 +40,8 @@ struct Cluster {
     undone: BTreeMap<NodeId, Undone>,
     heard: BTreeMap<NodeId, Heard>,
     cut: Vec<NodeId>,
+    /// Their syncs do not return.
+    hung: Vec<u64>,
     /// Of all nodes; a tick of any node is 100 ms.
     now: Moment,
 }
@@ -63,6 +65,7 @@ impl Cluster {
             undone: nodes.iter().map(|&node| (node, Undone::default())).collect(),
             heard: nodes.iter().map(|&node| (node, Heard::default())).collect(),
             cut: Vec::new(),
+            hung: Vec::new(),
             now: Moment::ZERO,
         }
     }
@@ -121,6 +124,9 @@ impl Cluster {
     }
 
     fn persist(&mut self, node: u64) -> bool {
+        if self.hung.contains(&node) {
+            return false;
+        }
         let tickets =
             std::mem::take(&mut self.undone.get_mut(&NodeId(node)).expect("known").appends);
         tickets.last().map(|&last| self.group(node).persisted(last)).is_some()
@@ -484,6 +490,88 @@ fn everybody_who_waits_hears_that_the_group_is_abandoned() {
         .collect();
     told.sort_unstable();
     assert_eq!(told, ['a', 'b', 'r']);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_without_it() {
+    let mut cluster = Cluster::led();
+    cluster.hung = vec![1];
+    cluster.propose(1, 'a');
+    cluster.settle();
+    cluster.group(1).set_fitness(Fitness::Stalled, &BTreeSet::from([NodeId(3)]));
+    cluster.settle();
+    assert_eq!(cluster.group(2).leadership().role, Role::Leader, "3 is no better off than 1");
+    assert_eq!(cluster.group(1).leadership().leader, Some(NodeId(2)));
+    // What it had proposed is in the log of its heir, and it hears of it when its disk returns.
+    cluster.hung.clear();
+    cluster.group(1).set_fitness(Fitness::Fit, &BTreeSet::new());
+    cluster.settle();
+    assert_eq!(cluster.heard(1).answers, [('a', Ok(Bytes::from("A")))]);
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_steps_down_if_nobody_takes_over_and_does_not_campaign() {
+    let mut cluster = Cluster::led();
+    // Nobody acknowledges, so nobody can be told to take over.
+    cluster.hung = vec![1, 2, 3];
+    cluster.propose(1, 'a');
+    for tick in 0..5 {
+        cluster.group(1).set_fitness(Fitness::Stalled, &BTreeSet::new());
+        cluster.settle();
+        if tick == 0 {
+            assert_eq!(cluster.group(1).leadership().role, Role::Leader, "it tries first");
+        }
+        cluster.tick(1..=3);
+    }
+    assert_eq!(cluster.group(1).leadership().role, Role::Follower);
+    let term = cluster.group(1).leadership().term;
+    cluster.cut = vec![NodeId(1)];
+    for _ in 0..100 {
+        cluster.tick([1]);
+        cluster.turn(1);
+    }
+    let leadership = cluster.group(1).leadership();
+    assert_eq!((leadership.role, leadership.term), (Role::Follower, term));
+    cluster.hung.clear();
+    elect_another(&mut cluster);
+}
+
+#[test]
+fn a_leader_stays_where_nobody_could_be_elected_who_is_better_off() {
+    let mut cluster = Cluster::led();
+    let others = BTreeSet::from([2, 3].map(NodeId));
+    for _ in 0..20 {
+        cluster.group(1).set_fitness(Fitness::Stalled, &others);
+        cluster.settle();
+        cluster.tick(1..=3);
+    }
+    assert_eq!(cluster.group(1).leadership().role, Role::Leader);
+}
+
+#[test]
+fn a_node_without_room_takes_nothing_and_applies_nothing_but_answers_beats() {
+    let mut cluster = Cluster::led();
+    let nobody = BTreeSet::new();
+    cluster.group(2).set_fitness(Fitness::Exhausted, &nobody);
+    let last = cluster.group(2).replica().last();
+    cluster.cut = vec![NodeId(3)];
+    cluster.propose(1, 'a');
+    // CheckQuorum holds on its answers alone: longer than an election timeout.
+    for _ in 0..40 {
+        cluster.tick(1..=2);
+        cluster.settle();
+    }
+    assert_eq!(cluster.group(1).leadership().role, Role::Leader);
+    assert_eq!(cluster.group(2).replica().last(), last);
+    assert_eq!(cluster.heard(1).answers, [], "no quorum has it");
+    cluster.group(2).set_fitness(Fitness::Fit, &nobody);
+    for _ in 0..40 {
+        cluster.tick(1..=2);
+        cluster.settle();
+    }
+    assert_eq!(cluster.heard(1).answers, [('a', Ok(Bytes::from("A")))]);
+    let applied = cluster.group(2).applied_index();
+    assert_eq!(applied, cluster.group(1).applied_index());
 }
 
 /// Lets the nodes that are not cut off elect one of themselves, in virtual time.

@@ -5,8 +5,9 @@
 //! the groups. The state engine keeps no log of its own: after a crash a group applies again from the
 //! row that was durable, and since row and data are one batch, nothing is applied twice or left out.
 //!
-//! A panic in a machine drops that group's part of the batch and that group alone; a failure of the
-//! engine ends the process, because no later answer could be trusted.
+//! A panic in a machine drops that group's part of the batch and that machine alone: the group is told, and
+//! asks for a new one ([`Applier::reload`]). A failure of the engine ends the process, because no later
+//! answer could be trusted, and so does any other panic here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,6 +46,8 @@ pub(crate) struct ApplyTask {
 /// A group whose machine the applier should own.
 pub(crate) struct OpenMachine {
     pub(crate) group: GroupId,
+    /// The life of the group that it is opened for.
+    pub(crate) generation: Generation,
     pub(crate) kind: Arc<dyn MachineKind>,
     pub(crate) membership: Membership,
     /// Up to here the state was found applied.
@@ -66,6 +69,7 @@ enum Work {
     Install(InstallTask),
     Apply(ApplyTask),
     Close(GroupId),
+    Reload { group: GroupId, loaded: OnLoaded },
     Stop,
 }
 
@@ -75,6 +79,9 @@ pub(crate) type OnApplied =
 
 /// What the applier says of a group whose machine panicked: it will never apply again in this life.
 pub(crate) type OnFailed = Box<dyn Fn(GroupId, Generation) + Send + 'static>;
+
+/// Takes the group's own row as it is in the live engine; `None` if there is none.
+pub(crate) type OnLoaded = Box<dyn FnOnce(Option<GroupRow>) + Send + 'static>;
 
 /// The way to the applier's thread.
 #[derive(Clone)]
@@ -130,6 +137,12 @@ impl Applier {
         self.submit(Work::Close(group));
     }
 
+    /// Lets go of the group's machine after everything that was handed in for it, and reads its row then:
+    /// what a new life of the group begins from. Nothing is applied to it until it is opened again.
+    pub(crate) fn reload(&self, group: GroupId, loaded: OnLoaded) {
+        self.submit(Work::Reload { group, loaded });
+    }
+
     /// Ends the thread after the work that waits.
     pub(crate) fn stop(&self) {
         self.submit(Work::Stop);
@@ -160,6 +173,7 @@ struct Rounds {
 }
 
 struct Owned {
+    generation: Generation,
     machine: Box<dyn StateMachine>,
     kind: String,
     scope: RowScope,
@@ -220,9 +234,10 @@ impl Rounds {
         match work {
             Work::Open(open) => self.open(open)?,
             Work::Install(task) => self.install(task)?,
-            Work::Close(group) => {
-                self.machines.remove(&group);
-                self.sweeping.remove(&group);
+            Work::Close(group) => self.close(group),
+            Work::Reload { group, loaded } => {
+                self.close(group);
+                loaded(GroupRow::load(group, &*self.engine.view())?);
             }
             Work::Stop => {
                 self.engine.flush()?;
@@ -233,13 +248,31 @@ impl Rounds {
         Ok(true)
     }
 
+    fn close(&mut self, group: GroupId) {
+        self.machines.remove(&group);
+        self.sweeping.remove(&group);
+    }
+
+    /// A machine has panicked: it must not be used again, and its group has to know.
+    fn lose(&mut self, group: GroupId, generation: Generation) {
+        tracing::error!(%group, %generation, "a state machine panicked");
+        self.close(group);
+        (self.on_failed)(group, generation);
+    }
+
     fn open(&mut self, open: OpenMachine) -> Result<(), StateError> {
         let view = self.engine.view();
         let scoped = ScopedView::new(&*view, open.kind.scope(), open.group);
-        let machine = open.kind.open(open.group, &open.meta, &scoped)?;
+        let opened =
+            catch_unwind(AssertUnwindSafe(|| open.kind.open(open.group, &open.meta, &scoped)));
         drop(view);
+        let Ok(machine) = opened else {
+            self.lose(open.group, open.generation);
+            return Ok(());
+        };
         let owned = Owned {
-            machine,
+            generation: open.generation,
+            machine: machine?,
             kind: open.kind.name().to_owned(),
             scope: open.kind.scope(),
             membership: open.membership,
@@ -255,10 +288,13 @@ impl Rounds {
     fn install(&mut self, task: InstallTask) -> Result<(), StateError> {
         let InstallTask { group, kind, install, done } = task;
         let GroupRow { applied, membership, meta, .. } = install.header().row.clone();
-        // What it remembers of its rows is wrong from now on.
-        self.machines.remove(&group);
+        // Dropped before its rows are replaced: what it remembers of them is wrong from then on.
+        let generation = self.machines.remove(&group).map(|owned| owned.generation);
         install.run(&*self.engine)?;
-        self.open(OpenMachine { group, kind, membership, applied, meta })?;
+        // A group whose machine is lost asks for another one by itself.
+        if let Some(generation) = generation {
+            self.open(OpenMachine { group, generation, kind, membership, applied, meta })?;
+        }
         tracing::info!(%group, %applied, "a snapshot is installed");
         // Whoever waited may be gone, with the node; the next start goes on.
         let _ = done.send(());
@@ -271,7 +307,7 @@ impl Rounds {
         }
         let began = Instant::now();
         let mut done = Vec::with_capacity(tasks.len());
-        let mut entries = 0;
+        let (mut entries, mut lost) = (0, Vec::new());
         let rows = {
             let mut overlay = Overlay::new(self.engine.view());
             for task in tasks {
@@ -284,11 +320,9 @@ impl Rounds {
                 match applied {
                     Ok(result) => done.push(result?),
                     Err(_) => {
-                        tracing::error!(%group, "a state machine panicked; the group stops applying here");
-                        self.metrics.group_panics.increment(1);
                         overlay.rollback(savepoint);
                         self.machines.remove(&group);
-                        (self.on_failed)(group, generation);
+                        lost.push((group, generation));
                     }
                 }
                 self.sweeping.insert(group);
@@ -296,6 +330,9 @@ impl Rounds {
             overlay.into_rows()
         };
         self.engine.write(rows)?;
+        for (group, generation) in lost {
+            self.lose(group, generation);
+        }
         self.metrics.apply_seconds.record(began.elapsed());
         self.metrics.apply_entries.record(entries as f64);
         for Done { group, generation, through, outcomes } in done {
@@ -306,22 +343,38 @@ impl Rounds {
 
     fn sweep(&mut self) -> Result<(), StateError> {
         let Some(&group) = self.sweeping.first() else { return Ok(()) };
-        let mut more = false;
-        let rows = {
-            let mut overlay = Overlay::new(self.engine.view());
-            if let Some(owned) = self.machines.get_mut(&group) {
-                let mut batch = overlay.scoped(owned.scope, group);
-                more = owned.machine.sweep(SWEEP_ROWS_MAX, &mut batch)?;
-                write_group_row(owned, group, &mut overlay);
-            }
-            overlay.into_rows()
+        let Some(owned) = self.machines.get_mut(&group) else {
+            self.sweeping.remove(&group);
+            return Ok(());
         };
+        let generation = owned.generation;
+        let mut overlay = Overlay::new(self.engine.view());
+        let swept = catch_unwind(AssertUnwindSafe(|| sweep_once(owned, group, &mut overlay)));
+        let Ok(more) = swept else {
+            // What it has written into the batch goes with it.
+            drop(overlay);
+            self.lose(group, generation);
+            return Ok(());
+        };
+        let (more, rows) = (more?, overlay.into_rows());
         self.engine.write(rows)?;
         if !more {
             self.sweeping.remove(&group);
         }
         Ok(())
     }
+}
+
+/// True while there is more to sweep.
+fn sweep_once(
+    owned: &mut Owned,
+    group: GroupId,
+    overlay: &mut Overlay<'_>,
+) -> Result<bool, StateError> {
+    let mut batch = overlay.scoped(owned.scope, group);
+    let more = owned.machine.sweep(SWEEP_ROWS_MAX, &mut batch)?;
+    write_group_row(owned, group, overlay);
+    Ok(more)
 }
 
 fn apply_task(

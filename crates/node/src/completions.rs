@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_group::Generation;
 use quorate_raft::Ticket;
 use quorate_types::{Entry, GroupId};
-use quorate_wal::{Completions, Fetch, LogError, Persisted, Task, Wal, Why, Write};
+use quorate_wal::{Completions, Fetch, LogError, Persisted, RecoveredLog, Task, Wal, Why, Write};
 use tokio::sync::oneshot;
 
 use crate::actor::Input;
@@ -71,6 +71,11 @@ impl LogCompletions {
         number
     }
 
+    /// The write that `number` stands for was never submitted: whoever waits hears that.
+    pub(crate) fn forget(&self, number: u64) {
+        self.host_writes().remove(&number);
+    }
+
     fn host_writes(&self) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<()>>> {
         self.host_writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,6 +111,11 @@ impl Completions for LogCompletions {
         });
         let generation = Generation(generation);
         self.tell(group, Input::Fetched { generation, fetch, entries });
+    }
+
+    fn reloaded(&self, group: GroupId, generation: u64, log: Option<RecoveredLog>) {
+        let (generation, log) = (Generation(generation), log.map(Box::new));
+        self.tell(group, Input::LogLoaded { generation, log });
     }
 
     fn poisoned(&self, error: &LogError) {

@@ -54,6 +54,10 @@ pub struct EngineConfig {
     /// Applied entries that a log keeps behind the durable state, for replicas that were away for a while;
     /// older ones are truncated, and who needs them gets a snapshot. Default 100,000, as etcd's.
     pub snapshot_count: u64,
+    /// Bytes of the disk that are kept free. Default `None`: a twentieth of it, at least 256 MiB and at most 2 GiB.
+    /// Below that writes that grow the state are refused, below half of it the node takes no entries. Less
+    /// gives room for data, and risks that a compaction meets a full disk, which ends the node.
+    pub disk_reserve_bytes: Option<u64>,
     /// What all snapshots that this node sends may take of the network, in bytes per second. Default
     /// 32 MiB/s.
     pub snapshot_bytes_per_second: u64,
@@ -111,6 +115,7 @@ impl EngineConfig {
             append_lanes: 4,
             proposal_bytes_max: 256 << 20,
             snapshot_count: 100_000,
+            disk_reserve_bytes: None,
             snapshot_bytes_per_second: 32 << 20,
             request_timeout: Duration::from_secs(7),
         }

@@ -10,11 +10,9 @@ use bytes::Bytes;
 use kameo::actor::Spawn;
 use kameo::mailbox;
 use metrics::Recorder;
-use quorate_group::{
-    Descriptor, DescriptorError, Generation, Group, GroupConfig, Host, Leadership,
-};
+use quorate_group::{Descriptor, Generation, GroupConfig, Host, Leadership};
 use quorate_placement::PlacementMap;
-use quorate_raft::{Config as RaftConfig, LogState};
+use quorate_raft::Config as RaftConfig;
 use quorate_store::{GroupRow, GroupRows, StateEngine};
 use quorate_transport::Transport;
 use quorate_types::machine::RowScope;
@@ -25,11 +23,12 @@ use quorate_types::{
 use quorate_wal::{RecoveredLog, Wal, Write};
 use tokio::sync::{Notify, watch};
 
-use crate::actor::{Drive, GroupActor, GroupReport};
-use crate::apply::{Applier, OpenMachine};
+use crate::actor::{Drive, GroupActor, GroupReport, Reloader};
+use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::EngineConfig;
 use crate::identity::{DataDir, Identity};
+use crate::life::Life;
 use crate::members::hand_over;
 use crate::metrics::NodeMetrics;
 use crate::net::Network;
@@ -321,45 +320,18 @@ impl Parts {
 
     /// Gives a group that was admitted its actor, its machine and its place in the router.
     pub(crate) fn spawn_group(
-        &self,
+        self: &Arc<Self>,
         group: GroupId,
         generation: Generation,
         kind: &Arc<dyn MachineKind>,
         log: RecoveredLog,
     ) -> Result<(), OpenError> {
         let row = GroupRow::load(group, &*self.state.view())?;
-        let base = log.snapshot.last;
-        // A group that has applied nothing has no row: its log begins where every group's does.
-        let first = if base.index <= FIRST.index { base } else { EntryId::ZERO };
-        let GroupRow { applied, membership, meta, .. } = row.unwrap_or_else(|| GroupRow {
-            applied: first,
-            membership: log.snapshot.membership.clone(),
-            ..GroupRow::default()
-        });
-        // Apply takes only what is durable in this log, so a state ahead of it is another log's.
-        if applied.index > log.last.index {
-            return Err(OpenError::StateAheadOfLog { group, applied, last: log.last });
-        }
-        // And only what is durable in the state is truncated.
-        if applied.index < base.index {
-            return Err(OpenError::StateBehindLog { group, applied, base });
-        }
-        let caught_up_at = log.hard_state.commit;
-        let state = LogState {
-            hard_state: log.hard_state,
-            snapshot: log.snapshot,
-            memberships: log.memberships,
-            terms: log.terms,
-            last: log.last,
-            applied: applied.index,
-        };
-        let damaged =
-            |error: DescriptorError| OpenError::Group { group, reason: error.to_string() };
-        let descriptor = Descriptor::decode(&log.label).map_err(damaged)?;
+        let Life { group: value, descriptor, machine, caught_up_at, .. } =
+            self.life(group, generation, kind, log, row)?;
         let rows = GroupRows::new(kind.scope(), group, descriptor.range.as_ref());
         let target = Target { group, descriptor, rows };
-        let value = Group::new(self.group_config(group), state);
-        self.applier.open(OpenMachine { group, kind: Arc::clone(kind), membership, applied, meta });
+        self.applier.open(machine);
         let (published, leadership) = watch::channel(value.leadership());
         let group_state = GroupState::new(group, Arc::clone(kind), Arc::clone(&self.state));
         let drive = Drive::new(
@@ -376,7 +348,9 @@ impl Parts {
             target,
         );
         let caught_up = Arc::new(AtomicBool::new(false));
-        let actor = GroupActor::new(value, generation, drive, Arc::clone(&caught_up), caught_up_at);
+        let reloader = Reloader::new(group, Arc::clone(kind), Arc::downgrade(self));
+        let flag = Arc::clone(&caught_up);
+        let actor = GroupActor::new(value, generation, drive, flag, caught_up_at, reloader);
         // Unbounded, so that no completion ever waits for room. What may enter is bounded elsewhere:
         // proposals by the node's bytes, messages by the peers' windows, completions by what was
         // submitted, ticks by the ticker.
@@ -391,7 +365,7 @@ impl Parts {
         Ok(())
     }
 
-    fn group_config(&self, group: GroupId) -> GroupConfig {
+    pub(crate) fn group_config(&self, group: GroupId) -> GroupConfig {
         let ticks = |time: std::time::Duration| {
             let ticks = time.as_nanos() / self.tick().as_nanos().max(1);
             u32::try_from(ticks).unwrap_or(u32::MAX).max(1)

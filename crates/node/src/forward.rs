@@ -17,12 +17,12 @@ pub(crate) struct Request {
     /// The group that should serve it.
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7")]
     pub(crate) body: Option<request::Body>,
 }
 
 pub(crate) mod request {
-    use super::{Bytes, Empty, JoinRequest, Oneof};
+    use super::{Beat, Bytes, Empty, JoinRequest, Oneof};
 
     #[derive(Clone, PartialEq, Oneof)]
     pub(crate) enum Body {
@@ -41,7 +41,30 @@ pub(crate) mod request {
         /// Which learners of the group have caught up, if you lead it?
         #[prost(message, tag = "6")]
         CaughtUp(Empty),
+        /// How this node is. Nodes of before it existed answer that they do not know it.
+        #[prost(message, tag = "7")]
+        Beat(Beat),
     }
+}
+
+/// What a node tells all others now and then, and whenever it changes.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct Beat {
+    /// Of its process, as in its hello.
+    #[prost(fixed64, tag = "1")]
+    pub(crate) session: u64,
+    /// How many log batches are durable there.
+    #[prost(uint64, tag = "2")]
+    pub(crate) synced_batches: u64,
+    /// Bytes that are free on its disk.
+    #[prost(uint64, tag = "3")]
+    pub(crate) free_bytes: u64,
+    /// Bytes of it that it keeps free; 0 when it does not know.
+    #[prost(uint64, tag = "4")]
+    pub(crate) reserve_bytes: u64,
+    /// It cannot lead.
+    #[prost(bool, tag = "5")]
+    pub(crate) unfit: bool,
 }
 
 /// A node asks to be let in. Its name stands in its certificate.
@@ -59,7 +82,7 @@ pub(crate) struct Empty {}
 /// The answer to a [`Request`].
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Reply {
-    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "reply::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub(crate) body: Option<reply::Body>,
 }
 
@@ -98,6 +121,12 @@ pub(crate) mod reply {
         Refused(String),
         #[prost(message, tag = "11")]
         CaughtUp(Nodes),
+        /// Nothing was proposed; too few disks have room.
+        #[prost(message, tag = "12")]
+        NoSpace(Empty),
+        /// A beat was heard.
+        #[prost(message, tag = "13")]
+        Heard(Empty),
     }
 }
 
@@ -170,6 +199,10 @@ impl Request {
         Self::encoded(group, request::Body::CaughtUp(Empty {}))
     }
 
+    pub(crate) fn beat(beat: Beat) -> Bytes {
+        Self::encoded(GroupId::ZERO, request::Body::Beat(beat))
+    }
+
     fn encoded(group: GroupId, body: request::Body) -> Bytes {
         Self { group: group.value(), body: Some(body) }.encode_to_vec().into()
     }
@@ -201,6 +234,7 @@ impl Reply {
                 reply::Body::NotLeader(NotLeader { leader, term: term.value() })
             }
             Refusal::Overloaded => reply::Body::Overloaded(Empty {}),
+            Refusal::NoSpace => reply::Body::NoSpace(Empty {}),
             Refusal::Membership(error) => reply::Body::Failed(error.to_string()),
             Refusal::Unknown => reply::Body::Unknown(Empty {}),
         }

@@ -153,8 +153,8 @@ async fn gather(
             // The network holds the sender as long as it lives.
             Ok(None) => std::future::pending().await,
         }
-        if let Some(reason) = network.removed().borrow().clone() {
-            return Err(OpenError::NotLetIn(format!("{reason}; it can only join")));
+        if let Some(why) = network.expelled().borrow().clone() {
+            return Err(OpenError::NotLetIn(format!("{why}; it can only join")));
         }
         let mut unstarted = 0;
         for (peer, name) in &others {

@@ -201,7 +201,10 @@ impl Handler for Stranger {
     }
 
     fn on_peer(&self, _: NodeId, event: PeerEvent) {
-        if let PeerEvent::Refused { reason } | PeerEvent::Removed { reason } = event {
+        if let PeerEvent::Refused { reason }
+        | PeerEvent::Removed { reason }
+        | PeerEvent::Copy { reason } = event
+        {
             tracing::warn!(reason, "a member does not listen");
         }
     }

@@ -21,6 +21,9 @@
 //! after one request to the leader; all reads of a turn share what it takes. Once everything that was
 //! committed before is applied here, the caller looks at the state itself, beside running applies.
 //!
+//! A panic of a group, in its turn or in its machine, ends that life of the group and nothing else: its
+//! callers are answered, and it is loaded again from what is durable (`actor::reload`).
+//!
 //! Threads: the tokio runtime that opened the node runs actors and transport; the log has a writer and
 //! a reader; the applier has one. None of them waits for another.
 
@@ -30,11 +33,13 @@ mod apply;
 mod clock;
 mod completions;
 pub mod config;
+mod disks;
 mod engine;
 mod forward;
 mod founding;
 pub mod identity;
 mod join;
+mod life;
 pub mod local;
 mod members;
 mod metrics;
@@ -46,12 +51,14 @@ mod snapshot;
 mod state;
 mod steward;
 mod ticker;
+mod witness;
 
 pub use completions::EXIT_STORAGE_FAILED;
 pub use config::{EngineConfig, InitialGroup, InitialState};
 pub use engine::{Engine, GroupStatus, NodeStatus};
 pub use identity::node_id;
 pub use members::{ChangeError, MemberChange};
+pub use net::Expelled;
 pub use open::OpenError;
 pub use quorate_group::{Leadership, Proposed};
 pub use quorate_placement::{MemberRefusal, PlacementMap, Standing};

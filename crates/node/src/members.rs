@@ -21,6 +21,7 @@ use crate::actor::Input;
 use crate::engine::Engine;
 use crate::forward::{Request, reply};
 use crate::mover;
+use crate::net::Expelled;
 use crate::router::{Consistency, EngineError, Resident, Router};
 
 /// How often a change that groups still follow is looked at, if no news comes before.
@@ -212,12 +213,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Resolves, with the reason, when this node has been removed from the cluster: it should stop.
-    pub async fn removed(&self) -> String {
-        let mut removed = self.parts.network.removed();
-        let reason = removed.wait_for(Option::is_some).await;
-        match reason.ok().and_then(|reason| reason.clone()) {
-            Some(reason) => reason,
+    /// Resolves, with the reason, when the cluster does not let this node take part any more: it should stop.
+    pub async fn expelled(&self) -> Expelled {
+        let mut expelled = self.parts.network.expelled();
+        let why = expelled.wait_for(Option::is_some).await;
+        match why.ok().and_then(|why| why.clone()) {
+            Some(why) => why,
             // The network lives as long as the engine.
             None => std::future::pending().await,
         }
@@ -266,7 +267,7 @@ impl Engine {
         wanted: impl Fn(&PlacementMap) -> bool,
     ) -> Result<PlacementMap, ChangeError> {
         let router = &*self.parts.router;
-        let removed = self.parts.network.removed();
+        let expelled = self.parts.network.expelled();
         let mut version = router.map_version.subscribe();
         let deadline = Instant::now() + router.request_timeout;
         loop {
@@ -275,7 +276,7 @@ impl Engine {
                 Ok(map) if wanted(&map) => return Ok(map),
                 Ok(_) => {}
                 // Nobody tells this node any more.
-                Err(_) if removed.borrow().is_some() => {
+                Err(_) if expelled.borrow().is_some() => {
                     return Ok(router.map.load().as_ref().clone());
                 }
                 Err(error) => return Err(error.into()),

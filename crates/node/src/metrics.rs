@@ -16,10 +16,15 @@ pub(crate) struct NodeMetrics {
     pub(crate) leaders: Gauge,
     pub(crate) groups: Gauge,
     pub(crate) group_panics: Counter,
+    pub(crate) groups_quarantined: Gauge,
     pub(crate) appends_refused: Counter,
     pub(crate) fetches_refused: Counter,
     pub(crate) messages_unrouted: Counter,
     pub(crate) proposals_refused: Counter,
+    pub(crate) proposals_refused_no_space: Counter,
+    pub(crate) disk_free_bytes: Gauge,
+    pub(crate) disk_reserve_bytes: Gauge,
+    pub(crate) unfit: Gauge,
     pub(crate) proposal_bytes_available: Gauge,
     pub(crate) snapshots_installed: Counter,
     pub(crate) entries_truncated: Counter,
@@ -33,7 +38,7 @@ pub(crate) struct NodeMetrics {
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
 /// One of each kind of cause; who else was part of it makes no label.
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 10] = [
     Cause::ElectionTimeout,
     Cause::Asked,
     Cause::PreVotesGranted,
@@ -43,6 +48,7 @@ const CAUSES: [Cause; 9] = [
     Cause::HeardLeader(NodeId::ZERO),
     Cause::HigherTerm(NodeId::ZERO),
     Cause::QuorumLost,
+    Cause::Unfit,
 ];
 
 impl NodeMetrics {
@@ -86,7 +92,11 @@ impl NodeMetrics {
             groups: registry.gauge("quorate_raft_groups", "Groups that this node hosts."),
             group_panics: registry.counter(
                 "quorate_group_panics_total",
-                "Groups that stopped on a broken invariant.",
+                "Panics of groups on this node, in their turns or machines; each is loaded again or quarantined.",
+            ),
+            groups_quarantined: registry.gauge(
+                "quorate_groups_quarantined",
+                "Groups that are kept away from this node until its next start, because they panicked again and again.",
             ),
             appends_refused: registry.counter(
                 "quorate_group_appends_refused_total",
@@ -103,6 +113,20 @@ impl NodeMetrics {
             proposals_refused: registry.counter(
                 "quorate_node_proposals_refused_total",
                 "Proposals refused because too many bytes wait.",
+            ),
+            proposals_refused_no_space: registry.counter(
+                "quorate_node_proposals_refused_no_space_total",
+                "Proposals refused because the disks of too many voters are nearly full.",
+            ),
+            disk_free_bytes: registry
+                .gauge("quorate_node_disk_free_bytes", "Bytes that are free where the data lies."),
+            disk_reserve_bytes: registry.gauge(
+                "quorate_node_disk_reserve_bytes",
+                "Bytes that are kept free: below, writes that grow the state are refused.",
+            ),
+            unfit: registry.gauge(
+                "quorate_node_unfit",
+                "1 while this node leads nothing because its disk hangs or is all but full.",
             ),
             proposal_bytes_available: registry.gauge(
                 "quorate_node_proposal_bytes_available",

@@ -13,11 +13,13 @@ use tokio::sync::{mpsc, watch};
 
 use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
 use crate::admission::Admission;
-use crate::engine::Parts;
-use crate::forward::{Empty, JoinRequest, Nodes, Reply, Request, reply, request};
+use crate::clock;
+use crate::engine::{Parts, lock};
+use crate::forward::{Beat, Empty, JoinRequest, Nodes, Reply, Request, reply, request};
 use crate::identity::Identity;
 use crate::router::Router;
 use crate::snapshot::arrival;
+use crate::witness::{Memory, Witness};
 use crate::{join, members, mover};
 
 /// A node's side of the transport.
@@ -26,8 +28,11 @@ pub(crate) struct Network {
     identity: Identity,
     session: u64,
     admission: Mutex<Admission>,
-    /// Why this node does not belong to the cluster any more, once it is known.
-    removed: watch::Sender<Option<String>>,
+    witness: Mutex<Witness>,
+    /// Batches that the log had synced when it was opened.
+    synced_batches: u64,
+    /// Why this node must stop, once it is known.
+    expelled: watch::Sender<Option<Expelled>>,
     /// Nodes that join are let in one at a time: each costs a change of the map.
     joining: Arc<tokio::sync::Semaphore>,
     started: AtomicBool,
@@ -35,6 +40,17 @@ pub(crate) struct Network {
     parts: OnceLock<Weak<Parts>>,
     /// News for whoever starts the node: at most one for each peer event until the start.
     gathering: mpsc::UnboundedSender<Heard>,
+}
+
+/// Why the others do not let a node take part any more: it has to stop.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Expelled {
+    /// It was removed from the cluster.
+    #[error("{0}")]
+    Removed(String),
+    /// Its data directory is a copy: older than what the node had, or in use by another process.
+    #[error("{0}")]
+    Copy(String),
 }
 
 /// What a gathering node waits for.
@@ -51,34 +67,66 @@ impl Network {
         identity: Identity,
         session: u64,
         admission: Admission,
+        witness: Witness,
+        synced_batches: u64,
         gathering: mpsc::UnboundedSender<Heard>,
     ) -> Self {
         let started = AtomicBool::new(identity.has_started());
         let (admission, parts) = (Mutex::new(admission), OnceLock::new());
-        let removed = watch::Sender::new(None);
+        let (witness, expelled) = (Mutex::new(witness), watch::Sender::new(None));
         let joining = Arc::new(tokio::sync::Semaphore::new(1));
-        Self { router, identity, session, admission, removed, joining, started, parts, gathering }
+        Self {
+            router,
+            identity,
+            session,
+            admission,
+            witness,
+            synced_batches,
+            expelled,
+            joining,
+            started,
+            parts,
+            gathering,
+        }
     }
 
     /// From now on this map says who is a member.
     pub(crate) fn learn(&self, map: &PlacementMap) {
         self.with_admission(|admission| admission.learn(map));
         if map.gone(self.identity.node).is_some() {
-            self.note_removed("this node has been removed from the cluster".to_owned());
+            let reason = "this node has been removed from the cluster".to_owned();
+            self.note_expelled(Expelled::Removed(reason));
         }
     }
 
-    /// Why this node does not belong to the cluster any more, as soon as it is known.
-    pub(crate) fn removed(&self) -> watch::Receiver<Option<String>> {
-        self.removed.subscribe()
+    /// Why this node must stop, as soon as it is known.
+    pub(crate) fn expelled(&self) -> watch::Receiver<Option<Expelled>> {
+        self.expelled.subscribe()
     }
 
-    fn note_removed(&self, reason: String) {
-        self.removed.send_if_modified(|removed| {
-            let news = removed.is_none();
-            removed.get_or_insert(reason);
+    fn note_expelled(&self, why: Expelled) {
+        self.expelled.send_if_modified(|expelled| {
+            let news = expelled.is_none();
+            expelled.get_or_insert(why);
             news
         });
+    }
+
+    /// What is to be remembered of the others over restarts, if it has changed.
+    pub(crate) fn take_news(&self) -> Option<BTreeMap<NodeId, Memory>> {
+        lock(&self.witness).take_news()
+    }
+
+    fn hear_beat(&self, from: NodeId, beat: &Beat) {
+        let Beat { session, synced_batches, .. } = *beat;
+        lock(&self.witness).hear(from, session, synced_batches, now_ms());
+        self.router.disks.hear(from, beat);
+    }
+
+    /// How many batches are durable in this node's log; never more than a restart would find.
+    fn synced_batches(&self) -> u64 {
+        let parts = self.parts.get().and_then(Weak::upgrade);
+        parts.map_or(self.synced_batches, |parts| parts.wal.synced_batches())
     }
 
     /// From now on the founders are fixed.
@@ -197,13 +245,14 @@ impl Handler for Network {
             incarnation: self.identity.incarnation,
             session: self.session,
             started: self.started.load(Ordering::Acquire),
-            synced_batches: 0,
+            synced_batches: self.synced_batches(),
             target,
         }
     }
 
     fn admit(&self, peer: &Hello) -> Result<(), Refusal> {
-        self.with_admission(|admission| admission.judge(peer))
+        self.with_admission(|admission| admission.judge(peer))?;
+        lock(&self.witness).admit(peer, now_ms())
     }
 
     fn on_peer(&self, node: NodeId, event: PeerEvent) {
@@ -226,7 +275,11 @@ impl Handler for Network {
             }
             PeerEvent::Removed { reason } => {
                 tracing::error!(peer = %node, reason, "this node has been removed");
-                self.note_removed(reason);
+                self.note_expelled(Expelled::Removed(reason));
+            }
+            PeerEvent::Copy { reason } => {
+                tracing::error!(peer = %node, reason, "this node must not run with its data");
+                self.note_expelled(Expelled::Copy(reason));
             }
             PeerEvent::Refused { reason } => tracing::error!(peer = %node, reason, "peer refused"),
         }
@@ -279,6 +332,10 @@ impl Handler for Network {
                 replier.send(Reply::encoded(reply::Body::Failed(reason.into())));
             }
             Some(request::Body::CaughtUp(Empty {})) => self.caught_up(group, replier),
+            Some(request::Body::Beat(beat)) => {
+                self.hear_beat(from, &beat);
+                replier.send(Reply::encoded(reply::Body::Heard(Empty {})));
+            }
             Some(request::Body::Propose(command)) => self.propose(group, command, replier),
             Some(request::Body::Read(query)) => self.read(group, query, replier),
             Some(request::Body::Founders(Empty {})) => self.founders(replier),
@@ -288,4 +345,9 @@ impl Handler for Network {
             }
         }
     }
+}
+
+/// Milliseconds of the node's own clock.
+fn now_ms() -> u64 {
+    clock::now().value_us() / 1_000
 }

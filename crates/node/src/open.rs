@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics::Recorder;
 use quorate_group::{Descriptor, Host, HostError};
 use quorate_placement::{MapError, Node, PlacementKind, PlacementMap};
 use quorate_store::{RocksConfig, RocksState, StateEngine};
-use quorate_transport::{Limits, Transport, TransportConfig};
+use quorate_transport::{Limits, Transport, TransportConfig, vital};
 use quorate_types::machine::StateError;
 use quorate_types::{EntryId, GroupId, MachineKind, NodeId};
 use quorate_wal::rocks::{RocksLog, RocksOptions};
@@ -30,6 +31,7 @@ use crate::admission::{Admission, peers_in};
 use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::{EngineConfig, InitialState};
+use crate::disks::DiskWatch;
 use crate::engine::{Engine, Kinds, Parts, lock};
 use crate::founding::{Founders, fresh_identity, initial_groups, make_groups};
 use crate::identity::{DataDir, DataDirError, Identity, random_u64};
@@ -41,7 +43,12 @@ use crate::snapshot::installation::{InstallError, redo_all};
 use crate::snapshot::transfer::Snapshots;
 use crate::snapshot::truncator;
 use crate::steward::Steward;
+use crate::witness::Witness;
 use crate::{join, mover, ticker};
+
+/// How often it is written down what the others have told of their logs, if that has changed. A copy that
+/// is older than this is found whoever was restarted meanwhile.
+const WITNESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a node does not open.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +165,7 @@ pub(crate) async fn open(
         request_timeout: config.request_timeout,
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),
+        disks: Arc::default(),
     });
     let session = random_u64()?;
     let (gathering, heard) = mpsc::unbounded_channel();
@@ -167,6 +175,8 @@ pub(crate) async fn open(
         identity.clone(),
         session,
         admission,
+        Witness::of(data_dir.witness()?),
+        log.synced_batches(),
         gathering,
     ));
     let transport = listen(&config, &identity, &network, recorder).await?;
@@ -351,7 +361,7 @@ async fn listen(
 }
 
 /// Brings a group of the log back to life.
-fn resume(parts: &Parts, group: GroupId, log: RecoveredLog) -> Result<(), OpenError> {
+fn resume(parts: &Arc<Parts>, group: GroupId, log: RecoveredLog) -> Result<(), OpenError> {
     let damaged = |reason: String| OpenError::Group { group, reason };
     let descriptor = Descriptor::decode(&log.label).map_err(|error| damaged(error.to_string()))?;
     let kind = parts.kind(&descriptor.kind).map_err(|error| damaged(error.to_string()))?;
@@ -379,6 +389,20 @@ fn on_failed(router: Arc<Router>) -> crate::apply::OnFailed {
     })
 }
 
+/// Writes down what the others have told of their logs, now and then: a sync for each of their batches would
+/// be one of ours for each.
+async fn keep_witness(network: Arc<Network>, data_dir: Arc<DataDir>) {
+    loop {
+        tokio::time::sleep(WITNESS_INTERVAL).await;
+        let Some(memories) = network.take_news() else { continue };
+        let data_dir = Arc::clone(&data_dir);
+        let stored = tokio::task::spawn_blocking(move || data_dir.store_witness(&memories)).await;
+        if let Ok(Err(error)) = stored {
+            tracing::error!(%error, "what the others have told of their logs cannot be kept");
+        }
+    }
+}
+
 fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
     let config = &parts.config;
     let own = Node {
@@ -394,12 +418,23 @@ fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
     let (router, snapshots) = (&parts.router, &parts.snapshots);
     let truncator =
         truncator::run(Arc::clone(router), Arc::clone(snapshots), config.snapshot_count);
+    let (network, data_dir) = (Arc::clone(&parts.network), Arc::clone(&parts.data_dir));
+    let disk_watch = DiskWatch {
+        router: Arc::clone(router),
+        wal: Arc::clone(&parts.wal),
+        session: parts.session,
+        path: parts.data_dir.path().to_owned(),
+        election_timeout: config.election_timeout,
+        reserve_bytes: config.disk_reserve_bytes,
+    };
     let tasks = [
-        tokio::spawn(ticker::run(Arc::clone(router), parts.tick())),
-        tokio::spawn(ticker::look_around(Arc::clone(router))),
-        tokio::spawn(steward.run(Arc::clone(&parts.placement_applied))),
-        tokio::spawn(mover::run(Arc::clone(router))),
-        tokio::spawn(truncator),
+        vital::spawn("disk watch", disk_watch.run()),
+        vital::spawn("witness", keep_witness(network, data_dir)),
+        vital::spawn("ticker", ticker::run(Arc::clone(router), parts.tick())),
+        vital::spawn("look", ticker::look_around(Arc::clone(router))),
+        vital::spawn("steward", steward.run(Arc::clone(&parts.placement_applied))),
+        vital::spawn("mover", mover::run(Arc::clone(router))),
+        vital::spawn("truncator", truncator),
     ];
     lock(&parts.tasks).extend(tasks);
 }

@@ -13,7 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use kameo::actor::ActorRef;
 use prost::Message as _;
-use quorate_group::{HostError, Leadership, Proposed, Refusal};
+use quorate_group::{Fitness, HostError, Leadership, Proposed, Refusal};
 use quorate_placement::PlacementMap;
 use quorate_raft::Role;
 use quorate_transport::{NotSent, RequestError, Transport, Unknown};
@@ -24,6 +24,7 @@ use tokio::time::timeout_at;
 use crate::actor::{
     GroupActor, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot,
 };
+use crate::disks::Disks;
 use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
 use crate::state::GroupState;
@@ -65,6 +66,9 @@ pub enum EngineError {
     /// Too much waits already; nothing was proposed.
     #[error("too many proposals wait")]
     Overloaded,
+    /// The disks of too many voters are nearly full; nothing was proposed. What grows nothing is taken.
+    #[error("the disks of too many voters are nearly full")]
+    NoSpace,
     /// The query has no answer.
     #[error("read failed: {0}")]
     Read(String),
@@ -130,6 +134,8 @@ pub(crate) struct Router {
     pub(crate) request_timeout: Duration,
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) stopping: AtomicBool,
+    /// How the disks of this node and of the others are.
+    pub(crate) disks: Arc<Disks>,
 }
 
 impl Router {
@@ -168,6 +174,7 @@ impl Router {
             match refusal {
                 Refusal::NotLeader { .. } => self.look_again(&resident, leader, deadline).await?,
                 Refusal::Overloaded => return Err(EngineError::Overloaded),
+                Refusal::NoSpace => return Err(EngineError::NoSpace),
                 Refusal::Membership(error) => {
                     unreachable!("group {group}: a command was refused as a change: {error}")
                 }
@@ -192,8 +199,13 @@ impl Router {
         }
         loop {
             let leader = self.await_leader(&resident, deadline).await?;
-            // A replica that is far behind would keep the caller waiting: the leader is not.
-            if leader == self.node || resident.caught_up.load(Ordering::Acquire) {
+            // A replica that is far behind, or whose disk holds it up, would keep the caller waiting: the
+            // leader is not.
+            let keeps_up = || {
+                let is_fit = self.disks.view().fitness == Fitness::Fit;
+                is_fit && resident.caught_up.load(Ordering::Acquire)
+            };
+            if leader == self.node || keeps_up() {
                 if let Ok(ReadGrant { term, .. }) = self.read_here(&resident, deadline).await? {
                     let answer = resident.state.read_anywhere(query).await?;
                     return Ok(ReadAnswer { answer, term });
@@ -224,7 +236,8 @@ impl Router {
         self.tell(resident, Input::Read(slot))?;
         match timeout_at(deadline.into(), granted).await {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(EngineError::Stopping),
+            // The group has panicked or left; a read changes nothing and is tried again.
+            Ok(Err(_)) => Ok(Err(Refusal::Unknown)),
             Err(_) => Err(EngineError::TimedOut),
         }
     }
@@ -255,7 +268,15 @@ impl Router {
 
     pub(crate) fn tell(&self, resident: &Resident, input: Input) -> Result<(), EngineError> {
         // The mailbox is unbounded, so this fails only when the actor has stopped.
-        resident.actor.tell(input).try_send().map_err(|_| EngineError::Stopping)
+        resident.actor.tell(input).try_send().map_err(|_| self.has_left(resident))
+    }
+
+    /// Why a group's actor has stopped.
+    fn has_left(&self, resident: &Resident) -> EngineError {
+        match self.stopping.load(Ordering::Acquire) {
+            true => EngineError::Stopping,
+            false => EngineError::UnknownGroup(resident.state.group),
+        }
     }
 
     /// Asks another node; every answer that is not understood counts as unknown.
@@ -328,7 +349,7 @@ impl Router {
         let mut leadership = resident.leadership.clone();
         match timeout_at(deadline.into(), leadership.wait_for(|now| now.leader.is_some())).await {
             Ok(Ok(now)) => now.leader.ok_or(EngineError::NoLeader),
-            Ok(Err(_)) => Err(EngineError::Stopping),
+            Ok(Err(_)) => Err(self.has_left(resident)),
             Err(_) => Err(EngineError::NoLeader),
         }
     }
@@ -363,6 +384,7 @@ fn refusal_of(body: reply::Body) -> Result<Refusal, EngineError> {
             Ok(Refusal::NotLeader { leader: other.leader(), term: Term(other.term) })
         }
         reply::Body::Overloaded(_) => Ok(Refusal::Overloaded),
+        reply::Body::NoSpace(_) => Ok(Refusal::NoSpace),
         // A node that has just started may not have the group yet.
         reply::Body::UnknownGroup(_) => Ok(Refusal::NotLeader { leader: None, term: Term::ZERO }),
         reply::Body::Failed(reason) => Err(EngineError::Read(reason)),
@@ -375,6 +397,7 @@ fn refusal_of(body: reply::Body) -> Result<Refusal, EngineError> {
         | reply::Body::Founders(_)
         | reply::Body::Joined(_)
         | reply::Body::Refused(_)
+        | reply::Body::Heard(_)
         | reply::Body::CaughtUp(_) => Ok(Refusal::Unknown),
     }
 }

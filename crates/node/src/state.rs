@@ -14,7 +14,7 @@ use crate::forward::{Answer, FORWARDED_BYTES_MAX, Reply, reply};
 /// The state of one group, to look at.
 #[derive(Clone)]
 pub(crate) struct GroupState {
-    group: GroupId,
+    pub(crate) group: GroupId,
     kind: Arc<dyn MachineKind>,
     engine: Arc<dyn StateEngine>,
 }
@@ -26,6 +26,11 @@ impl GroupState {
         engine: Arc<dyn StateEngine>,
     ) -> Self {
         Self { group, kind, engine }
+    }
+
+    /// Whether `command` may add data.
+    pub(crate) fn grows(&self, command: &Bytes) -> bool {
+        self.kind.grows(command)
     }
 
     /// Answers `query` from the state as of now.

@@ -292,7 +292,7 @@ async fn a_started_directory_whose_log_is_gone_is_refused() {
 }
 
 #[tokio::test]
-async fn a_machine_that_panics_takes_down_its_group_alone() {
+async fn a_machine_that_panics_again_and_again_takes_down_its_group_alone() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let config = local::configs(1, dir.path()).expect("settings").remove(0);
     let node =
@@ -301,8 +301,11 @@ async fn a_machine_that_panics_takes_down_its_group_alone() {
     create(std::slice::from_ref(&node), GROUP).await;
     create(std::slice::from_ref(&node), healthy).await;
     propose(&node, healthy, "before").await;
+    let mut leadership = node.leadership(GROUP).expect("lives here");
     let lost = node.propose(GROUP, Bytes::from("panic")).await;
     assert_eq!(lost.map(|proposed| proposed.id), Err(EngineError::TimedOut), "told at once");
+    let gone = leadership.wait_for(|_| false).await;
+    assert!(gone.is_err(), "it leaves after the third time");
     let gone = node.propose(GROUP, Bytes::from("late")).await;
     assert_eq!(gone.map(|proposed| proposed.id), Err(EngineError::UnknownGroup(GROUP)));
     assert_eq!(propose(&node, healthy, "after").await, "2");

@@ -36,6 +36,11 @@ impl MachineKind for PlacementKind {
         Self::NAME
     }
 
+    /// Who belongs to the cluster must be able to change, above all when disks are full.
+    fn grows(&self, _command: &Bytes) -> bool {
+        false
+    }
+
     fn open(
         &self,
         _group: GroupId,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
 use quorate_gateway::{Backend, Gateway, GatewayConfig};
-use quorate_node::{Engine, EngineConfig, OpenError, TlsConfig};
+use quorate_node::{Engine, EngineConfig, Expelled, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -80,6 +80,9 @@ pub enum NodeError {
     /// Its cluster has removed it.
     #[error("stopped for good: {0}")]
     Removed(String),
+    /// Its data directory is a copy: older than what the node had, or in use by another process.
+    #[error("stopped, because its data directory must not be used: {0}")]
+    Copy(String),
     /// A part of it ended by itself.
     #[error("its {0} ended by itself")]
     Broken(&'static str),
@@ -96,8 +99,8 @@ struct RunningNode {
     gateway_stop: watch::Sender<bool>,
     engine: RuntimeThread<()>,
     engine_stop: watch::Sender<bool>,
-    /// Why the cluster has removed the node, once it has.
-    removed: watch::Receiver<Option<String>>,
+    /// Why the cluster does not let the node take part any more, once it does not.
+    expelled: watch::Receiver<Option<Expelled>>,
     upkeep: JoinHandle<()>,
 }
 
@@ -173,8 +176,12 @@ async fn serve(nodes: &mut [RunningNode], on_ready: impl FnOnce()) -> (String, N
     let mut on_ready = Some(on_ready);
     loop {
         for node in nodes.iter_mut() {
-            if let Some(reason) = node.removed.borrow().clone() {
-                return (node.name.clone(), NodeError::Removed(reason));
+            if let Some(why) = node.expelled.borrow().clone() {
+                let error = match why {
+                    Expelled::Removed(reason) => NodeError::Removed(reason),
+                    Expelled::Copy(reason) => NodeError::Copy(reason),
+                };
+                return (node.name.clone(), error);
             }
             if let Some(part) = node.broken_part() {
                 return (node.name.clone(), NodeError::Broken(part));
@@ -224,11 +231,11 @@ impl RunningNode {
         let engine_config = wiring::engine_config(&config, tls);
         let (engine_stop, stop) = Stop::channel();
         let (open, opened) = oneshot::channel();
-        let (remove, removed) = watch::channel(None);
+        let (expel, expelled) = watch::channel(None);
         let recorder = exporter.recorder();
         let quota_bytes = config.quota_backend_bytes;
         let mut engine = thread(node, "engine", config.engine_threads, move || {
-            run_engine(engine_config, recorder, quota_bytes, open, remove, stop)
+            run_engine(engine_config, recorder, quota_bytes, open, expel, stop)
         })?;
         tracing::info!(
             node,
@@ -273,7 +280,7 @@ impl RunningNode {
         };
         tracing::info!(node, advertised = %config.advertise_client, "the gateway serves clients");
         let upkeep = tokio::spawn(async move { exporter.upkeep().await });
-        Ok(Self { name, backend, gateway, gateway_stop, engine, engine_stop, removed, upkeep })
+        Ok(Self { name, backend, gateway, gateway_stop, engine, engine_stop, expelled, upkeep })
     }
 
     /// The part that ended by itself, if one did.
@@ -315,7 +322,7 @@ async fn run_engine(
     recorder: Arc<PrometheusRecorder>,
     quota_bytes: Option<u64>,
     open: oneshot::Sender<Result<EngineBackend, OpenError>>,
-    removed: watch::Sender<Option<String>>,
+    expelled: watch::Sender<Option<Expelled>>,
     stop: Stop,
 ) {
     let opened = tokio::select! {
@@ -332,14 +339,14 @@ async fn run_engine(
     };
     let (backend, upkeep) = EngineBackend::new(Arc::clone(&engine), quota_bytes).await;
     drop(open.send(Ok(backend)));
-    let note_removal = async {
-        removed.send_replace(Some(engine.removed().await));
+    let note_expulsion = async {
+        expelled.send_replace(Some(engine.expelled().await));
         // Whoever hears of it stops this part in its turn.
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = upkeep.run(&engine) => {}
-        () = note_removal => {}
+        () = note_expulsion => {}
         () = stop.requested() => {}
     }
     match Arc::into_inner(engine) {

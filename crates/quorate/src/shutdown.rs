@@ -7,6 +7,7 @@
 //! | 2 | wrong usage or wrong configuration; nothing was touched |
 //! | 3 | a part of a node ended by itself |
 //! | 4 | the node has been removed from its cluster; it need not be started again |
+//! | 5 | the node's data directory is an older copy of what it had, or a second copy in use |
 //! | 70 | a node's log or state could not be written ([`quorate_node::EXIT_STORAGE_FAILED`]) |
 //! | 130 | a second Ctrl-C or SIGTERM ended it at once |
 
@@ -32,6 +33,8 @@ pub enum Exit {
     Broken,
     /// The node has been removed from its cluster.
     Removed,
+    /// The node's data directory is a copy that must not be used.
+    Copy,
 }
 
 impl From<Exit> for ExitCode {
@@ -41,6 +44,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Broken => 3,
             Exit::Removed => 4,
+            Exit::Copy => 5,
         })
     }
 }

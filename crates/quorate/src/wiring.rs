@@ -59,6 +59,7 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
         election_timeout: config.election,
         append_lanes: config.append_lanes,
         snapshot_count: config.snapshot_count,
+        disk_reserve_bytes: config.disk_reserve_bytes,
         // etcd's rule: time for the disk, and for the cluster to find a new leader.
         request_timeout: Duration::from_secs(5) + 2 * config.election,
         ..EngineConfig::new(config.data_dir.clone(), &config.name, config.listen_peer, tls)
@@ -132,7 +133,7 @@ impl Backend for EngineBackend {
     async fn propose(&self, command: kv::Command) -> Result<Answer, BackendError> {
         let full =
             self.quota_bytes.is_some_and(|quota| self.view.load().status.state_bytes > quota);
-        if full && grows(&command) {
+        if full && command.grows() {
             return Err(BackendError::NoSpace);
         }
         let group = self.engine.route(command_key(&command)).group;
@@ -253,6 +254,7 @@ pub(crate) fn backend_error(error: EngineError) -> BackendError {
         EngineError::NoLeader => BackendError::NoLeader,
         EngineError::TimedOut => BackendError::TimedOut,
         EngineError::Overloaded => BackendError::Overloaded,
+        EngineError::NoSpace => BackendError::NoSpace,
         EngineError::TooLarge { .. } => BackendError::TooLarge,
         EngineError::Stopping => BackendError::Stopping,
         // The map knows a group that has not come to this node yet, or has left it.
@@ -300,22 +302,6 @@ fn txn_key(txn: &kv::Txn) -> &[u8] {
     })
 }
 
-/// True for commands that may add data; deletes and compactions free it.
-fn grows(command: &kv::Command) -> bool {
-    fn ops_grow(txn: &kv::Txn) -> bool {
-        txn.success.iter().chain(&txn.failure).any(|op| match &op.body {
-            Some(kv::op::Body::Put(_)) => true,
-            Some(kv::op::Body::Txn(txn)) => ops_grow(txn),
-            Some(kv::op::Body::Range(_) | kv::op::Body::DeleteRange(_)) | None => false,
-        })
-    }
-    match &command.body {
-        Some(kv::command::Body::Put(_)) => true,
-        Some(kv::command::Body::Txn(txn)) => ops_grow(txn),
-        Some(kv::command::Body::DeleteRange(_) | kv::command::Body::Compact(_)) | None => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -345,28 +331,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_add_data_counts_against_the_quota() {
-        use kv::command::Body;
-        let delete = kv::DeleteRange::default();
-        let table = [
-            (Body::Put(put(b"a")), true),
-            (Body::DeleteRange(delete.clone()), false),
-            (Body::Compact(kv::Compact { revision: 3 }), false),
-            (Body::Txn(txn_of(kv::op::Body::DeleteRange(delete))), false),
-            (Body::Txn(txn_of(kv::op::Body::Txn(txn_of(kv::op::Body::Put(put(b"a")))))), true),
-        ];
-        for (body, expected) in table {
-            assert_eq!(grows(&command(body.clone())), expected, "{body:?}");
-        }
-    }
-
-    #[test]
     fn errors_say_whether_a_command_may_have_been_applied() {
         assert_eq!(backend_error(EngineError::TimedOut), BackendError::TimedOut);
         for (error, expected) in [
             (EngineError::NoLeader, BackendError::NoLeader),
             (EngineError::UnknownGroup(GroupId(9)), BackendError::NoLeader),
             (EngineError::Overloaded, BackendError::Overloaded),
+            (EngineError::NoSpace, BackendError::NoSpace),
             (EngineError::Stopping, BackendError::Stopping),
             (EngineError::Read("damaged".to_owned()), BackendError::Corrupt),
         ] {

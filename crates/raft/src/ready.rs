@@ -177,6 +177,8 @@ pub enum Cause {
     Removed,
     /// As leader, heard no quorum for an election timeout (CheckQuorum).
     QuorumLost,
+    /// As leader, was told to [`step_down`](crate::Replica::step_down).
+    Unfit,
 }
 
 impl Cause {
@@ -196,6 +198,7 @@ impl Cause {
             Self::LeaderForgotten => "leader_forgotten",
             Self::Removed => "removed",
             Self::QuorumLost => "quorum_lost",
+            Self::Unfit => "unfit",
         }
     }
 }

@@ -18,7 +18,8 @@ use crate::state::State;
 ///
 /// - *Commands* of the group above: [`propose`](Self::propose), [`read`](Self::read),
 ///   [`campaign`](Self::campaign), [`transfer_leadership`](Self::transfer_leadership),
-///   [`change_membership`](Self::change_membership), [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader).
+///   [`change_membership`](Self::change_membership), [`prefer_leader`](Self::prefer_leader), [`forget_leader`](Self::forget_leader),
+///   [`set_fit`](Self::set_fit), [`step_down`](Self::step_down).
 /// - *Inputs* from the world: [`step`](Self::step), [`tick`](Self::tick),
 ///   [`persisted`](Self::persisted), [`applied`](Self::applied), [`fetched`](Self::fetched),
 ///   [`unreachable`](Self::unreachable), [`wake`](Self::wake), [`snapshot_sent`](Self::snapshot_sent),
@@ -159,6 +160,22 @@ impl Replica {
             && follower.forget_leader(&mut self.state)
         {
             self.cause = Cause::LeaderForgotten;
+        }
+    }
+
+    /// Whether this replica may stand for election, and whether it takes entries from a leader; it may and
+    /// does at birth. A replica that may not lead follows as before, and votes; one that takes no entries
+    /// drops appends, as one whose disk lags does, and still answers beats. It does not end a leadership,
+    /// nor an election that is under way.
+    pub fn set_fit(&mut self, may_lead: bool, takes_entries: bool) {
+        (self.state.may_lead, self.state.takes_entries) = (may_lead, takes_entries);
+    }
+
+    /// As leader, gives up: follows nobody in its own term, and beats no more, so that others elect. Waiting
+    /// reads are refused; what was proposed may be committed later. Does nothing in other roles.
+    pub fn step_down(&mut self) {
+        if matches!(self.acting, Acting::Leader(_)) {
+            self.follow(None, Cause::Unfit);
         }
     }
 

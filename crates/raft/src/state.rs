@@ -30,8 +30,8 @@ const UNSYNCED_WINDOWS_MAX: usize = 4;
 pub struct Counters {
     /// From nodes that are no members, to someone else, or saying what no correct peer says.
     pub ignored_messages: u64,
-    /// Appends and snapshots that were not taken because too much is not synced yet, or because a
-    /// snapshot is being installed.
+    /// Appends and snapshots that were not taken because too much is not synced yet, because there is no
+    /// room for them, or because a snapshot is being installed.
     pub overloaded_appends: u64,
     /// Requests for votes that went unheard because the leader is alive.
     pub unheard_votes: u64,
@@ -61,6 +61,10 @@ pub(crate) struct State {
     pub(crate) snapshot_requests: Vec<SnapshotRequest>,
     /// Nothing is to be done anywhere: no timer runs.
     pub(crate) asleep: bool,
+    /// The driver lets this replica stand for election.
+    pub(crate) may_lead: bool,
+    /// The driver has room for entries.
+    pub(crate) takes_entries: bool,
     /// The snapshot that takes the place of the log. While there is one this replica follows, applies
     /// nothing and takes no entries.
     pub(crate) installing: Option<SnapshotMeta>,
@@ -129,6 +133,8 @@ impl State {
             fetches: Vec::new(),
             snapshot_requests: Vec::new(),
             asleep: false,
+            may_lead: true,
+            takes_entries: true,
             installing: None,
             install_due: false,
             now: Moment::ZERO,
@@ -182,7 +188,7 @@ impl State {
         let is_open = || self.memberships.index().is_some_and(|index| index > self.log.commit());
         let was_voter = |before: &Membership| before.is_voter(self.config.node);
         // Nor may one whose log is about to be replaced: it must not lead with either.
-        if self.installing.is_some() {
+        if self.installing.is_some() || !self.may_lead {
             return false;
         }
         self.is_voter() || is_open() && self.memberships.previous().is_some_and(was_voter)
@@ -331,8 +337,11 @@ impl State {
         self.memberships.compact(index);
     }
 
-    /// True when the disk lags so far behind that nothing more may be taken from a leader.
+    /// True when the disk lags so far behind that nothing more may be taken from a leader, or has no room.
     pub(crate) fn is_overloaded(&self) -> bool {
+        if !self.takes_entries {
+            return true;
+        }
         let unsynced = self.persist.outstanding_bytes() + self.log.pending_bytes();
         unsynced > self.config.inflight_bytes_max.saturating_mul(UNSYNCED_WINDOWS_MAX)
     }

@@ -258,7 +258,9 @@ impl World {
                 self.route_again(id, LOOK_AGAIN_US);
                 Ok(())
             }
-            Answer::Refused(Refusal::Overloaded) => self.finish(id, Finished::Failed),
+            Answer::Refused(Refusal::Overloaded | Refusal::NoSpace) => {
+                self.finish(id, Finished::Failed)
+            }
             Answer::Refused(Refusal::Unknown) => self.finish(id, Finished::Unknown),
         }
     }

@@ -28,6 +28,7 @@ use crate::reply::ReplyQueue;
 use crate::request::{Item, take_items};
 use crate::shared::{Shared, certificate_of};
 use crate::snapshot::{self, Receiving};
+use crate::vital;
 use crate::writer::{Route, Writer};
 
 /// Streams that a peer may open over the life of a connection, but for those of snapshots: ours live as
@@ -65,7 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>, endpoint: Endpoint) {
             }
         } else {
             let permit = handshakes.clone().enter(address);
-            tokio::spawn(attend(shared.clone(), incoming, permit));
+            vital::spawn("connection", attend(shared.clone(), incoming, permit));
         }
     }
 }
@@ -92,14 +93,16 @@ async fn attend(shared: Arc<Shared>, incoming: Incoming, permit: Permit) {
                 close::IDENTITY => refused.identity.increment(1),
                 close::CLUSTER => refused.cluster.increment(1),
                 close::TARGET => refused.target.increment(1),
-                close::POLICY | close::REMOVED => refused.policy.increment(1),
+                close::POLICY | close::REMOVED | close::COPY => refused.policy.increment(1),
                 _ => refused.malformed.increment(1),
             }
             if let Some(node) = node {
                 shared.handler.on_peer(node, PeerEvent::Refused { reason });
             }
         }
-        Ok(Err(GreetError::Failed(Ending::Refused(reason) | Ending::Removed(reason)))) => {
+        Ok(Err(GreetError::Failed(
+            Ending::Refused(reason) | Ending::Removed(reason) | Ending::Copy(reason),
+        ))) => {
             if handshakes.may_warn() {
                 warn!(%address, reason, "handshake refused");
             }
@@ -211,7 +214,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
             receiving: receiving.clone(),
             streams: streams.clone(),
         };
-        tokio::spawn(stream.run(send, recv, replies.clone()));
+        vital::spawn("stream", stream.run(send, recv, replies.clone()));
     };
     replies.close();
     let mut incoming = shared.incoming();
@@ -222,6 +225,7 @@ async fn serve(shared: &Arc<Shared>, connection: Connection, hello: Hello) {
     match ending(&error) {
         Ending::Refused(reason) => shared.handler.on_peer(node, PeerEvent::Refused { reason }),
         Ending::Removed(reason) => shared.handler.on_peer(node, PeerEvent::Removed { reason }),
+        Ending::Copy(reason) => shared.handler.on_peer(node, PeerEvent::Copy { reason }),
         Ending::Lost(reason) => info!(peer = %hello.node_name, reason, "peer disconnected"),
     }
 }
@@ -252,7 +256,7 @@ impl Stream {
                     self.shared.deliver(self.node, LaneKind::Append, frames).await
                 }
                 (Some(StreamKind::Request), Some(send)) if replies.claim() => {
-                    let writer = tokio::spawn(self.reply(send, replies.clone()));
+                    let writer = vital::spawn("reply", self.reply(send, replies.clone()));
                     let error = self.requests(frames, &replies).await;
                     writer.abort();
                     error

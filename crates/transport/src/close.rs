@@ -26,6 +26,8 @@ pub(crate) const TARGET: u32 = 3;
 pub(crate) const POLICY: u32 = 4;
 /// The peer has left the cluster for good.
 pub(crate) const REMOVED: u32 = 9;
+/// The peer's directory is a copy: older than it was, or in use elsewhere.
+pub(crate) const COPY: u32 = 10;
 /// Bytes that are no Hello, no frame or no stream of ours.
 pub(crate) const MALFORMED: u32 = 5;
 /// A frame above the bound.
@@ -56,6 +58,7 @@ impl Close {
         match refusal {
             Refusal::Policy(reason) => Self { code: POLICY, reason },
             Refusal::Removed(reason) => Self { code: REMOVED, reason },
+            Refusal::Copy(reason) => Self { code: COPY, reason },
         }
     }
 
@@ -80,6 +83,8 @@ pub(crate) enum Ending {
     Refused(String),
     /// The other side says that this node was removed from the cluster.
     Removed(String),
+    /// The other side says that this node must not run with its data.
+    Copy(String),
     /// Anything else.
     Lost(String),
 }
@@ -87,7 +92,10 @@ pub(crate) enum Ending {
 impl Ending {
     pub(crate) fn reason(self) -> String {
         match self {
-            Self::Refused(reason) | Self::Removed(reason) | Self::Lost(reason) => reason,
+            Self::Refused(reason)
+            | Self::Removed(reason)
+            | Self::Copy(reason)
+            | Self::Lost(reason) => reason,
         }
     }
 }
@@ -104,6 +112,7 @@ pub(crate) fn ending(error: &ConnectionError) -> Ending {
                     Ending::Refused(format!("refused by the peer: {reason}"))
                 }
                 REMOVED => Ending::Removed(format!("refused by the peer: {reason}")),
+                COPY => Ending::Copy(format!("refused by the peer: {reason}")),
                 _ => Ending::Lost(format!("closed by the peer with code {code}: {reason}")),
             }
         }

@@ -29,6 +29,7 @@ use crate::request::{NotSent, RequestError};
 use crate::shared::Shared;
 use crate::snapshot::{self, SnapshotError, SnapshotSource};
 use crate::tls::{self, TlsConfig, TlsError};
+use crate::vital;
 
 /// Bytes in flight before the first acknowledgement: two nodes of one cluster may begin bolder than
 /// a browser, whose ten packets would cost nine round trips on the way to a long link's capacity.
@@ -138,7 +139,7 @@ impl Transport {
             warn!(%local_addr, "listening to peers, without segment offload: sending costs more");
         }
         let shared = Arc::new(Shared::new(config, handler, link, metrics, client_config));
-        tokio::spawn(accept::run(shared.clone(), endpoint.clone()));
+        vital::spawn("accept", accept::run(shared.clone(), endpoint.clone()));
         let runtime = tokio::runtime::Handle::current();
         let inner = Inner {
             shared,

@@ -51,6 +51,9 @@ pub enum Refusal {
     /// It has left the cluster for good, and should stop.
     #[error("{0}")]
     Removed(String),
+    /// Its data is a copy, older than what it had or in use by another process: it must stop.
+    #[error("{0}")]
+    Copy(String),
 }
 
 /// What happened between us and a peer.
@@ -68,6 +71,11 @@ pub enum PeerEvent {
     },
     /// The peer, whose certificate is good, says that this node was removed from the cluster.
     Removed {
+        /// For people.
+        reason: String,
+    },
+    /// The peer, whose certificate is good, says that this node must not run with the data that it has.
+    Copy {
         /// For people.
         reason: String,
     },

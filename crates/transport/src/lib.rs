@@ -44,6 +44,7 @@ mod request;
 mod shared;
 pub mod snapshot;
 pub mod tls;
+pub mod vital;
 mod writer;
 
 #[cfg(test)]

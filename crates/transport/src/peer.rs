@@ -27,6 +27,7 @@ use crate::metrics::{LaneKind, PeerMetrics};
 use crate::outbox::Outbox;
 use crate::request::take_items;
 use crate::shared::{Shared, certificate_of};
+use crate::vital;
 use crate::writer::{Route, Writer};
 
 /// QUIC sends streams of higher priority first.
@@ -87,7 +88,7 @@ impl Peer {
 
     /// Begins to dial, and never stops by itself.
     pub(crate) fn start(self: &Arc<Self>, shared: Arc<Shared>, endpoint: Endpoint) {
-        let task = tokio::spawn(self.clone().run(shared, endpoint));
+        let task = vital::spawn("peer", self.clone().run(shared, endpoint));
         *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
     }
 
@@ -158,16 +159,18 @@ impl Peer {
                 }
                 Err(Ending::Lost(reason)) => debug!(peer = %self.name, reason, "cannot connect"),
                 Err(ending) => {
-                    let removed = matches!(ending, Ending::Removed(_));
+                    let event: fn(String) -> PeerEvent = match &ending {
+                        Ending::Removed(_) => |reason| PeerEvent::Removed { reason },
+                        Ending::Copy(_) => |reason| PeerEvent::Copy { reason },
+                        Ending::Refused(_) | Ending::Lost(_) => {
+                            |reason| PeerEvent::Refused { reason }
+                        }
+                    };
                     let reason = ending.reason();
                     if refusal.as_ref() != Some(&reason) {
                         warn!(peer = %self.name, reason, "connection refused");
                         refusal = Some(reason.clone());
-                        let event = match removed {
-                            true => PeerEvent::Removed { reason },
-                            false => PeerEvent::Refused { reason },
-                        };
-                        shared.handler.on_peer(self.node, event);
+                        shared.handler.on_peer(self.node, event(reason));
                     }
                 }
             }
@@ -297,7 +300,8 @@ impl Peer {
 
         // Ends with the connection.
         let outbox = self.outbox.clone();
-        tokio::spawn(read_replies(shared.clone(), connection.clone(), outbox, replies));
+        let reading = read_replies(shared.clone(), connection.clone(), outbox, replies);
+        vital::spawn("replies", reading);
         let route = Route {
             link: shared.link.clone(),
             from: shared.config.node,

@@ -67,6 +67,25 @@ pub mod query {
     }
 }
 
+impl Command {
+    /// True for what may add data; deletes and compactions free it.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        fn ops_grow(txn: &Txn) -> bool {
+            txn.success.iter().chain(&txn.failure).any(|op| match &op.body {
+                Some(op::Body::Put(_)) => true,
+                Some(op::Body::Txn(txn)) => ops_grow(txn),
+                Some(op::Body::Range(_) | op::Body::DeleteRange(_)) | None => false,
+            })
+        }
+        match &self.body {
+            Some(command::Body::Put(_)) => true,
+            Some(command::Body::Txn(txn)) => ops_grow(txn),
+            Some(command::Body::DeleteRange(_) | command::Body::Compact(_)) | None => false,
+        }
+    }
+}
+
 /// Asks for the current revision and the compaction floor.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Status {}
@@ -429,4 +448,27 @@ pub enum KvError {
     InvalidSort = 6,
     /// A key is written twice by one transaction.
     DuplicateKey = 7,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_add_data_grows() {
+        use command::Body;
+        let of = |op: op::Body| Txn { failure: vec![Op { body: Some(op) }], ..Txn::default() };
+        let (put, delete) = (Put::default(), DeleteRange::default());
+        let table = [
+            (Body::Put(put.clone()), true),
+            (Body::DeleteRange(delete.clone()), false),
+            (Body::Compact(Compact { revision: 3 }), false),
+            (Body::Txn(of(op::Body::DeleteRange(delete))), false),
+            (Body::Txn(of(op::Body::Txn(of(op::Body::Put(put))))), true),
+        ];
+        for (body, expected) in table {
+            let command = Command { at_revision: 0, body: Some(body) };
+            assert_eq!(command.grows(), expected, "{command:?}");
+        }
+    }
 }

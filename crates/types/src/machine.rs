@@ -143,6 +143,13 @@ pub trait MachineKind: Send + Sync + fmt::Debug {
     /// The persisted name; never changed once groups of the kind exist.
     fn name(&self) -> &str;
 
+    /// Whether `command` may add data. What does not is taken even when disks are nearly full, because it
+    /// may free some; a command that cannot be read grows nothing.
+    fn grows(&self, command: &Bytes) -> bool {
+        let _ = command;
+        true
+    }
+
     /// Where the rows live.
     fn scope(&self) -> RowScope {
         RowScope::Group

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use metrics::Recorder;
@@ -169,6 +170,18 @@ pub(crate) struct Shared {
     /// Bytes of tasks that wait or are under way.
     pub(crate) queued_bytes: AtomicUsize,
     pub(crate) synced_batches: AtomicU64,
+    /// When the oldest write that is under way was submitted, in microseconds since `began` and one; 0 when
+    /// nothing is under way.
+    pub(crate) oldest_us: AtomicU64,
+    began: OnceLock<Instant>,
+}
+
+impl Shared {
+    /// Microseconds since the log was started.
+    pub(crate) fn now_us(&self) -> u64 {
+        let began = self.began.get_or_init(Instant::now);
+        u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Wal {
@@ -226,10 +239,11 @@ impl Wal {
             return Err(Refused { task: Box::new(task), why: Why::Closed });
         };
         let waiting = self.shared.queued_bytes.fetch_add(cost_bytes, Ordering::Relaxed);
+        let submitted_us = self.shared.now_us();
         let refused = if waiting > 0 && waiting + cost_bytes > self.queue_bytes_max {
-            (Job::Write { task, cost_bytes }, Why::Full)
+            (Job::Write { task, cost_bytes, submitted_us }, Why::Full)
         } else {
-            match jobs.try_send(Job::Write { task, cost_bytes }) {
+            match jobs.try_send(Job::Write { task, cost_bytes, submitted_us }) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Full(job)) => (job, Why::Full),
                 Err(TrySendError::Disconnected(job)) => (job, Why::Closed),
@@ -278,6 +292,14 @@ impl Wal {
     #[must_use]
     pub fn synced_batches(&self) -> u64 {
         self.shared.synced_batches.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the oldest write was submitted that is not durable yet; `None` when all are. What is
+    /// far older than a sync takes shows a disk that hangs.
+    #[must_use]
+    pub fn oldest_unsynced(&self) -> Option<Duration> {
+        let submitted_us = self.shared.oldest_us.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_micros(self.shared.now_us().saturating_sub(submitted_us)))
     }
 
     /// True once a write or sync has failed.

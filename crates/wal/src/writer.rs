@@ -16,7 +16,7 @@ use crate::wal::{AbortOnPanic, Completions, Persisted, Shared, Task};
 /// What waits for the writer.
 pub(crate) enum Job {
     /// Make this durable.
-    Write { task: Task, cost_bytes: usize },
+    Write { task: Task, cost_bytes: usize, submitted_us: u64 },
     /// Tell what the log holds once everything before is durable.
     Reload { group: GroupId, generation: u64 },
 }
@@ -79,7 +79,11 @@ impl Writer {
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
-                Job::Write { task: Task { write, generation, ticket }, cost_bytes } => {
+                Job::Write { task, cost_bytes, submitted_us } => {
+                    let Task { write, generation, ticket } = task;
+                    if self.batch.is_empty() {
+                        self.shared.oldest_us.store(submitted_us + 1, Ordering::Relaxed);
+                    }
                     self.done.push(Persisted { group: write.group(), generation, ticket });
                     self.batch.push(write);
                     self.batch_cost_bytes += cost_bytes;
@@ -101,6 +105,7 @@ impl Writer {
         let written = self.store.write(&self.batch)?;
         self.metrics.sync_seconds.record(start.elapsed());
         self.shared.synced_batches.store(self.store.synced_batches(), Ordering::Relaxed);
+        self.shared.oldest_us.store(0, Ordering::Relaxed);
 
         // Room first: whoever was refused tries again when a completion comes.
         let cost_bytes = mem::take(&mut self.batch_cost_bytes);

@@ -169,6 +169,77 @@ fn a_full_disk_at_the_start_is_named() {
     assert_serves(&cluster);
 }
 
+/// A node whose data is a copy that must not be used.
+const COPIED: i32 = 5;
+
+#[test]
+fn a_directory_that_was_rolled_back_is_refused_until_the_node_is_replaced() {
+    let Some(mut cluster) = fresh("a rolled back directory") else { return };
+    let data = cluster.nodes[STRANGER].data.clone();
+    let yesterday = cluster.dir().join("yesterday");
+    assert_serves(&cluster);
+    cluster.kill(STRANGER);
+    copy(&data, &yesterday);
+    cluster.start(STRANGER);
+    cluster.wait_ready(STRANGER);
+    for _ in 0..5 {
+        assert_serves(&cluster);
+    }
+    // A restart with the same directory is no reason to refuse anybody; and it tells what it has.
+    cluster.kill(STRANGER);
+    cluster.start(STRANGER);
+    cluster.wait_ready(STRANGER);
+    assert_serves(&cluster);
+    cluster.kill(STRANGER);
+
+    std::fs::remove_dir_all(&data).expect("it can be deleted");
+    copy(&yesterday, &data);
+    cluster.start(STRANGER);
+    let (code, log) = cluster.wait_end(STRANGER);
+    assert_eq!(code, Some(COPIED), "{log}");
+    assert!(log.contains("returned with an older copy of its data"), "{log}");
+    assert_serves(&cluster);
+
+    // As a node that has lost its data.
+    let (code, said) = cluster.member(0, &["replace", "n3"]);
+    assert_eq!(code, Some(0), "{said}");
+    cluster.wipe(STRANGER);
+    cluster.start(STRANGER);
+    cluster.wait_ready(STRANGER);
+    assert_serves(&cluster);
+}
+
+#[test]
+fn of_two_live_copies_of_a_directory_the_second_is_refused() {
+    let Some(mut cluster) = fresh("two live copies") else { return };
+    let data = cluster.nodes[STRANGER].data.clone();
+    let second = cluster.dir().join("second");
+    assert_serves(&cluster);
+    cluster.kill(STRANGER);
+    copy(&data, &second);
+    cluster.start(STRANGER);
+    cluster.wait_ready(STRANGER);
+
+    let [client, metrics] = fresh_ports();
+    let peer = ("--listen-peer", format!("127.0.0.1:{}", ports::free()));
+    let directory = ("--data-dir", second.to_str().expect("paths are text").to_owned());
+    let mut command = with_flags(&cluster, STRANGER, &[client, metrics, peer, directory]);
+    let mut process = Process::start("the copy", &mut command, &cluster.dir().join("copy.log"));
+    let status = process.wait(REFUSAL_BOUND);
+    let said = process.log();
+    assert_eq!(status.code(), Some(COPIED), "{said}");
+    assert!(said.contains("copy of"), "{said}");
+    // The first one never noticed.
+    cluster.wait_ready(STRANGER);
+    assert_serves(&cluster);
+}
+
+/// Copies a directory of a node that does not run.
+fn copy(from: &Path, to: &Path) {
+    let output = Command::new("cp").arg("-a").arg(from).arg(to).output().expect("cp starts");
+    assert!(output.status.success(), "{output:?}");
+}
+
 fn small_disk(cluster: &Cluster) -> String {
     let mount = cluster.dir().join("small");
     std::fs::create_dir_all(&mount).expect("a directory can be made");

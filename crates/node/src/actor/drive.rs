@@ -5,16 +5,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quorate_group::{Effect, Generation, Leadership};
+use bytes::Bytes;
+use quorate_group::{Effect, Generation, GrowthGate, Leadership, Refusal, Room};
 use quorate_raft::{LogFetch, Role, SnapshotRequest};
+use quorate_store::GroupRow;
 use quorate_transport::Transport;
-use quorate_types::{Body, GroupId, LogIndex, Message, NodeId, SnapshotMeta};
+use quorate_types::{Body, GroupId, LogIndex, Membership, Message, NodeId, SnapshotMeta};
 use quorate_wal::{Fetch, Task, Wal, Write};
 use tokio::sync::{oneshot, watch};
 
 use crate::actor::Input;
 use crate::actor::slot::{ProposalSlot, ReadGrant, ReadReply, ReadSlot};
-use crate::apply::{Applier, ApplyTask};
+use crate::apply::{Applier, ApplyTask, OpenMachine};
 use crate::forward::Reply;
 use crate::metrics::NodeMetrics;
 use crate::router::Router;
@@ -55,6 +57,8 @@ pub(crate) struct Drive {
     arrived: Option<Arrived>,
     /// One that is to be installed once no append waits to be offered again.
     to_install: Option<Arrived>,
+    /// A snapshot is being put in the place of log and state.
+    installing: bool,
     /// When this replica last began to look for a leader.
     leaderless_since: Option<Instant>,
 }
@@ -95,6 +99,7 @@ impl Drive {
             target,
             arrived: None,
             to_install: None,
+            installing: false,
             leaderless_since,
         }
     }
@@ -187,7 +192,8 @@ impl Drive {
 
     /// Puts a snapshot in the place of log and state, beside the actor. The log's writes come behind all
     /// appends that were submitted; none is waiting.
-    fn install(&self, arrived: Arrived) {
+    fn install(&mut self, arrived: Arrived) {
+        self.installing = true;
         let (group, generation) = (self.group, self.generation);
         let (router, target) = (Arc::clone(&self.router), self.target.clone());
         let installed = Arc::clone(&self.snapshots).install(arrived, target);
@@ -237,6 +243,76 @@ impl Drive {
         Some(self.fetching.swap_remove(at))
     }
 
+    /// An installation has ended, one way or the other.
+    pub(crate) fn install_ended(&mut self) {
+        self.installing = false;
+    }
+
+    /// The group's life has ended by a panic: what was not begun is dropped, as a crash would drop it, and
+    /// nobody may take the group for a leader.
+    pub(crate) fn end_life(&mut self) {
+        for task in self.refused.drain(..) {
+            self.snapshots.completions.forget(task.generation);
+        }
+        self.fetching.clear();
+        (self.arrived, self.to_install) = (None, None);
+        self.leaderless_since = Some(Instant::now());
+        self.resign();
+    }
+
+    /// Asks the log for what it holds of the group once all appends of the last life are written. False
+    /// when that cannot be asked now: while a snapshot is put in the place of log and state, which goes on
+    /// whatever happens to the group, and while the log's queue is full.
+    pub(crate) fn ask_log(&self, generation: Generation) -> bool {
+        !self.installing && self.wal.reload(self.group, generation.0).is_ok()
+    }
+
+    /// Asks the applier for the group's row once everything of the last life is applied.
+    pub(crate) fn ask_row(&self, generation: Generation) {
+        let (router, group) = (Arc::clone(&self.router), self.group);
+        let loaded = move |row: Option<GroupRow>| {
+            tell(&router, group, Input::RowLoaded { generation, row: Box::new(row) });
+        };
+        self.applier.reload(group, Box::new(loaded));
+    }
+
+    /// What is carried out from now on is of this life; `leadership` is how it begins.
+    pub(crate) fn begin_life(
+        &mut self,
+        life: Generation,
+        machine: OpenMachine,
+        leadership: Leadership,
+    ) {
+        self.generation = life;
+        self.applier.open(machine);
+        self.publish(leadership, Instant::now());
+    }
+
+    /// True when `command` must be refused because disks are nearly full.
+    pub(crate) fn refuses_growth(
+        &self,
+        gate: &mut GrowthGate,
+        command: &Bytes,
+        membership: &Membership,
+    ) -> bool {
+        let view = self.router.disks.view();
+        if view.rooms.is_empty() {
+            *gate = GrowthGate::default();
+            return false;
+        }
+        let room_of = |node| view.rooms.get(&node).copied().unwrap_or(Room::Ample);
+        let refuses = gate.refuses(membership, room_of) && self.state.grows(command);
+        if refuses {
+            self.metrics.proposals_refused_no_space.increment(1);
+        }
+        refuses
+    }
+
+    /// What the group does not know because it is not loaded.
+    pub(crate) fn refusal(&self) -> Refusal {
+        Refusal::NotLeader { leader: None, term: self.leadership.borrow().term }
+    }
+
     /// The group is gone from this node: nobody may take it for a leader or a replica any more.
     pub(crate) fn retire(&self) {
         self.applier.close(self.group);
@@ -245,6 +321,11 @@ impl Drive {
             residents.remove(&self.group);
             residents
         });
+        self.resign();
+        self.metrics.groups.decrement(1.0);
+    }
+
+    fn resign(&self) {
         if self.leadership.borrow().role == Role::Leader {
             self.metrics.leaders.decrement(1.0);
         }
@@ -253,7 +334,6 @@ impl Drive {
             now.leader = None;
             now.serving = false;
         });
-        self.metrics.groups.decrement(1.0);
     }
 
     fn fetch(&mut self, fetch: LogFetch) -> Option<LogFetch> {

@@ -4,7 +4,12 @@
 //! and each handler only notes its input in the [`Group`]. When the mailbox is empty, or a burst has
 //! grown to [`TURN_INPUTS_MAX`], the turn ends: one append, one round of messages, one confirmation
 //! for all reads. So batches form while earlier work is under way, and no timer is needed.
+//!
+//! A panic in a handler or in a turn ends this *life* of the group, not the actor: its callers are
+//! answered, and the actor refuses everything until the next life is loaded ([`super::reload`]).
 
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -15,15 +20,18 @@ use kameo::actor::{ActorRef, WeakActorRef};
 use kameo::error::{ActorStopReason, Infallible};
 use kameo::mailbox::{MailboxReceiver, Signal};
 use kameo::message::{Context, Message};
-use quorate_group::{Generation, Group, Leadership};
-use quorate_raft::{MembershipChange, PeerProgress, Ticket};
+use quorate_group::{Effect, Fitness, Generation, Group, GrowthGate, Leadership, Refusal};
+use quorate_raft::{MembershipChange, PeerProgress, Role, Ticket};
+use quorate_store::GroupRow;
 use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, SnapshotMeta};
-use quorate_wal::Fetch;
+use quorate_wal::{Fetch, RecoveredLog};
 use tokio::sync::oneshot;
 
 use crate::actor::drive::Drive;
+use crate::actor::reload::{Reload, Reloader};
 use crate::actor::slot::{ProposalSlot, ReadSlot};
 use crate::clock;
+use crate::life::Life;
 use crate::snapshot::transfer::Arrived;
 
 /// Inputs that one turn takes at most, so that a busy group does not starve its neighbours on the same
@@ -48,6 +56,10 @@ pub(crate) enum Input {
     Tick,
     /// The group's machine panicked: it will never apply again in this life.
     MachineFailed { generation: Generation },
+    /// The log of the group as it is, for its next life; none if there is none.
+    LogLoaded { generation: Generation, log: Option<Box<RecoveredLog>> },
+    /// The group's own row as it is, for its next life.
+    RowLoaded { generation: Generation, row: Box<Option<GroupRow>> },
     /// A snapshot of a peer is here, with the leader's message that says so.
     Snapshot { message: quorate_types::Message, arrived: Box<Arrived> },
     /// A snapshot was sent to a peer, or not (then `None`).
@@ -58,6 +70,8 @@ pub(crate) enum Input {
     InstallFailed { generation: Generation },
     /// Nobody needs the entries up to here any more; `done` fires when the log has forgotten them.
     Truncate { through: LogIndex, done: oneshot::Sender<()> },
+    /// What the node's disk allows, and which other nodes cannot lead.
+    Fitness { fitness: Fitness, unfit: Arc<BTreeSet<NodeId>> },
     /// The transport lost a peer.
     Unreachable(NodeId),
     /// The leadership should go to this node, if it is here.
@@ -66,6 +80,9 @@ pub(crate) enum Input {
     Change { change: MembershipChange, slot: ProposalSlot },
     /// Somebody wants to know how the group is.
     Look(oneshot::Sender<GroupReport>),
+    /// A broken invariant, in the handler or at the end of the turn.
+    #[cfg(test)]
+    Panic { in_turn: bool },
 }
 
 /// How a replica is, for people and metrics.
@@ -91,10 +108,16 @@ pub(crate) struct GroupActor {
     group: Group<ProposalSlot, ReadSlot>,
     generation: Generation,
     drive: Drive,
+    growth: GrowthGate,
     /// Inputs since the last turn.
     inputs: usize,
-    /// The machine is gone: a group that cannot apply must not lead, nor go on as if it could.
-    failed: bool,
+    reloader: Reloader,
+    /// There when the group has panicked, and is not to be touched: the next life, as far as it is loaded.
+    reload: Option<Reload>,
+    /// The group is kept away from this node: it has panicked too often, or cannot be loaded.
+    quarantined: bool,
+    #[cfg(test)]
+    panic_in_turn: bool,
     /// Set once everything that was known committed at the last stop is applied again, and this replica
     /// has applied that it takes part: before that, its state may be older than what it has served, or
     /// than what a client has seen who was sent to a node that joins.
@@ -109,15 +132,140 @@ impl GroupActor {
         drive: Drive,
         caught_up: Arc<AtomicBool>,
         caught_up_at: LogIndex,
+        reloader: Reloader,
     ) -> Self {
-        let actor =
-            Self { group, generation, drive, inputs: 0, failed: false, caught_up, caught_up_at };
+        let actor = Self {
+            group,
+            generation,
+            drive,
+            growth: GrowthGate::default(),
+            inputs: 0,
+            reloader,
+            reload: None,
+            quarantined: false,
+            #[cfg(test)]
+            panic_in_turn: false,
+            caught_up,
+            caught_up_at,
+        };
         actor.note_applied();
         actor
     }
 
+    /// Lets the group act; a panic ends its life.
+    fn guard(&mut self, act: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
+            self.panicked();
+        }
+    }
+
+    /// The group's life is over: nothing of it is used again but the list of those who wait, and the next
+    /// one begins from what is durable.
+    fn panicked(&mut self) {
+        self.inputs = 0;
+        self.caught_up.store(false, Ordering::Release);
+        self.drive.metrics().group_panics.increment(1);
+        self.drive.end_life();
+        if self.is_loaded() {
+            // Whoever is not found in what the panic has left is dropped with it: outcome unknown.
+            let answer = |actor: &mut Self| {
+                let effects = actor.group.abandon();
+                drop(actor.drive.carry_out(effects, Instant::now()));
+            };
+            drop(catch_unwind(AssertUnwindSafe(|| answer(self))));
+        }
+        self.reload = self.reloader.begin(clock::now());
+        match &mut self.reload {
+            Some(reload) => reload.ask(&self.drive),
+            None => self.quarantine(),
+        }
+    }
+
+    fn quarantine(&mut self) {
+        let group = self.reloader.group;
+        tracing::error!(%group, "the group is kept away from this node until its next start");
+        self.quarantined = true;
+        self.drive.metrics().groups_quarantined.increment(1.0);
+    }
+
+    /// What reaches a group that is not loaded: callers are refused, peers go unheard as by a node that is
+    /// down, completions are of a life that is over.
+    fn take_unloaded(&mut self, input: Input) {
+        let refusal = self.drive.refusal();
+        let answer = match input {
+            Input::Propose { slot, .. } | Input::Change { slot, .. } => {
+                Some(Effect::Answer { slot, result: Err(refusal) })
+            }
+            Input::Read(slot) => Some(Effect::Deny { slot, refusal }),
+            Input::Installed { .. } | Input::InstallFailed { .. } => {
+                self.drive.install_ended();
+                None
+            }
+            Input::LogLoaded { generation, log } => {
+                if let Some(reload) = &mut self.reload {
+                    reload.log_loaded(generation, log);
+                }
+                None
+            }
+            Input::RowLoaded { generation, row } => {
+                if let Some(reload) = &mut self.reload {
+                    reload.row_loaded(generation, *row);
+                }
+                None
+            }
+            // Whoever waits for one of these hears that it is dropped.
+            Input::Truncate { .. }
+            | Input::Look(_)
+            | Input::Snapshot { .. }
+            | Input::Tick
+            | Input::Messages(_)
+            | Input::Persisted { .. }
+            | Input::Applied { .. }
+            | Input::Fetched { .. }
+            | Input::MachineFailed { .. }
+            | Input::SnapshotSent { .. }
+            | Input::Fitness { .. }
+            | Input::Unreachable(_)
+            | Input::Transfer(_) => None,
+            #[cfg(test)]
+            Input::Panic { .. } => None,
+        };
+        drop(self.drive.carry_out(answer.into_iter().collect(), Instant::now()));
+        self.maybe_live_again();
+    }
+
+    /// False from a panic to the next life.
+    fn is_loaded(&self) -> bool {
+        self.reload.is_none() && !self.quarantined
+    }
+
+    fn maybe_live_again(&mut self) {
+        let Some(reload) = self.reload.as_mut().filter(|_| !self.quarantined) else { return };
+        reload.ask(&self.drive);
+        match self.reloader.life(reload) {
+            None => {}
+            Some(Ok(Life { group, generation, machine, caught_up_at, .. })) => {
+                tracing::warn!(group = %group.id(), %generation, "the group is loaded again");
+                self.drive.begin_life(generation, machine, group.leadership());
+                (self.group, self.generation, self.caught_up_at) =
+                    (group, generation, caught_up_at);
+                self.reload = None;
+                self.note_applied();
+            }
+            Some(Err(error)) => {
+                tracing::error!(group = %self.reloader.group, %error, "the group cannot be loaded again");
+                self.quarantine();
+            }
+        }
+    }
+
     fn end_turn(&mut self) {
         self.inputs = 0;
+        if !self.is_loaded() {
+            return;
+        }
+        #[cfg(test)]
+        assert!(!std::mem::take(&mut self.panic_in_turn), "as asked, in the turn");
         let now = Instant::now();
         let metrics = self.drive.metrics();
         // After all inputs of the turn were handed in: a lease confirms its reads as of this moment.
@@ -144,6 +292,16 @@ impl GroupActor {
             self.group.compact(through);
             self.drive.truncate(through, done);
         }
+    }
+
+    fn propose(&mut self, command: Bytes, slot: ProposalSlot) {
+        let replica = self.group.replica();
+        let leads = replica.role() == Role::Leader;
+        let membership = replica.membership();
+        if leads && self.drive.refuses_growth(&mut self.growth, &command, membership) {
+            return slot.reply.send(Err(Refusal::NoSpace));
+        }
+        self.group.propose(command, slot);
     }
 
     fn note_applied(&self) {
@@ -194,12 +352,12 @@ impl Actor for GroupActor {
         }
         if self.inputs > 0 {
             let full = self.inputs >= TURN_INPUTS_MAX;
-            self.end_turn();
+            self.guard(Self::end_turn);
             if full {
                 tokio::task::yield_now().await;
             }
         }
-        if self.failed {
+        if self.quarantined {
             return Ok(None);
         }
         Ok(mailbox.recv().await)
@@ -211,12 +369,13 @@ impl Actor for GroupActor {
         reason: ActorStopReason,
     ) -> Result<(), Infallible> {
         if let ActorStopReason::Panicked(error) = &reason {
-            tracing::error!(group = %self.group.id(), %error, "group stopped: broken invariant");
-            self.drive.metrics().group_panics.increment(1);
+            tracing::error!(group = %self.reloader.group, %error, "the actor of a group panicked");
         }
         self.caught_up.store(false, Ordering::Release);
-        let effects = self.group.abandon();
-        drop(self.drive.carry_out(effects, Instant::now()));
+        if self.is_loaded() {
+            let effects = self.group.abandon();
+            drop(self.drive.carry_out(effects, Instant::now()));
+        }
         self.drive.retire();
         Ok(())
     }
@@ -227,8 +386,17 @@ impl Message<Input> for GroupActor {
 
     async fn handle(&mut self, input: Input, _: &mut Context<Self, ()>) {
         self.inputs += 1;
+        match self.is_loaded() {
+            true => self.guard(|actor| actor.take(input)),
+            false => self.guard(|actor| actor.take_unloaded(input)),
+        }
+    }
+}
+
+impl GroupActor {
+    fn take(&mut self, input: Input) {
         match input {
-            Input::Propose { command, slot } => self.group.propose(command, slot),
+            Input::Propose { command, slot } => self.propose(command, slot),
             Input::Read(slot) => self.group.read(slot),
             Input::Messages(messages) => {
                 for message in messages {
@@ -255,15 +423,15 @@ impl Message<Input> for GroupActor {
                 self.group.snapshot_sent(to, last);
             }
             Input::Installed { generation, meta } if generation == self.generation => {
+                self.drive.install_ended();
                 self.group.installed(&meta);
                 self.note_applied();
             }
             Input::InstallFailed { generation } if generation == self.generation => {
+                self.drive.install_ended();
                 self.group.install_failed();
             }
-            Input::MachineFailed { generation } if generation == self.generation => {
-                self.failed = true
-            }
+            Input::MachineFailed { generation } if generation == self.generation => self.panicked(),
             // Completions of an earlier life of the group.
             Input::Persisted { .. }
             | Input::Applied { .. }
@@ -271,9 +439,16 @@ impl Message<Input> for GroupActor {
             | Input::SnapshotSent { .. }
             | Input::Installed { .. }
             | Input::InstallFailed { .. }
+            | Input::LogLoaded { .. }
+            | Input::RowLoaded { .. }
             | Input::MachineFailed { .. } => {}
+            #[cfg(test)]
+            Input::Panic { in_turn: true } => self.panic_in_turn = true,
+            #[cfg(test)]
+            Input::Panic { in_turn: false } => panic!("as asked, in the handler"),
             Input::Tick => self.group.tick(),
             Input::Truncate { through, done } => self.truncate(through, done),
+            Input::Fitness { fitness, unfit } => self.group.set_fitness(fitness, &unfit),
             Input::Unreachable(peer) => self.group.unreachable(peer),
             Input::Transfer(to) => {
                 if let Err(error) = self.group.transfer_leadership(to) {

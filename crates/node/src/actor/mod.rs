@@ -1,13 +1,18 @@
 //! The actors: shells that give a [`quorate_group::Group`] its mailbox, its turns and its effects.
 //!
 //! - `group`: [`GroupActor`] drains a burst of its mailbox into one turn.
+//! - `reload`: what a group that has panicked begins its next life from.
 //! - `drive`: [`Drive`] carries a turn's effects out, without ever waiting.
 //! - `slot`: who waits for an answer, here or on another node.
 
 mod drive;
 mod group;
+mod reload;
+#[cfg(test)]
+mod reload_tests;
 mod slot;
 
 pub(crate) use drive::Drive;
 pub(crate) use group::{GroupActor, GroupReport, Input};
+pub(crate) use reload::Reloader;
 pub(crate) use slot::{ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot};

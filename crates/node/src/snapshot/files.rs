@@ -13,15 +13,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quorate_group::disk::reserve_bytes;
 use quorate_types::GroupId;
 
 /// A file is synced whenever so many bytes were written to it: one sync of all of it in the end would
 /// hold up the log's syncs on the same disk.
 const SYNC_BYTES: usize = 8 << 20;
-
-/// Bytes of the disk that snapshots leave alone: a twentieth of it, within these bounds.
-const RESERVE_BYTES_MIN: u64 = 256 << 20;
-const RESERVE_BYTES_MAX: u64 = 2 << 30;
 
 /// What a file's name ends with until it is complete.
 const PART: &str = "part";
@@ -141,7 +138,7 @@ fn room(file: &File) -> io::Result<u64> {
     let disk = rustix::fs::fstatvfs(file)?;
     let total = disk.f_blocks.saturating_mul(disk.f_frsize);
     let available = disk.f_bavail.saturating_mul(disk.f_frsize);
-    Ok(available.saturating_sub((total / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX)))
+    Ok(available.saturating_sub(reserve_bytes(total)))
 }
 
 fn no_room() -> io::Error {

@@ -56,6 +56,8 @@ pub struct ServeConfig {
     pub max_request_bytes: usize,
     /// Largest state in bytes; `None`: as the disk has room.
     pub quota_backend_bytes: Option<u64>,
+    /// Bytes of the disk that are kept free; `None` for the default.
+    pub disk_reserve_bytes: Option<u64>,
     /// Applied entries that a log keeps.
     pub snapshot_count: u64,
     /// Pings on client connections.
@@ -153,6 +155,7 @@ impl Check<'_> {
         let most_bytes = ServeConfig::REQUEST_BYTES_MAX;
         let bytes = settings.max_request_bytes.map_or(DEFAULT_REQUEST_BYTES, |bytes| bytes.0);
         let quota = settings.quota_backend_bytes.map_or(0, |bytes| bytes.0);
+        let reserve = settings.disk_reserve_bytes.map_or(0, |bytes| bytes.0);
         let snapshot_count = count(settings.snapshot_count, 100_000);
         let txn_ops = count(settings.max_txn_ops, 128);
         let engine_threads = count(settings.engine_threads, 1);
@@ -183,6 +186,7 @@ impl Check<'_> {
             max_txn_ops: self.within("max-txn-ops", txn_ops, 1..=ServeConfig::TXN_OPS_MAX)?,
             max_request_bytes: self.within("max-request-bytes", bytes, 1..=most_bytes)?,
             quota_backend_bytes: (quota > 0).then_some(quota),
+            disk_reserve_bytes: (reserve > 0).then_some(reserve),
             snapshot_count: self.within("snapshot-count", snapshot_count, 1..=u32::MAX.into())?
                 as u64,
             keepalive: self.keepalive()?,

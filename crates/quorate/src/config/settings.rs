@@ -123,6 +123,9 @@ settings! {
     max_request_bytes: ByteCount = "max-request-bytes", "BYTES";
     /// Refuse writes that grow a larger state than this; 0: no limit but the disk [default: 0]
     quota_backend_bytes: ByteCount = "quota-backend-bytes", "BYTES";
+    /// Bytes of the disk that are kept free; 0: a twentieth of it, at least 256 MiB, at most 2 GiB
+    /// [default: 0]
+    disk_reserve_bytes: ByteCount = "disk-reserve-bytes", "BYTES";
     /// Applied entries that a group's log keeps, for replicas that lag [default: 100000]
     snapshot_count: Count = "snapshot-count", "N";
     /// Least time between a client's keep-alive pings [default: 5s]

@@ -99,6 +99,10 @@ impl MachineKind for KvKind {
         RowScope::Keyspace
     }
 
+    fn grows(&self, command: &Bytes) -> bool {
+        Command::decode(command.clone()).is_ok_and(|command| command.grows())
+    }
+
     fn open(
         &self,
         group: GroupId,

@@ -405,3 +405,21 @@ fn a_batch_is_told_to_the_recorder() {
     let bytes: f64 = figures.samples("quorate_wal_batch_bytes").iter().sum();
     assert_eq!(figures.count("quorate_wal_written_bytes_total"), bytes as u64);
 }
+
+#[test]
+fn what_is_not_synced_grows_old_until_its_sync_returns() {
+    let node = Node::start(WalConfig::default());
+    assert_eq!(node.wal.oldest_unsynced(), None);
+    node.occupy();
+    let young = node.wal.oldest_unsynced().expect("a sync is under way");
+    node.submit(1, 2, 1);
+    let mut old = young;
+    while old == young {
+        old = node.wal.oldest_unsynced().expect("it still is");
+    }
+    assert!(old > young, "the one under way, not the one that waits");
+    node.disk.release_syncs();
+    assert_eq!(node.persisted(), [done(9, 0)]);
+    assert_eq!(node.persisted(), [done(1, 1)]);
+    assert_eq!(node.wal.oldest_unsynced(), None);
+}

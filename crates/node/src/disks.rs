@@ -1,0 +1,291 @@
+//! How the disks of the nodes are: this node looks at its own, tells the others, hears of theirs, and tells
+//! its groups what follows. The rules are [`quorate_group::disk`]'s.
+//!
+//! Free space is asked of the system, away from the runtime: on a disk that hangs, the question hangs too.
+//! Whether the disk hangs shows in the log: its oldest append that is not synced grows old. All of this
+//! goes on while the log's thread waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use quorate_group::disk::reserve_bytes;
+use quorate_group::{Fitness, Room, Stall};
+use quorate_raft::Role;
+use quorate_types::NodeId;
+use quorate_wal::Wal;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::actor::Input;
+use crate::engine::lock;
+use crate::forward::{Beat, Request};
+use crate::router::Router;
+
+/// Looks in an election timeout: a stalled disk is found so much later at most.
+const LOOKS_PER_ELECTION: u32 = 10;
+
+/// How often the system is asked for free space. A fast disk writes some hundred megabytes meanwhile: less
+/// than the half of the least reserve that is left when a node stops taking entries.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often the others are told though nothing has changed.
+const BEAT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Who has told of its disk, and then nothing for so long, does not count as having room.
+const HEARD_MAX: Duration = Duration::from_secs(5);
+
+/// What a node knows of disks.
+#[derive(Debug, Default)]
+pub(crate) struct Disks {
+    heard: Mutex<BTreeMap<NodeId, Heard>>,
+    view: ArcSwap<View>,
+}
+
+/// As of the last look.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct View {
+    /// Of this node.
+    pub(crate) fitness: Fitness,
+    /// The nodes whose room is not ample. Who is not named has told nothing else.
+    pub(crate) rooms: BTreeMap<NodeId, Room>,
+    /// The other nodes that cannot lead.
+    pub(crate) unfit: Arc<BTreeSet<NodeId>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Instant,
+    room: Room,
+    unfit: bool,
+}
+
+/// What is free on a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Space {
+    free_bytes: u64,
+    reserve_bytes: u64,
+}
+
+impl Disks {
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// A peer tells how it is.
+    pub(crate) fn hear(&self, from: NodeId, beat: &Beat) {
+        let room = match beat.reserve_bytes {
+            0 => Room::Ample,
+            reserve_bytes => Room::of(beat.free_bytes, reserve_bytes),
+        };
+        let heard = Heard { at: Instant::now(), room, unfit: beat.unfit };
+        lock(&self.heard).insert(from, heard);
+    }
+
+    /// Puts together what is known now; `None` when nothing has changed.
+    fn look(&self, node: NodeId, room: Room, fitness: Fitness) -> Option<Arc<View>> {
+        let heard = lock(&self.heard).clone();
+        let room_of = |heard: Heard| match heard.at.elapsed() > HEARD_MAX {
+            true => heard.room.min(Room::Short),
+            false => heard.room,
+        };
+        let mut rooms: BTreeMap<_, _> =
+            heard.iter().map(|(peer, heard)| (*peer, room_of(*heard))).collect();
+        rooms.insert(node, room);
+        rooms.retain(|_, room| *room != Room::Ample);
+        let unfit = heard.into_iter().filter(|(_, heard)| heard.unfit).map(|(peer, _)| peer);
+        let view = View { fitness, rooms, unfit: Arc::new(unfit.collect()) };
+        (*self.view.load_full() != view).then(|| {
+            let view = Arc::new(view);
+            self.view.store(Arc::clone(&view));
+            view
+        })
+    }
+}
+
+/// Looks after the disk of a node.
+pub(crate) struct DiskWatch {
+    pub(crate) router: Arc<Router>,
+    pub(crate) wal: Arc<Wal>,
+    pub(crate) session: u64,
+    /// Where the node's data lies.
+    pub(crate) path: PathBuf,
+    pub(crate) election_timeout: Duration,
+    /// Instead of the default.
+    pub(crate) reserve_bytes: Option<u64>,
+}
+
+impl DiskWatch {
+    /// Watches until the node stops.
+    pub(crate) async fn run(self) {
+        let began = Instant::now();
+        let mut looks = interval(self.election_timeout / LOOKS_PER_ELECTION);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut space, mut measuring) = (None, Measuring::default());
+        let (mut stall, mut fitness) = (Stall::default(), Fitness::Fit);
+        let (mut told, mut beaten) = (None, None::<Instant>);
+        loop {
+            looks.tick().await;
+            if let Some(measured) = measuring.poll(&self.path, self.reserve_bytes).await {
+                space = Some(measured);
+            }
+            let room = space.map_or(Room::Ample, |Space { free_bytes, reserve_bytes }| {
+                Room::of(free_bytes, reserve_bytes)
+            });
+            let us = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            let age = self.wal.oldest_unsynced().unwrap_or_default();
+            let stalled = stall.note(us(began.elapsed()), us(age), us(self.election_timeout));
+            let now = Fitness::of(room, stalled);
+            if now != fitness {
+                self.say(now, space, age);
+            }
+            self.router.disks.look(self.router.node, room, now);
+            self.tell_groups(now, now != fitness);
+            fitness = now;
+            let news = told.replace((fitness, room)) != Some((fitness, room));
+            if news || beaten.is_none_or(|at| at.elapsed() >= BEAT_INTERVAL) {
+                beaten = Some(Instant::now());
+                self.beat(space, fitness);
+            }
+        }
+    }
+
+    fn say(&self, fitness: Fitness, space: Option<Space>, unsynced: Duration) {
+        let free_bytes = space.map(|space| space.free_bytes);
+        match fitness {
+            Fitness::Fit => tracing::info!(free_bytes, "the disk keeps up and has room again"),
+            Fitness::Stalled => tracing::error!(
+                ?unsynced,
+                "the disk does not sync in time: this node leads nothing until it does"
+            ),
+            Fitness::Exhausted => tracing::error!(
+                free_bytes,
+                "the disk is all but full: this node takes no entries and leads nothing until there is room"
+            ),
+        }
+    }
+
+    /// All groups when something has changed, else those that still lead though they should not.
+    fn tell_groups(&self, fitness: Fitness, changed: bool) {
+        if fitness == Fitness::Fit && !changed {
+            return;
+        }
+        let unfit = &self.router.disks.view().unfit;
+        for resident in self.router.residents.load().values() {
+            if changed || resident.leadership.borrow().role == Role::Leader {
+                let unfit = Arc::clone(unfit);
+                // A group that has stopped leads nothing.
+                drop(self.router.tell(resident, Input::Fitness { fitness, unfit }));
+            }
+        }
+    }
+
+    /// Tells the other nodes. Who is not connected, or has not answered the last beat, is left out.
+    fn beat(&self, space: Option<Space>, fitness: Fitness) {
+        let metrics = &self.router.metrics;
+        let Space { free_bytes, reserve_bytes } =
+            space.unwrap_or(Space { free_bytes: 0, reserve_bytes: 0 });
+        metrics.disk_free_bytes.set(free_bytes as f64);
+        metrics.disk_reserve_bytes.set(reserve_bytes as f64);
+        metrics.unfit.set(if fitness == Fitness::Fit { 0.0 } else { 1.0 });
+        let beat = Beat {
+            session: self.session,
+            synced_batches: self.wal.synced_batches(),
+            free_bytes,
+            reserve_bytes,
+            unfit: fitness != Fitness::Fit,
+        };
+        let Some(transport) = self.router.transport.load_full() else { return };
+        let peers: Vec<_> = self.router.map.load().nodes().map(|node| node.id).collect();
+        for peer in peers {
+            if peer == self.router.node || !transport.is_connected(peer) {
+                continue;
+            }
+            let router = Arc::clone(&self.router);
+            // Bounded: none waits longer than for the next one.
+            drop(tokio::spawn(async move {
+                let deadline = Instant::now() + BEAT_INTERVAL;
+                // A lost beat is followed by the next one.
+                drop(router.ask(peer, Request::beat(beat), deadline).await);
+            }));
+        }
+    }
+}
+
+/// Asks the system for space, one question at a time.
+#[derive(Default)]
+struct Measuring {
+    asked: Option<Instant>,
+    running: Option<JoinHandle<Option<Space>>>,
+}
+
+impl Measuring {
+    /// An answer, if one has come; never waits for it.
+    async fn poll(&mut self, path: &Path, reserve: Option<u64>) -> Option<Space> {
+        if let Some(running) = self.running.take_if(|running| running.is_finished()) {
+            return running.await.ok().flatten();
+        }
+        let is_due = self.asked.is_none_or(|at| at.elapsed() >= MEASURE_INTERVAL);
+        if self.running.is_none() && is_due {
+            self.asked = Some(Instant::now());
+            let path = path.to_owned();
+            self.running = Some(spawn_blocking(move || measure(&path, reserve)));
+        }
+        None
+    }
+}
+
+fn measure(path: &Path, reserve: Option<u64>) -> Option<Space> {
+    let disk = rustix::fs::statvfs(path).inspect_err(|error| {
+        tracing::warn!(%error, "free space cannot be asked for");
+    });
+    let disk = disk.ok()?;
+    let disk_bytes = disk.f_blocks.saturating_mul(disk.f_frsize);
+    Some(Space {
+        free_bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+        reserve_bytes: reserve.unwrap_or_else(|| reserve_bytes(disk_bytes)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(free_bytes: u64, unfit: bool) -> Beat {
+        Beat { session: 1, synced_batches: 1, free_bytes, reserve_bytes: 100, unfit }
+    }
+
+    #[test]
+    fn what_peers_tell_is_seen_at_the_next_look() {
+        let disks = Disks::default();
+        let own = NodeId(1);
+        assert!(disks.look(own, Room::Ample, Fitness::Fit).is_none(), "nothing is new");
+        disks.hear(NodeId(2), &beat(500, false));
+        disks.hear(NodeId(3), &beat(90, true));
+        let view = disks.look(own, Room::Enough, Fitness::Fit).expect("news");
+        assert_eq!(view.rooms, BTreeMap::from([(own, Room::Enough), (NodeId(3), Room::Short)]));
+        assert_eq!(*view.unfit, BTreeSet::from([NodeId(3)]));
+        disks.hear(NodeId(3), &beat(500, false));
+        let view = disks.look(own, Room::Ample, Fitness::Stalled).expect("news");
+        assert_eq!(*view, View { fitness: Fitness::Stalled, ..View::default() });
+    }
+
+    #[test]
+    fn a_node_that_does_not_tell_of_its_disk_counts_as_having_room() {
+        let disks = Disks::default();
+        disks.hear(NodeId(2), &Beat { reserve_bytes: 0, ..beat(0, false) });
+        assert!(disks.look(NodeId(1), Room::Ample, Fitness::Fit).is_none());
+    }
+
+    #[test]
+    fn free_space_is_that_of_the_directory() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let space = measure(dir.path(), Some(7)).expect("it is there");
+        assert!(space.free_bytes > 0 && space.reserve_bytes == 7);
+        let space = measure(dir.path(), None).expect("it is there");
+        assert!(space.reserve_bytes >= 256 << 20);
+        assert_eq!(measure(&dir.path().join("missing"), None), None);
+    }
+}
