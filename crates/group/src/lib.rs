@@ -14,15 +14,19 @@
 //!
 //! The same code runs in a node, on real disks and sockets, and in a simulator.
 //!
+//! [`digest`] compares what replicas have written.
+//!
 //! [`host`] holds the decisions about *which* groups live on a node.
 
 pub mod descriptor;
+pub mod digest;
 pub mod effect;
 mod group;
 pub mod host;
 mod pending;
 
 pub use descriptor::{Descriptor, DescriptorError};
+pub use digest::{Checkpoint, DIGEST_INTERVAL, Divergence, is_checkpoint};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
 pub use group::{Group, GroupConfig};
 pub use host::{Generation, Host, HostError};
