@@ -1,6 +1,7 @@
 //! Three nodes on loopback, of Quorate or of the peer.
 
 use std::env;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -21,7 +22,8 @@ enum Kind {
     Etcd(Etcd),
 }
 
-/// A cluster of three nodes, `n1` to `n3`, and those that join it. Its processes and its data are gone when it is dropped.
+/// A cluster of three nodes, `n1` to `n3`, and those that join it. Its processes and its data are gone when it is
+/// dropped; when that happens because a test fails, its data and its logs are kept.
 pub struct Cluster {
     /// The nodes, in order.
     pub nodes: Vec<Node>,
@@ -66,6 +68,16 @@ impl Cluster {
     /// # Panics
     /// When it does not come to serve.
     pub fn quorate_with(test: &str, args: &[&str]) -> Option<Self> {
+        let mut cluster = Self::prepare(test, args)?;
+        cluster.start_all();
+        Some(cluster)
+    }
+
+    /// As [`Self::quorate_with`], but nothing is started yet, so that a node's data may be put elsewhere.
+    ///
+    /// # Panics
+    /// When certificates cannot be made.
+    pub fn prepare(test: &str, args: &[&str]) -> Option<Self> {
         let mut cluster = if env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd") {
             let programs = programs::etcd(test)?;
             Self::new(|_| Kind::Etcd(programs))
@@ -74,7 +86,6 @@ impl Cluster {
         };
         cluster.args = args.iter().map(|&arg| arg.to_owned()).collect();
         cluster.make_certificates();
-        cluster.start_all();
         Some(cluster)
     }
 
@@ -289,6 +300,28 @@ impl Cluster {
         })
     }
 
+    /// One put through node `number`, tried until it is acknowledged.
+    ///
+    /// # Panics
+    /// When none is.
+    pub fn write_through(&self, number: usize) {
+        let node = &self.nodes[number];
+        wait::until(&format!("a write through {}", node.name), READY_BOUND, || {
+            client::put(&node.client, b"written", b"through").map_err(|status| status.to_string())
+        });
+    }
+
+    /// Waits until a linearizable read through node `number` is answered: it has caught up.
+    ///
+    /// # Panics
+    /// When none is.
+    pub fn await_read(&self, number: usize) {
+        let node = &self.nodes[number];
+        wait::until(&format!("a read through {}", node.name), READY_BOUND, || {
+            client::get(&node.client, b"any").map(drop).map_err(|status| status.to_string())
+        });
+    }
+
     /// The revision of the store.
     ///
     /// # Panics
@@ -301,11 +334,56 @@ impl Cluster {
         })
     }
 
+    /// Waits until node `number` serves, or ends by itself: then its exit code.
+    ///
+    /// # Panics
+    /// When it does neither.
+    pub fn wait_ready_or_ended(&mut self, number: usize) -> Result<(), Option<i32>> {
+        let node = &mut self.nodes[number];
+        let process = node.process.as_mut().expect("the node was started");
+        wait::until(&format!("{} serves or ends", node.name), READY_BOUND, || {
+            if let Some(status) = process.ended() {
+                return Ok(Err(status.code()));
+            }
+            match http::get(&node.metrics, "/readyz")? {
+                (200, _) => Ok(Ok(())),
+                (status, body) => Err(format!("/readyz says {status} {body}")),
+            }
+        })
+    }
+
+    /// Waits until `name` is a voter, as node `asked` has it.
+    ///
+    /// # Panics
+    /// When it does not become one.
+    pub fn await_vote(&self, asked: usize, name: &str) {
+        wait::until(&format!("{name} votes"), READY_BOUND, || {
+            let members = client::members(&self.nodes[asked].client);
+            let members = members.map_err(|status| status.to_string())?;
+            let votes = members.iter().any(|member| member.name == name && !member.is_learner);
+            if votes { Ok(()) } else { Err(format!("{members:?}")) }
+        });
+    }
+
     fn make_certificates(&self) {
         let Kind::Quorate { certificates } = &self.kind else { return };
         make_ca(certificates);
         for node in &self.nodes {
             make_certificate(certificates, &node.name);
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The processes first: nobody writes there any more.
+        for node in &mut self.nodes {
+            node.process = None;
+        }
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            // Nothing is left to do when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "--- kept: {}", self.dir.path().display());
         }
     }
 }

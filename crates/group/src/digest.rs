@@ -8,7 +8,7 @@
 //! 2. Each tells all others. Nobody decides for anybody else: a replica is wrong if a majority of the
 //!    voters (of both halves, in a joint membership) has one digest there, and it has another. Two against
 //!    one decide; one against one do not, and both only say that they differ.
-//! 3. Who is wrong quarantines itself; see [`Group`](crate::Group) for what that means.
+//! 3. Who is wrong distrusts itself; see [`Group`](crate::Group) for what that means.
 //!
 //! Checkpoints that never meet (a message was lost, a replica was away) are not missed: a digest rests on
 //! all writes before it, so the next one shows the same.

@@ -46,7 +46,7 @@ pub enum Effect<P, R> {
     Diverged(Divergence),
     /// This replica was found to be wrong, or (false) has got a right state since: while it is, nobody
     /// may read its state.
-    Quarantined(bool),
+    Distrusted(bool),
     /// Send a snapshot, then report [`Group::snapshot_sent`](crate::Group::snapshot_sent).
     SendSnapshot(SnapshotRequest),
     /// A proposal has its answer.

@@ -12,11 +12,11 @@ use quorate_types::{
     Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, SnapshotMeta, Term,
 };
 
-use self::quarantine::Comparison;
+use self::distrust::Comparison;
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
 
-mod quarantine;
+mod distrust;
 
 /// Settings of a group.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ impl<P, R> Group<P, R> {
     pub fn tick(&mut self) {
         self.tick += 1;
         self.replica.tick();
-        self.tick_quarantine();
+        self.tick_distrust();
         let refusal = self.not_leader();
         for slot in self.proposals.expire(self.tick) {
             let unknown = if quorate_types::defect!(UnknownTakenForRefused) {
@@ -207,7 +207,7 @@ impl<P, R> Group<P, R> {
     pub fn installed(&mut self, meta: &SnapshotMeta) {
         self.replica.installed(meta);
         self.applied = meta.last.index;
-        self.end_quarantine();
+        self.end_distrust();
         for slot in self.proposals.take_through(meta.last.index) {
             self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
         }
@@ -244,7 +244,7 @@ impl<P, R> Group<P, R> {
     #[must_use]
     pub fn is_asleep(&self) -> bool {
         self.replica.is_asleep()
-            && !self.is_quarantined()
+            && !self.is_distrusted()
             && self.proposals_waiting() == 0
             && self.reads_waiting() == 0
     }
@@ -407,7 +407,7 @@ impl<P, R> Group<P, R> {
         }
         let id = ReadId(self.last_read.0 + 1);
         self.last_read = id;
-        if !self.is_quarantined() && self.replica.read(id).is_ok() {
+        if !self.is_distrusted() && self.replica.read(id).is_ok() {
             self.reads.await_confirmation(id, self.tick + self.read_ticks_max, slots);
         } else {
             let refusal = self.not_leader();
@@ -422,7 +422,7 @@ impl<P, R> Group<P, R> {
         if self.gathered.is_empty() {
             return;
         }
-        if self.replica.role() != Role::Leader || self.is_quarantined() {
+        if self.replica.role() != Role::Leader || self.is_distrusted() {
             let refusal = self.not_leader();
             for (_, slot) in mem::take(&mut self.gathered) {
                 self.effects.push(Effect::Answer { slot, result: Err(refusal) });
@@ -501,13 +501,13 @@ impl<P, R> Group<P, R> {
 
     /// True while this replica leads and has applied its own no-op.
     fn is_serving(&self) -> bool {
-        !self.is_quarantined()
+        !self.is_distrusted()
             && self.replica.first_in_term().is_some_and(|noop| self.applied >= noop)
     }
 
     fn not_leader(&self) -> Refusal {
-        // One in quarantine leads nobody who asks.
-        let is_useful = |leader: &NodeId| !self.is_quarantined() || *leader != self.own();
+        // A distrusted one leads nobody who asks.
+        let is_useful = |leader: &NodeId| !self.is_distrusted() || *leader != self.own();
         let leader = self.replica.leader().filter(is_useful);
         Refusal::NotLeader { leader, term: self.term() }
     }

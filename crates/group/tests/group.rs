@@ -35,7 +35,7 @@ struct Heard {
     grants: Vec<(char, LogIndex)>,
     denials: Vec<char>,
     divergences: Vec<NodeId>,
-    quarantined: Vec<bool>,
+    distrusted: Vec<bool>,
 }
 
 struct Cluster {
@@ -120,7 +120,7 @@ impl Cluster {
                 Effect::SendSnapshot(request) => undone.snapshots.push(request),
                 Effect::Rebuild(meta) => undone.rebuilds.push(meta),
                 Effect::Diverged(divergence) => heard.divergences.push(divergence.peer),
-                Effect::Quarantined(is) => heard.quarantined.push(is),
+                Effect::Distrusted(is) => heard.distrusted.push(is),
                 Effect::Leadership(_) | Effect::Membership(_) => {}
             }
         }
@@ -513,7 +513,7 @@ fn checkpoint(cluster: &mut Cluster, node: u64, digest: u64) -> EntryId {
 }
 
 /// A cluster led by node 1 in which `wrong` has found out that its state is wrong.
-fn quarantined(wrong: u64) -> Cluster {
+fn distrusted(wrong: u64) -> Cluster {
     let mut cluster = Cluster::led();
     cluster.propose(1, 'a');
     cluster.settle();
@@ -544,16 +544,16 @@ fn snapshot_arrives(cluster: &mut Cluster, leader: u64, to: u64) -> SnapshotMeta
 
 #[test]
 fn replicas_that_agree_go_on_and_those_that_do_not_say_so() {
-    let mut cluster = quarantined(0);
+    let mut cluster = distrusted(0);
     for node in 1..=3 {
         assert_eq!(cluster.heard(node), Heard::default());
     }
-    let mut cluster = quarantined(3);
+    let mut cluster = distrusted(3);
     assert_eq!(cluster.heard(1).divergences, [NodeId(3)]);
     assert_eq!(cluster.heard(2).divergences, [NodeId(3)]);
     let heard = cluster.heard(3);
     assert_eq!(heard.divergences.len(), 2);
-    assert_eq!(heard.quarantined, [true], "two against one");
+    assert_eq!(heard.distrusted, [true], "two against one");
 }
 
 #[test]
@@ -565,14 +565,14 @@ fn two_that_differ_are_both_left_alone() {
     cluster.settle();
     for (node, other) in [(1, 2), (2, 1)] {
         let heard = cluster.heard(node);
-        assert_eq!((heard.divergences, heard.quarantined), (vec![NodeId(other)], Vec::new()));
-        assert!(!cluster.group(node).is_quarantined());
+        assert_eq!((heard.divergences, heard.distrusted), (vec![NodeId(other)], Vec::new()));
+        assert!(!cluster.group(node).is_distrusted());
     }
 }
 
 #[test]
-fn a_replica_in_quarantine_is_not_read_but_the_group_keeps_its_acknowledgement() {
-    let mut cluster = quarantined(3);
+fn a_distrusted_replica_is_not_read_but_the_group_keeps_its_acknowledgement() {
+    let mut cluster = distrusted(3);
     cluster.group(3).read('r');
     cluster.cut = vec![NodeId(2)];
     cluster.propose(1, 'b');
@@ -582,8 +582,8 @@ fn a_replica_in_quarantine_is_not_read_but_the_group_keeps_its_acknowledgement()
 }
 
 #[test]
-fn a_replica_in_quarantine_gets_the_leaders_state_and_applies_its_own_log_on_it() {
-    let mut cluster = quarantined(3);
+fn a_distrusted_replica_gets_the_leaders_state_and_applies_its_own_log_on_it() {
+    let mut cluster = distrusted(3);
     cluster.tick(1..=3);
     cluster.settle();
     cluster.tick(1..=3);
@@ -603,7 +603,7 @@ fn a_replica_in_quarantine_gets_the_leaders_state_and_applies_its_own_log_on_it(
     cluster.settle();
     assert_eq!(cluster.group(3).applied_index(), cluster.group(1).replica().last().index);
     assert_eq!(cluster.group(3).replica().base(), log, "its log is as it was");
-    assert_eq!(cluster.heard(3).quarantined, [true, false]);
+    assert_eq!(cluster.heard(3).distrusted, [true, false]);
     cluster.group(3).read('r');
     cluster.settle();
     assert_eq!(cluster.heard(3).grants.len(), 1);
@@ -618,7 +618,7 @@ fn a_replica_in_quarantine_gets_the_leaders_state_and_applies_its_own_log_on_it(
 
 #[test]
 fn a_snapshot_older_than_what_was_applied_puts_the_state_back() {
-    let mut cluster = quarantined(3);
+    let mut cluster = distrusted(3);
     cluster.tick(1..=3);
     cluster.settle();
     cluster.tick(1..=3);
@@ -640,7 +640,7 @@ fn a_snapshot_older_than_what_was_applied_puts_the_state_back() {
 }
 
 #[test]
-fn a_leader_in_quarantine_answers_nobody_and_hands_over() {
+fn a_distrusted_leader_answers_nobody_and_hands_over() {
     let mut cluster = Cluster::led();
     cluster.propose(1, 'a');
     cluster.settle();
@@ -667,7 +667,7 @@ fn a_leader_in_quarantine_answers_nobody_and_hands_over() {
         "it may be committed, its outcome is not to be had here"
     );
     assert!(matches!(heard.answers[1], ('c', Err(Refusal::NotLeader { leader: None, .. }))));
-    assert_eq!((heard.quarantined, cluster.group(1).reads_waiting()), (vec![true], 0));
+    assert_eq!((heard.distrusted, cluster.group(1).reads_waiting()), (vec![true], 0));
     for _ in 0..5 {
         cluster.tick(1..=3);
         cluster.settle();
@@ -681,7 +681,7 @@ fn a_leader_in_quarantine_answers_nobody_and_hands_over() {
     let meta = snapshot_arrives(&mut cluster, leader.value(), 1);
     cluster.settle();
     cluster.group(1).rebuilt(&meta);
-    assert!(!cluster.group(1).is_quarantined());
+    assert!(!cluster.group(1).is_distrusted());
 }
 
 #[test]

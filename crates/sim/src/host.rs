@@ -208,7 +208,7 @@ impl World {
                         Oracle::StateMachineSafety.broken(format!("group {group}: {divergence:?}"))
                     );
                 }
-                Effect::Quarantined(_) | Effect::Rebuild(_) => {}
+                Effect::Distrusted(_) | Effect::Rebuild(_) => {}
                 Effect::Install(meta) => self.begin_install(node, group, meta)?,
                 Effect::Leadership(now) => {
                     let what = What::Role {

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::actor::drive::Drive;
 use crate::actor::slot::{ProposalSlot, ReadSlot};
+use crate::apply::Applied;
 use crate::clock;
 use crate::snapshot::transfer::Arrived;
 
@@ -40,8 +41,8 @@ pub(crate) enum Input {
     Messages(Vec<quorate_types::Message>),
     /// The log has synced up to `ticket`.
     Persisted { generation: Generation, ticket: Ticket },
-    /// The applier has applied up to `through`.
-    Applied { generation: Generation, through: LogIndex, outcomes: Vec<(EntryId, Bytes)> },
+    /// The applier has carried out a task.
+    Applied { generation: Generation, applied: Applied },
     /// The log has read old entries, or failed to (then none).
     Fetched { generation: Generation, fetch: Fetch, entries: Vec<Entry> },
     /// A tick of the node's clock.
@@ -56,6 +57,10 @@ pub(crate) enum Input {
     Installed { generation: Generation, meta: SnapshotMeta },
     /// A snapshot cannot be put there; log and state are as they were.
     InstallFailed { generation: Generation },
+    /// The rows of a snapshot are in the place of the state.
+    Rebuilt { generation: Generation, meta: SnapshotMeta },
+    /// They cannot be put there; the state is as it was.
+    RebuildFailed { generation: Generation },
     /// Nobody needs the entries up to here any more; `done` fires when the log has forgotten them.
     Truncate { through: LogIndex, done: oneshot::Sender<()> },
     /// The transport lost a peer.
@@ -131,8 +136,14 @@ impl GroupActor {
         if refused.install {
             self.group.install_failed();
         }
-        if self.group.replica().installing().is_none() {
+        if refused.rebuild {
+            self.group.rebuild_failed();
+        }
+        if !self.group.wants_content() {
             self.drive.discard_arrived();
+        }
+        if self.group.is_distrusted() {
+            self.caught_up.store(false, Ordering::Release);
         }
     }
 
@@ -140,7 +151,7 @@ impl GroupActor {
     fn truncate(&mut self, through: LogIndex, done: oneshot::Sender<()>) {
         let replica = self.group.replica();
         let is_done_with = through <= replica.applied_index() && through <= replica.durable();
-        if is_done_with && replica.installing().is_none() {
+        if is_done_with && replica.installing().is_none() && !self.group.is_distrusted() {
             self.group.compact(through);
             self.drive.truncate(through, done);
         }
@@ -148,7 +159,10 @@ impl GroupActor {
 
     fn note_applied(&self) {
         let (applied, replica) = (self.group.applied_index(), self.group.replica());
-        if applied < self.caught_up_at || self.caught_up.load(Ordering::Relaxed) {
+        if self.group.is_distrusted()
+            || applied < self.caught_up_at
+            || self.caught_up.load(Ordering::Relaxed)
+        {
             return;
         }
         let own = replica.config().node;
@@ -238,8 +252,12 @@ impl Message<Input> for GroupActor {
             Input::Persisted { generation, ticket } if generation == self.generation => {
                 self.group.persisted(ticket);
             }
-            Input::Applied { generation, through, outcomes } if generation == self.generation => {
+            Input::Applied { generation, applied } if generation == self.generation => {
+                let Applied { through, outcomes, checkpoints } = applied;
                 self.group.applied(through, outcomes);
+                for checkpoint in checkpoints {
+                    self.group.checkpoint(checkpoint);
+                }
                 self.note_applied();
             }
             Input::Fetched { generation, fetch, entries } if generation == self.generation => {
@@ -261,6 +279,15 @@ impl Message<Input> for GroupActor {
             Input::InstallFailed { generation } if generation == self.generation => {
                 self.group.install_failed();
             }
+            Input::Rebuilt { generation, meta } if generation == self.generation => {
+                // What was committed by now may have been read here before.
+                self.caught_up_at = self.group.replica().commit();
+                self.group.rebuilt(&meta);
+                self.note_applied();
+            }
+            Input::RebuildFailed { generation } if generation == self.generation => {
+                self.group.rebuild_failed();
+            }
             Input::MachineFailed { generation } if generation == self.generation => {
                 self.failed = true
             }
@@ -271,6 +298,8 @@ impl Message<Input> for GroupActor {
             | Input::SnapshotSent { .. }
             | Input::Installed { .. }
             | Input::InstallFailed { .. }
+            | Input::Rebuilt { .. }
+            | Input::RebuildFailed { .. }
             | Input::MachineFailed { .. } => {}
             Input::Tick => self.group.tick(),
             Input::Truncate { through, done } => self.truncate(through, done),

@@ -6,7 +6,7 @@
 //! who agree. It asks its leader for a snapshot, and puts it in the place of the rows alone. Then it
 //! applies what follows in its log again, and is what the others are.
 //!
-//! The quarantine is not written down: after a restart the state is wrong still, and the next checkpoint
+//! Nothing of it is written down: after a restart the state is wrong still, and the next checkpoint
 //! says so again.
 
 use std::collections::BTreeSet;
@@ -22,14 +22,14 @@ use crate::effect::{Effect, Refusal};
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
     digests: Digests,
-    quarantine: Option<Quarantine>,
+    distrust: Option<Distrust>,
     /// Peers that asked for a snapshot and did not get it yet.
     sending: BTreeSet<NodeId>,
 }
 
 /// This replica's state is wrong.
 #[derive(Debug)]
-struct Quarantine {
+struct Distrust {
     /// Where that showed.
     at: Checkpoint,
     /// Who agrees with each other.
@@ -50,12 +50,12 @@ enum Rebuild {
 }
 
 impl Comparison {
-    pub(super) const fn is_quarantined(&self) -> bool {
-        self.quarantine.is_some()
+    pub(super) const fn is_distrusted(&self) -> bool {
+        self.distrust.is_some()
     }
 
     fn rebuild(&self) -> Option<&Rebuild> {
-        self.quarantine.as_ref().map(|quarantine| &quarantine.rebuild)
+        self.distrust.as_ref().map(|distrust| &distrust.rebuild)
     }
 
     pub(super) fn is_rebuilding(&self) -> bool {
@@ -67,7 +67,7 @@ impl<P, R> Group<P, R> {
     /// The state has come to `own`; to be told after [`Group::applied`] covers it, in the order of the log.
     pub fn checkpoint(&mut self, own: Checkpoint) {
         // While it is known to be wrong, nobody learns anything from it.
-        if self.comparison.is_quarantined() {
+        if self.comparison.is_distrusted() {
             return;
         }
         let body = Body::Digest { at: own.at, digest: own.digest, wants_snapshot: false };
@@ -93,22 +93,22 @@ impl<P, R> Group<P, R> {
         self.replica.state_replaced(meta.last);
         self.applied = meta.last.index;
         self.to_apply.clear();
-        self.end_quarantine();
+        self.end_distrust();
     }
 
     /// The snapshot could not be put in place; the state is as it was, and another one is asked for.
     pub fn rebuild_failed(&mut self) {
-        if let Some(quarantine) = &mut self.comparison.quarantine {
-            quarantine.rebuild = Rebuild::Wanted;
-            quarantine.ask_tick = self.tick + u64::from(self.replica.config().election_ticks_max);
+        if let Some(distrust) = &mut self.comparison.distrust {
+            distrust.rebuild = Rebuild::Wanted;
+            distrust.ask_tick = self.tick + u64::from(self.replica.config().election_ticks_max);
         }
     }
 
     /// True while this replica's state is known to be wrong: nobody may read it, and its log must not be
     /// given up, since what follows the snapshot that is to come will be applied from it.
     #[must_use]
-    pub const fn is_quarantined(&self) -> bool {
-        self.comparison.is_quarantined()
+    pub const fn is_distrusted(&self) -> bool {
+        self.comparison.is_distrusted()
     }
 
     /// True while the content of a snapshot that has arrived is needed.
@@ -125,7 +125,7 @@ impl<P, R> Group<P, R> {
                 let is_ours = message.group == self.id() && message.to == self.own();
                 if is_ours && wants_snapshot {
                     self.send_snapshot(message.from, at);
-                } else if is_ours && !self.comparison.is_quarantined() {
+                } else if is_ours && !self.comparison.is_distrusted() {
                     let (theirs, members) = (Checkpoint { at, digest }, self.replica.membership());
                     let finding = self.comparison.digests.heard(message.from, theirs, members);
                     let own = finding.divergences.first().map(|divergence| divergence.own);
@@ -137,12 +137,12 @@ impl<P, R> Group<P, R> {
             }
             Body::Snapshot { ref meta } => {
                 let can_follow = self.log_follows(meta.last);
-                match &mut self.comparison.quarantine {
-                    Some(quarantine) if quarantine.rebuild == Rebuild::Wanted && can_follow => {
-                        quarantine.rebuild = Rebuild::Due(meta.clone());
+                match &mut self.comparison.distrust {
+                    Some(distrust) if distrust.rebuild == Rebuild::Wanted && can_follow => {
+                        distrust.rebuild = Rebuild::Due(meta.clone());
                         None
                     }
-                    Some(quarantine) if quarantine.rebuild != Rebuild::Wanted => None,
+                    Some(distrust) if distrust.rebuild != Rebuild::Wanted => None,
                     // It is for the replica: perhaps it takes the place of the log as well.
                     Some(_) | None => Some(message),
                 }
@@ -151,12 +151,12 @@ impl<P, R> Group<P, R> {
         }
     }
 
-    /// What a quarantined replica does about it, each tick.
-    pub(super) fn tick_quarantine(&mut self) {
-        let Some(quarantine) = &mut self.comparison.quarantine else { return };
+    /// What a distrusted replica does about it, each tick.
+    pub(super) fn tick_distrust(&mut self) {
+        let Some(distrust) = &mut self.comparison.distrust else { return };
         if self.replica.role() == Role::Leader {
             let voters = &self.replica.membership().voters;
-            let successor = quarantine.agreed.iter().find(|peer| voters.contains(peer)).copied();
+            let successor = distrust.agreed.iter().find(|peer| voters.contains(peer)).copied();
             if let Some(successor) = successor
                 && self.replica.transferring_to().is_none()
             {
@@ -166,9 +166,9 @@ impl<P, R> Group<P, R> {
             return;
         }
         let Some(leader) = self.replica.leader() else { return };
-        if quarantine.rebuild == Rebuild::Wanted && self.tick >= quarantine.ask_tick {
-            quarantine.ask_tick = self.tick + u64::from(self.replica.config().election_ticks_max);
-            let Checkpoint { at, digest } = quarantine.at;
+        if distrust.rebuild == Rebuild::Wanted && self.tick >= distrust.ask_tick {
+            distrust.ask_tick = self.tick + u64::from(self.replica.config().election_ticks_max);
+            let Checkpoint { at, digest } = distrust.at;
             let asked = self.message(leader, Body::Digest { at, digest, wants_snapshot: true });
             self.effects.push(Effect::Send(vec![asked]));
         }
@@ -176,7 +176,7 @@ impl<P, R> Group<P, R> {
 
     /// Begins to put a snapshot in place, if one waits. No apply is outstanding.
     pub(super) fn begin_rebuild(&mut self) {
-        if let Some(Quarantine { rebuild, .. }) = &mut self.comparison.quarantine
+        if let Some(Distrust { rebuild, .. }) = &mut self.comparison.distrust
             && let Rebuild::Due(meta) = rebuild
         {
             let meta = meta.clone();
@@ -186,10 +186,10 @@ impl<P, R> Group<P, R> {
     }
 
     /// State and log were replaced, as whole as could be.
-    pub(super) fn end_quarantine(&mut self) {
+    pub(super) fn end_distrust(&mut self) {
         self.comparison.digests.forget_own();
-        if self.comparison.quarantine.take().is_some() {
-            self.effects.push(Effect::Quarantined(false));
+        if self.comparison.distrust.take().is_some() {
+            self.effects.push(Effect::Distrusted(false));
         }
     }
 
@@ -199,7 +199,7 @@ impl<P, R> Group<P, R> {
     }
 
     fn send_snapshot(&mut self, to: NodeId, at: EntryId) {
-        let serves = self.replica.role() == Role::Leader && !self.comparison.is_quarantined();
+        let serves = self.replica.role() == Role::Leader && !self.comparison.is_distrusted();
         if serves && self.replica.membership().contains(to) && self.comparison.sending.insert(to) {
             let min_index = at.index.min(self.applied);
             self.effects.push(Effect::SendSnapshot(SnapshotRequest { to, min_index }));
@@ -211,8 +211,8 @@ impl<P, R> Group<P, R> {
         self.effects.extend(divergences.into_iter().map(Effect::Diverged));
         if let Some(agreed) = majority {
             let (ask_tick, rebuild) = (self.tick, Rebuild::Wanted);
-            self.comparison.quarantine = Some(Quarantine { at: own, agreed, ask_tick, rebuild });
-            self.effects.push(Effect::Quarantined(true));
+            self.comparison.distrust = Some(Distrust { at: own, agreed, ask_tick, rebuild });
+            self.effects.push(Effect::Distrusted(true));
             self.answer_all();
         }
     }
