@@ -162,7 +162,7 @@ fn faults(settings: &Faults) -> Result<(), String> {
             // It has said why.
             Ok(None) => kinds.retain(|other| *other != kind),
             Err(panic) => {
-                total.failures.push(format!("{}seed {seed}: {}", kind.share().0, reason(&*panic)));
+                total.failures.push(format!("{} seed {seed}: {}", kind.share().0, reason(&*panic)));
                 total.save(&settings.state)?;
                 say(&total.to_string());
                 return Err(

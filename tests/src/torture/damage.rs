@@ -2,7 +2,8 @@
 //!
 //! What may come of it: nothing (no live byte was hit, or what was lost can be had from the others); the
 //! node does not start, and says why; or it stops later, when it reads what is damaged. A node that does
-//! not start or has stopped is replaced, as an operator would. What may not: a wrong value, a lost write, a
+//! not start or has stopped is replaced, as an operator would; so is one that never catches up: a cut may
+//! have taken what it had acknowledged, and its leader knows that it did. What may not: a wrong value, a lost write, a
 //! node that ends without a reason, a cluster that does not go on.
 
 use std::fs::{self, File};
@@ -29,6 +30,9 @@ const LOAD: [&str; 5] = ["--every-endpoint", "--value-size", "4096", "--writers"
 /// Revisions from one comparison to the next: about as many as there are writers, so that few rows are
 /// left out.
 const HISTORY_STEP: usize = 16;
+
+/// How long a node may take to catch up.
+const CATCH_UP_BOUND: Duration = Duration::from_secs(60);
 
 /// How long a node may take to end after it has answered that it cannot read.
 const END_BOUND: Duration = Duration::from_secs(5);
@@ -93,28 +97,44 @@ pub fn round(session: &mut Session, damage: Damage, random: &mut fastrand::Rng) 
     session.tally.round(&format!("{}: {outcome}", damage.name()));
 }
 
-/// The node serves. Its history is read and compared with that of another node.
+/// The node says that it serves. Its history is read and compared with that of another node.
 fn after_the_start(session: &mut Session, victim: usize) -> String {
-    await_writes(&session.cluster);
-    let (_, page) =
-        http::get(&session.cluster.nodes[victim].metrics, "/metrics").unwrap_or_default();
-    if page.lines().any(|line| line.starts_with(FENCED) && !line.ends_with(" 0")) {
-        // The others serve its groups meanwhile.
-        session.cluster.kill(victim);
-        return "a group was fenced, replaced".to_owned();
-    }
-    let revision = session.cluster.revision();
     let endpoint = |number: usize| session.cluster.nodes[number].client.clone();
     let (own, other) = (endpoint(victim), endpoint((victim + 1) % 3));
-    let answers = client::runtime().block_on(same_history(&own, &other, revision));
+    let (_, page) =
+        http::get(&session.cluster.nodes[victim].metrics, "/metrics").unwrap_or_default();
+    let is_fenced = page.lines().any(|line| line.starts_with(FENCED) && !line.ends_with(" 0"));
+    // A linearizable read is answered when it has caught up.
+    let process = session.cluster.nodes[victim].process.as_mut().expect("it was started");
+    let read = wait::once(CATCH_UP_BOUND, || match process.ended() {
+        Some(_) => Some(None),
+        None => client::get(&own, b"any").ok().map(Some),
+    });
+    let answers = match read {
+        _ if is_fenced => Ok(()),
+        Some(Some(read)) => {
+            let revision = read.header.map_or(0, |header| header.revision);
+            client::runtime().block_on(same_history(&own, &other, revision))
+        }
+        Some(None) => Ok(()),
+        None => {
+            session.cluster.kill(victim);
+            return "never caught up, replaced".to_owned();
+        }
+    };
     let process = session.cluster.nodes[victim].process.as_mut().expect("it was started");
     if answers.is_err() {
         // It may be about to end, and then it should say why.
         let _ = wait::once(END_BOUND, || process.ended());
     }
     match (process.ended(), answers) {
-        (None, Ok(())) => "harmless".to_owned(),
         (Some(status), _) => ended(session, victim, "stopped when it was read", status.code()),
+        (None, _) if is_fenced => {
+            // The others serve its groups meanwhile.
+            session.cluster.kill(victim);
+            "a group was fenced, replaced".to_owned()
+        }
+        (None, Ok(())) => "harmless".to_owned(),
         (None, Err(status)) => {
             // It says that it cannot read, and goes on: an operator replaces it.
             session.cluster.kill(victim);
@@ -136,8 +156,6 @@ async fn same_history(own: &str, other: &str, revision: i64) -> Result<(), Statu
         serializable: true,
         ..RangeRequest::default()
     };
-    // Linearizable, so that it is behind in nothing that is compared.
-    own.kv.range(RangeRequest { key: b"any".to_vec().into(), ..RangeRequest::default() }).await?;
     for revision in (2..=revision).rev().step_by(HISTORY_STEP) {
         let expected = other.kv.range(at(revision)).await?.into_inner().kvs;
         let found = own.kv.range(at(revision)).await?.into_inner().kvs;

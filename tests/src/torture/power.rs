@@ -6,6 +6,7 @@
 //! synced prefix is there afterwards, and that an append or a file without a sync is not
 //! (`a_cut_takes_what_was_not_synced_and_nothing_else`).
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::ioctl::{Setter, ioctl, opcode};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tempfile::TempDir;
 
 use super::Session;
@@ -42,6 +44,7 @@ impl Disk {
     /// # Errors
     /// What this machine or its user lacks.
     pub fn new(directory: &Path, name: &str) -> Result<Self, String> {
+        own_mounts()?;
         let (image, mount) = (directory.join(format!("{name}.img")), directory.join(name));
         let made = File::create(&image).and_then(|file| file.set_len(DISK_BYTES));
         made.and_then(|()| fs::create_dir(&mount)).map_err(|error| error.to_string())?;
@@ -86,11 +89,31 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // When a test has failed it stays, so that it can be looked at.
+        // When a test has failed it stays as it is; with the last process that sees it, it is unmounted.
         if !std::thread::panicking() {
             self.unmount();
         }
     }
+}
+
+/// Takes this thread, and what it starts from now on, into a mount namespace of its own. A file system that
+/// is mounted in two of them does not go away when it is unmounted in one: what else runs on this machine
+/// must not get a copy of ours.
+#[expect(
+    unsafe_code,
+    reason = "the wrapper leaves it to us that no other thread shares our mounts"
+)]
+fn own_mounts() -> Result<(), String> {
+    thread_local!(static OWN: Cell<bool> = const { Cell::new(false) });
+    if OWN.get() {
+        return Ok(());
+    }
+    // SAFETY: only the mounts that this thread sees change, and its working directory stays as it is.
+    let unshared = unsafe { unshare_unsafe(UnshareFlags::NEWNS) };
+    unshared.map_err(|error| format!("unshare: {error}"))?;
+    run(Command::new("mount").args(["--make-rprivate", "/"]))?;
+    OWN.set(true);
+    Ok(())
 }
 
 #[expect(unsafe_code, reason = "ext4's ioctl has no wrapper")]
@@ -131,14 +154,14 @@ pub struct PowerSession {
     images: Images,
 }
 
-/// Where the disks lie. Kept when a round has failed, mounted as they are.
+/// Where the disks lie. Kept when a round has failed.
 struct Images(TempDir);
 
 impl Drop for Images {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.disable_cleanup(true);
-            crate::verify::say(&format!("--- kept, and mounted: {}", self.0.path().display()));
+            crate::verify::say(&format!("--- kept, to be mounted: {}", self.0.path().display()));
         }
     }
 }
