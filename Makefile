@@ -13,7 +13,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Arguments for `make dev` and the benches: make dev ARGS='--nodes 5'
 ARGS ?=
 
-.PHONY: dev build test lint sim mutants bench-engine side-by-side prerequisites target-dir
+.PHONY: dev build test lint sim mutants torture restart steady snapshot bench-engine side-by-side prerequisites target-dir
 
 # A cluster of three nodes in one process, with real networking, disks and syncs; Ctrl-C ends it.
 dev: build
@@ -48,6 +48,26 @@ sim:
 # Every known defect, one at a time: the oracles have to find it. Writes the table of docs/defects.md.
 mutants:
 	$(SIM) --features defects -- mutants --table docs/defects.md $(ARGS)
+
+# Faults on real processes. Rounds add up as long as the sources stay the same, as seeds do.
+TORTURE_STATE = $(CACHE)/quorate/torture/$(shell find crates tests/src Cargo.lock -type f | LC_ALL=C sort \
+	| xargs cat | sha256sum | cut -c1-16)
+
+# 40 more rounds; or: make torture ARGS='--rounds 100 --only kill,power-one,power-all,flip,tear'
+torture: build
+	@exec $(BIN)/quorate-torture faults --state '$(TORTURE_STATE)' $(ARGS)
+
+# From kill -9 to serving with 1 GiB: make restart ARGS='--mib 1024 --rounds 3'
+restart: build
+	@exec $(BIN)/quorate-torture restart $(ARGS)
+
+# Disk, memory and p99 while 2 GiB are overwritten for ten minutes: make steady ARGS='--minutes 1 --mib 256'
+steady: build
+	@exec $(BIN)/quorate-torture steady $(ARGS)
+
+# The p99 of puts with and without a snapshot under way: make snapshot ARGS='--mib 256 --rate 1000'
+snapshot: build
+	@exec $(BIN)/quorate-torture snapshot $(ARGS)
 
 # The embedded engine: writes per second, latency and CPU per write.
 bench-engine: build

@@ -5,7 +5,10 @@ use std::time::Duration;
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
-use quorate_api::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse};
+use quorate_api::etcdserverpb::{
+    Member, MemberListRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
+    StatusResponse,
+};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -59,6 +62,29 @@ pub fn status(endpoint: &str) -> Result<StatusResponse, Status> {
     runtime().block_on(async {
         let mut client = Client::new(endpoint);
         client.maintenance.status(StatusRequest::default()).await.map(tonic::Response::into_inner)
+    })
+}
+
+/// The members of the cluster, as `endpoint` has them, for code without a runtime.
+///
+/// # Errors
+/// The server's status, or why it could not be asked.
+pub fn members(endpoint: &str) -> Result<Vec<Member>, Status> {
+    runtime().block_on(async {
+        let request = MemberListRequest { linearizable: true };
+        let list = Client::new(endpoint).cluster.member_list(request).await;
+        list.map(|list| list.into_inner().members)
+    })
+}
+
+/// One put at `endpoint`, for code without a runtime.
+///
+/// # Errors
+/// The server's status, or why it could not be asked.
+pub fn put(endpoint: &str, key: &'static [u8], value: &'static [u8]) -> Result<(), Status> {
+    runtime().block_on(async {
+        let request = PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
+        Client::new(endpoint).kv.put(request).await.map(drop)
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -22,7 +23,8 @@ enum Kind {
     Etcd(Etcd),
 }
 
-/// A cluster of three nodes, `n1` to `n3`, and those that join it. Its processes and its data are gone when it is dropped.
+/// A cluster of three nodes, `n1` to `n3`, and those that join it. Its processes and its data are gone when it is
+/// dropped; when that happens because a test fails, its data and its logs are kept.
 pub struct Cluster {
     /// The nodes, in order.
     pub nodes: Vec<Node>,
@@ -69,18 +71,17 @@ impl Cluster {
     /// # Panics
     /// When it does not come to serve.
     pub fn quorate_with(test: &str, args: &[&str]) -> Option<Self> {
-        Self::quorate_prepared(test, args, |_| {})
+        let mut cluster = Self::prepare(test, args)?;
+        cluster.start_all();
+        Some(cluster)
     }
 
-    /// As [`Self::quorate_with`], after `prepare` has had its way with the nodes.
+    /// As [`Self::quorate_with`], but nothing is started yet, so that a node's data may be put elsewhere, or
+    /// its process be started in another way.
     ///
     /// # Panics
-    /// When it does not come to serve.
-    pub fn quorate_prepared(
-        test: &str,
-        args: &[&str],
-        prepare: impl FnOnce(&mut [Node]),
-    ) -> Option<Self> {
+    /// When certificates cannot be made.
+    pub fn prepare(test: &str, args: &[&str]) -> Option<Self> {
         let mut cluster = if env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd") {
             let programs = programs::etcd(test)?;
             Self::new(|_| Kind::Etcd(programs))
@@ -89,8 +90,6 @@ impl Cluster {
         };
         cluster.args = args.iter().map(|&arg| arg.to_owned()).collect();
         cluster.make_certificates();
-        prepare(&mut cluster.nodes);
-        cluster.start_all();
         Some(cluster)
     }
 
@@ -312,16 +311,73 @@ impl Cluster {
         row.rsplit(' ').next()?.parse().ok()
     }
 
+    /// One put through node `number`, tried until it is acknowledged.
+    ///
+    /// # Panics
+    /// When none is.
+    pub fn write_through(&self, number: usize) {
+        let node = &self.nodes[number];
+        wait::until(&format!("a write through {}", node.name), READY_BOUND, || {
+            client::put(&node.client, b"written", b"through").map_err(|status| status.to_string())
+        });
+    }
+
+    /// Waits until a linearizable read through node `number` is answered: it has caught up.
+    ///
+    /// # Panics
+    /// When none is.
+    pub fn await_read(&self, number: usize) {
+        let node = &self.nodes[number];
+        wait::until(&format!("a read through {}", node.name), READY_BOUND, || {
+            client::get(&node.client, b"any").map(drop).map_err(|status| status.to_string())
+        });
+    }
+
     /// The revision of the store.
     ///
     /// # Panics
     /// When no linearizable read is answered.
     pub fn revision(&self) -> i64 {
-        let node = self.nodes.iter().find(|node| node.process.is_some()).expect("a node runs");
         wait::until("a linearizable read", READY_BOUND, || {
-            let answer = client::get(&node.client, b"any").map_err(|status| status.to_string())?;
+            let running = self.nodes.iter().filter(|node| node.process.is_some());
+            let mut answers = running.map(|node| client::get(&node.client, b"any"));
+            // One that does not answer is not the only one.
+            let first = answers.next().expect("a node runs");
+            let answer = first.or_else(|error| answers.find_map(Result::ok).ok_or(error));
+            let answer = answer.map_err(|status| status.to_string())?;
             answer.header.map(|header| header.revision).ok_or_else(|| "no header".to_owned())
         })
+    }
+
+    /// Waits until node `number` serves, or ends by itself: then its exit code.
+    ///
+    /// # Panics
+    /// When it does neither.
+    pub fn wait_ready_or_ended(&mut self, number: usize) -> Result<(), Option<i32>> {
+        let node = &mut self.nodes[number];
+        let process = node.process.as_mut().expect("the node was started");
+        wait::until(&format!("{} serves or ends", node.name), READY_BOUND, || {
+            if let Some(status) = process.ended() {
+                return Ok(Err(status.code()));
+            }
+            match http::get(&node.metrics, "/readyz")? {
+                (200, _) => Ok(Ok(())),
+                (status, body) => Err(format!("/readyz says {status} {body}")),
+            }
+        })
+    }
+
+    /// Waits until `name` is a voter, as node `asked` has it.
+    ///
+    /// # Panics
+    /// When it does not become one.
+    pub fn await_vote(&self, asked: usize, name: &str) {
+        wait::until(&format!("{name} votes"), READY_BOUND, || {
+            let members = client::members(&self.nodes[asked].client);
+            let members = members.map_err(|status| status.to_string())?;
+            let votes = members.iter().any(|member| member.name == name && !member.is_learner);
+            if votes { Ok(()) } else { Err(format!("{members:?}")) }
+        });
     }
 
     fn make_certificates(&self) {
@@ -329,6 +385,20 @@ impl Cluster {
         make_ca(certificates);
         for node in &self.nodes {
             make_certificate(certificates, &node.name);
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The processes first: nobody writes there any more.
+        for node in &mut self.nodes {
+            node.process = None;
+        }
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            // Nothing is left to do when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "--- kept: {}", self.dir.path().display());
         }
     }
 }

@@ -5,6 +5,8 @@
 //! - [`process`]: one child process, its log, and its end.
 //! - [`programs`]: where the programs are; the peers are fetched, or the test says that it was skipped.
 //! - [`verify`]: `quorate-load verify` beside a test's faults.
+//! - [`torture`]: faults under load, round after round; a few in the tests, many by `make torture`.
+//! - [`measure`]: how clusters do over minutes and gigabytes.
 //! - [`client`], [`http`]: how tests talk to them.
 //! - [`ports`], [`wait`]: free ports, and the one place that polls.
 //!
@@ -16,8 +18,10 @@
 pub mod client;
 pub mod cluster;
 pub mod http;
+pub mod measure;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod torture;
 pub mod verify;
 pub mod wait;

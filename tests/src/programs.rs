@@ -28,8 +28,13 @@ fn built(program: &str, variable: &str) -> PathBuf {
         return given.into();
     }
     let test = env::current_exe().expect("a test knows its own path");
-    // <target>/release/deps/<test>
-    let beside = test.parent().and_then(Path::parent).expect("tests stand in deps").join(program);
+    // <target>/release/deps/<test>, or a program in <target>/release.
+    let directory = test.parent().expect("a program stands in a directory");
+    let directory = match directory.ends_with("deps") {
+        true => directory.parent().expect("deps stands in a directory"),
+        false => directory,
+    };
+    let beside = directory.join(program);
     assert!(
         beside.exists(),
         "{} is not there: `cargo build --release --workspace --locked` makes it, `make test` does so first",

@@ -6,6 +6,18 @@ use std::time::{Duration, Instant};
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
 
+/// Looks until `probe` has an answer, but no longer than `time`: for what may come or not.
+pub fn once<T>(time: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let began = Instant::now();
+    loop {
+        let answer = probe();
+        if answer.is_some() || began.elapsed() >= time {
+            return answer;
+        }
+        thread::sleep(STEP);
+    }
+}
+
 /// Looks until `probe` has an answer and returns it.
 ///
 /// # Panics

@@ -6,6 +6,8 @@ use quorate_types::{
     Entry, EntryId, HardState, LogIndex, Membership, Message, NodeId, SnapshotMeta, Term,
 };
 
+use crate::digest::Divergence;
+
 /// One thing for the host to do. `P` and `R` are the host's slots for a waiting proposal and a waiting
 /// read: the group keeps them, never looks into them, and gives each back exactly once.
 #[derive(Debug)]
@@ -34,6 +36,17 @@ pub enum Effect<P, R> {
     /// [`Group::install_failed`](crate::Group::install_failed). No [`Effect::Apply`] is outstanding
     /// then, and none comes before.
     Install(SnapshotMeta),
+    /// Put the rows of this snapshot in the place of the state, durably, and leave the log as it is; then
+    /// report [`Group::rebuilt`](crate::Group::rebuilt) or
+    /// [`Group::rebuild_failed`](crate::Group::rebuild_failed). No [`Effect::Apply`] is outstanding then,
+    /// and none comes before.
+    Rebuild(SnapshotMeta),
+    /// This replica and a peer have applied the same entries and have written different rows: something is
+    /// broken, here or there. What is to be done about it the group does.
+    Diverged(Divergence),
+    /// This replica was found to be wrong, or (false) has got a right state since: while it is, nobody
+    /// may read its state.
+    Distrusted(bool),
     /// Send a snapshot, then report [`Group::snapshot_sent`](crate::Group::snapshot_sent).
     SendSnapshot(SnapshotRequest),
     /// A proposal has its answer.

@@ -12,9 +12,12 @@ use quorate_types::{
     Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, SnapshotMeta, Term,
 };
 
+use self::distrust::Comparison;
 use crate::disk::{Fitness, is_quorum};
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
+
+mod distrust;
 
 /// A leader whose node is unfit has this part of an election timeout to hand over; then it steps down.
 const HANDOVER_PART: u32 = 4;
@@ -70,6 +73,7 @@ pub struct Group<P, R> {
     fitness: Fitness,
     /// The tick since which the node is unfit.
     unfit_since: u64,
+    comparison: Comparison,
     effects: Vec<Effect<P, R>>,
 }
 
@@ -110,6 +114,7 @@ impl<P, R> Group<P, R> {
             leadership,
             fitness: Fitness::Fit,
             unfit_since: 0,
+            comparison: Comparison::default(),
             effects: Vec::new(),
         }
     }
@@ -128,13 +133,16 @@ impl<P, R> Group<P, R> {
 
     /// A message of a peer. It may say anything; nonsense is ignored by the replica.
     pub fn step(&mut self, message: Message) {
-        self.replica.step(message);
+        if let Some(message) = self.compare(message) {
+            self.replica.step(message);
+        }
     }
 
     /// One tick of the node's clock.
     pub fn tick(&mut self) {
         self.tick += 1;
         self.replica.tick();
+        self.tick_distrust();
         let refusal = self.not_leader();
         for slot in self.proposals.expire(self.tick) {
             let unknown = if quorate_types::defect!(UnknownTakenForRefused) {
@@ -208,6 +216,7 @@ impl<P, R> Group<P, R> {
     pub fn installed(&mut self, meta: &SnapshotMeta) {
         self.replica.installed(meta);
         self.applied = meta.last.index;
+        self.end_distrust();
         for slot in self.proposals.take_through(meta.last.index) {
             self.effects.push(Effect::Answer { slot, result: Err(Refusal::Unknown) });
         }
@@ -221,6 +230,7 @@ impl<P, R> Group<P, R> {
     /// A snapshot that was asked for has arrived at `to` and contains everything up to `last`; `None`
     /// when it did not get there.
     pub fn snapshot_sent(&mut self, to: NodeId, last: Option<LogIndex>) {
+        self.on_snapshot_sent(to);
         self.replica.snapshot_sent(to, last);
     }
 
@@ -242,7 +252,10 @@ impl<P, R> Group<P, R> {
     /// [`wake`](Self::wake) when one is gone.
     #[must_use]
     pub fn is_asleep(&self) -> bool {
-        self.replica.is_asleep() && self.proposals_waiting() == 0 && self.reads_waiting() == 0
+        self.replica.is_asleep()
+            && !self.is_distrusted()
+            && self.proposals_waiting() == 0
+            && self.reads_waiting() == 0
     }
 
     /// Stand for election now, as if the election timer had fired.
@@ -356,9 +369,10 @@ impl<P, R> Group<P, R> {
         }
         if !self.applying {
             self.effects.extend(self.to_install.take().map(Effect::Install));
+            self.begin_rebuild();
         }
-        let has_room = self.fitness != Fitness::Exhausted;
-        if !self.applying && !self.to_apply.is_empty() && has_room {
+        let may_apply = self.fitness != Fitness::Exhausted && !self.comparison.is_rebuilding();
+        if !self.applying && !self.to_apply.is_empty() && may_apply {
             self.applying = true;
             let is_change = |entry: &&Entry| matches!(entry.payload, Payload::Membership(_));
             self.applying_changes = self.to_apply.iter().filter(is_change).map(|e| e.id).collect();
@@ -443,7 +457,7 @@ impl<P, R> Group<P, R> {
         }
         let id = ReadId(self.last_read.0 + 1);
         self.last_read = id;
-        if self.replica.read(id).is_ok() {
+        if !self.is_distrusted() && self.replica.read(id).is_ok() {
             self.reads.await_confirmation(id, self.tick + self.read_ticks_max, slots);
         } else {
             let refusal = self.not_leader();
@@ -458,7 +472,7 @@ impl<P, R> Group<P, R> {
         if self.gathered.is_empty() {
             return;
         }
-        if self.replica.role() != Role::Leader {
+        if self.replica.role() != Role::Leader || self.is_distrusted() {
             let refusal = self.not_leader();
             for (_, slot) in mem::take(&mut self.gathered) {
                 self.effects.push(Effect::Answer { slot, result: Err(refusal) });
@@ -537,11 +551,15 @@ impl<P, R> Group<P, R> {
 
     /// True while this replica leads and has applied its own no-op.
     fn is_serving(&self) -> bool {
-        self.replica.first_in_term().is_some_and(|noop| self.applied >= noop)
+        !self.is_distrusted()
+            && self.replica.first_in_term().is_some_and(|noop| self.applied >= noop)
     }
 
     fn not_leader(&self) -> Refusal {
-        Refusal::NotLeader { leader: self.replica.leader(), term: self.term() }
+        // A distrusted one leads nobody who asks.
+        let is_useful = |leader: &NodeId| !self.is_distrusted() || *leader != self.own();
+        let leader = self.replica.leader().filter(is_useful);
+        Refusal::NotLeader { leader, term: self.term() }
     }
 
     fn term(&self) -> Term {

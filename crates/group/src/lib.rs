@@ -14,10 +14,12 @@
 //!
 //! The same code runs in a node, on real disks and sockets, and in a simulator.
 //!
-//! [`disk`] says what a full or a hanging disk means for groups; [`host`] holds the decisions about *which* groups live on a node, [`panics`] what becomes of one that
-//! panics.
+//! [`digest`] compares what replicas have written. [`disk`] says what a full or a hanging disk means for
+//! groups; [`host`] holds the decisions about *which* groups live on a node, [`panics`] what becomes of one
+//! that panics.
 
 pub mod descriptor;
+pub mod digest;
 pub mod disk;
 pub mod effect;
 mod group;
@@ -26,6 +28,7 @@ pub mod panics;
 mod pending;
 
 pub use descriptor::{Descriptor, DescriptorError};
+pub use digest::{Checkpoint, DIGEST_INTERVAL, Divergence, is_checkpoint};
 pub use disk::{Fitness, GrowthGate, Room, Stall};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
 pub use group::{Group, GroupConfig};

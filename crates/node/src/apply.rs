@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use quorate_group::Generation;
+use quorate_group::{Checkpoint, DIGEST_INTERVAL, Generation, is_checkpoint};
 use quorate_store::{GroupRow, Install, Overlay, ScopedView, StateEngine};
 use quorate_types::machine::{RowScope, StateError};
 use quorate_types::{
@@ -74,8 +74,15 @@ enum Work {
 }
 
 /// What the applier tells a group.
-pub(crate) type OnApplied =
-    Box<dyn Fn(GroupId, Generation, LogIndex, Vec<(EntryId, Bytes)>) + Send + 'static>;
+pub(crate) type OnApplied = Box<dyn Fn(GroupId, Generation, Applied) + Send + 'static>;
+
+/// What came of a task.
+pub(crate) struct Applied {
+    pub(crate) through: LogIndex,
+    pub(crate) outcomes: Vec<(EntryId, Bytes)>,
+    /// What the state came to on the way.
+    pub(crate) checkpoints: Vec<Checkpoint>,
+}
 
 /// What the applier says of a group whose machine panicked: it will never apply again in this life.
 pub(crate) type OnFailed = Box<dyn Fn(GroupId, Generation) + Send + 'static>;
@@ -184,8 +191,7 @@ struct Owned {
 struct Done {
     group: GroupId,
     generation: Generation,
-    through: LogIndex,
-    outcomes: Vec<(EntryId, Bytes)>,
+    applied: Applied,
 }
 
 impl Rounds {
@@ -335,8 +341,8 @@ impl Rounds {
         }
         self.metrics.apply_seconds.record(began.elapsed());
         self.metrics.apply_entries.record(entries as f64);
-        for Done { group, generation, through, outcomes } in done {
-            (self.on_applied)(group, generation, through, outcomes);
+        for Done { group, generation, applied } in done {
+            (self.on_applied)(group, generation, applied);
         }
         Ok(())
     }
@@ -393,6 +399,8 @@ fn apply_task(
             owned.applied,
         );
     }
+    let mut applied =
+        Applied { through: last.index, outcomes: Vec::new(), checkpoints: Vec::new() };
     let mut committed = Vec::with_capacity(entries.len());
     for Entry { id, payload } in entries {
         match payload {
@@ -401,16 +409,33 @@ fn apply_task(
             // Written with the rows: a snapshot of them begins with it.
             Payload::Membership(membership) => owned.membership = *membership,
         }
+        if is_checkpoint(id.index, DIGEST_INTERVAL) {
+            apply_commands(owned, group, std::mem::take(&mut committed), overlay, &mut applied)?;
+            let digest = owned.machine.digest();
+            applied.checkpoints.extend(digest.map(|digest| Checkpoint { at: id, digest }));
+        }
     }
-    let mut outcomes = Vec::new();
-    if !committed.is_empty() {
-        outcomes = owned.machine.apply(&committed, &mut overlay.scoped(owned.scope, group))?;
-        assert_eq!(outcomes.len(), committed.len(), "group {group}: one outcome for each command");
-    }
+    apply_commands(owned, group, committed, overlay, &mut applied)?;
     owned.applied = last;
     write_group_row(owned, group, overlay);
-    let outcomes = committed.into_iter().map(|committed| committed.id).zip(outcomes).collect();
-    Ok(Done { group, generation, through: last.index, outcomes })
+    Ok(Done { group, generation, applied })
+}
+
+fn apply_commands(
+    owned: &mut Owned,
+    group: GroupId,
+    committed: Vec<Committed>,
+    overlay: &mut Overlay<'_>,
+    applied: &mut Applied,
+) -> Result<(), StateError> {
+    if committed.is_empty() {
+        return Ok(());
+    }
+    let outcomes = owned.machine.apply(&committed, &mut overlay.scoped(owned.scope, group))?;
+    assert_eq!(outcomes.len(), committed.len(), "group {group}: one outcome for each command");
+    let ids = committed.into_iter().map(|committed| committed.id);
+    applied.outcomes.extend(ids.zip(outcomes));
+    Ok(())
 }
 
 fn write_group_row(owned: &Owned, group: GroupId, overlay: &mut Overlay<'_>) {

@@ -27,6 +27,9 @@ pub(crate) struct NodeMetrics {
     pub(crate) unfit: Gauge,
     pub(crate) proposal_bytes_available: Gauge,
     pub(crate) snapshots_installed: Counter,
+    pub(crate) digest_mismatches: Counter,
+    pub(crate) states_distrusted: Gauge,
+    pub(crate) states_rebuilt: Counter,
     pub(crate) entries_truncated: Counter,
     pub(crate) apply_seconds: Histogram,
     pub(crate) apply_entries: Histogram,
@@ -135,6 +138,18 @@ impl NodeMetrics {
             snapshots_installed: registry.counter(
                 "quorate_node_snapshots_installed_total",
                 "Snapshots that took the place of a replica's log and state.",
+            ),
+            digest_mismatches: registry.counter(
+                "quorate_node_digest_mismatches_total",
+                "Times that a replica here and a peer had applied the same entries and written different rows.",
+            ),
+            states_distrusted: registry.gauge(
+                "quorate_node_states_distrusted",
+                "Replicas of this node whose state is known to be wrong and is being rebuilt.",
+            ),
+            states_rebuilt: registry.counter(
+                "quorate_node_states_rebuilt_total",
+                "States that were found to be wrong and replaced by a snapshot of the leader's.",
             ),
             entries_truncated: registry.counter(
                 "quorate_node_entries_truncated_total",

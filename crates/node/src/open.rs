@@ -370,10 +370,10 @@ fn resume(parts: &Arc<Parts>, group: GroupId, log: RecoveredLog) -> Result<(), O
 }
 
 fn on_applied(router: Arc<Router>, placement_applied: Arc<Notify>) -> crate::apply::OnApplied {
-    Box::new(move |group, generation, through, outcomes| {
+    Box::new(move |group, generation, applied| {
         // A group that has left needs no completions.
         if let Some(resident) = router.residents.load().get(&group) {
-            drop(router.tell(resident, Input::Applied { generation, through, outcomes }));
+            drop(router.tell(resident, Input::Applied { generation, applied }));
         }
         if group == GroupId::PLACEMENT {
             placement_applied.notify_one();

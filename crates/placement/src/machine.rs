@@ -13,8 +13,8 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{
-    Committed, GroupId, Incarnation, MachineKind, NodeId, ReadError, StateBatch, StateMachine,
-    StateReader,
+    Committed, Digest, Digested, GroupId, Incarnation, MachineKind, NodeId, ReadError, StateBatch,
+    StateMachine, StateReader,
 };
 
 use crate::map::{Group, Node, PlacementMap, Shard};
@@ -47,7 +47,7 @@ impl MachineKind for PlacementKind {
         meta: &[u8],
         state: &dyn StateReader,
     ) -> Result<Box<dyn StateMachine>, StateError> {
-        Ok(Box::new(PlacementMachine { map: load(meta, state)? }))
+        Ok(Box::new(PlacementMachine { map: load(meta, state)?, digest: digest(meta)? }))
     }
 
     fn read(
@@ -75,6 +75,8 @@ impl MachineKind for PlacementKind {
 struct PlacementMachine {
     /// `None` until a bootstrap was applied.
     map: Option<PlacementMap>,
+    /// None where the map was begun before there were digests.
+    digest: Option<Digest>,
 }
 
 impl StateMachine for PlacementMachine {
@@ -83,18 +85,27 @@ impl StateMachine for PlacementMachine {
         committed: &[Committed],
         batch: &mut dyn StateBatch,
     ) -> Result<Vec<Bytes>, StateError> {
+        let mut digest = self.digest.unwrap_or_default();
+        let batch = &mut Digested::new(batch, &mut digest);
         let mut outcomes = Vec::with_capacity(committed.len());
         for one in committed {
             let body = self.apply_one(&one.command, batch);
             let outcome = Outcome { version: self.version(), body: Some(body) };
             outcomes.push(outcome.encode_to_vec().into());
         }
+        self.digest = self.digest.map(|_| digest);
         Ok(outcomes)
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        self.digest
     }
 
     fn meta(&self) -> Bytes {
         let allotted = self.map.as_ref().map_or(0, |map| map.allotted().value());
-        Meta { format: FORMAT, version: self.version(), allotted }.encode_to_vec().into()
+        let digest = self.digest.map(|digest| digest.0);
+        let meta = Meta { format: FORMAT, version: self.version(), allotted, digest };
+        meta.encode_to_vec().into()
     }
 }
 
@@ -158,6 +169,8 @@ struct Meta {
     version: u64,
     #[prost(uint64, tag = "3")]
     allotted: u64,
+    #[prost(fixed64, optional, tag = "4")]
+    digest: Option<u64>,
 }
 
 const NODE: u8 = b'n';
@@ -222,6 +235,15 @@ fn shard_row(start: &[u8]) -> Vec<u8> {
 
 fn put_node(batch: &mut dyn StateBatch, node: &Node) {
     batch.put(&row(NODE, node.id.value()), &NodeRecord::from(node).encode_to_vec());
+}
+
+/// What all commands so far have written. A new machine begins one; one that began without has none.
+fn digest(meta: &[u8]) -> Result<Option<Digest>, StateError> {
+    if meta.is_empty() {
+        return Ok(Some(Digest::default()));
+    }
+    let meta = Meta::decode(meta).map_err(|error| StateError(format!("placement: {error}")))?;
+    Ok(meta.digest.map(Digest))
 }
 
 /// The map as the rows have it.

@@ -220,7 +220,7 @@ fn queries_that_are_none_are_malformed_and_damaged_rows_stop_the_node() {
     replica.rows.put(&shard, b"\xff");
     assert!(PlacementKind.open(GroupId::PLACEMENT, &replica.meta, &replica.rows).is_err());
     replica.rows.put(&shard, &value);
-    let newer = Meta { format: FORMAT + 1, version: 1, allotted: 0 }.encode_to_vec();
+    let newer = Meta { format: FORMAT + 1, version: 1, allotted: 0, digest: None }.encode_to_vec();
     assert!(PlacementKind.open(GroupId::PLACEMENT, &newer, &replica.rows).is_err());
 }
 

@@ -41,6 +41,10 @@ pub(crate) fn message(message: &Message) -> String {
         Body::TimeoutNow => String::new(),
         Body::Sleep { last, round } => format!("last={last} round={round}"),
         Body::Asleep { round } => format!("round={round}"),
+        Body::Digest { at, digest, wants_snapshot } => {
+            let wants = if *wants_snapshot { " wants a snapshot" } else { "" };
+            format!("at={at} digest={:016x}{wants}", digest.0)
+        }
         Body::Snapshot { meta } => format!("last={} {}", meta.last, membership(&meta.membership)),
         Body::PreVoteReply { granted } | Body::VoteReply { granted } => {
             (if *granted { "granted" } else { "refused" }).to_owned()
@@ -111,5 +115,7 @@ const fn etcd_name(body: &Body) -> &'static str {
         Body::Snapshot { .. } => "MsgSnap",
         Body::ReadIndex { .. } => "MsgReadIndex",
         Body::ReadIndexReply { .. } => "MsgReadIndexResp",
+        // It has no such message.
+        Body::Digest { .. } => "MsgDigest",
     }
 }

@@ -19,7 +19,8 @@ const CACHE_CAPACITY_KEPT: usize = 64;
 /// - `base <= applied <= applying <= min(commit, durable)`, and `commit, durable <= last`.
 /// - `durable < pending`: `[pending, last]` has not been handed out to be written.
 /// - The cache holds the entries up to `last` from some index on; that index is at most
-///   `min(durable, applied) + 1`, or `last + 1` when the cache is empty.
+///   `min(durable, applied) + 1`, or `last + 1` when the cache is empty; or more after the state was
+///   replaced by an earlier one.
 /// - Committed entries are never changed or removed.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -141,6 +142,14 @@ impl Log {
         self.applying = self.applied;
         self.applying_runs.clear();
         self.applying_bytes = 0;
+    }
+
+    /// The state machine was replaced by one that has applied exactly the entries up to `index`: the rest
+    /// is handed out again, and read back where it is no longer in memory.
+    pub(crate) fn replace_applied(&mut self, index: LogIndex) {
+        self.applied = index;
+        self.rewind_applying();
+        self.evict();
     }
 
     /// Forgets everything: the log begins anew after `base`, which is committed, durable and applied.

@@ -283,6 +283,27 @@ impl Replica {
         }
     }
 
+    /// The state machine was put back, or forward, to what it is after `last`, an entry of this log; the
+    /// log is as it was. What follows is given out to be applied again.
+    ///
+    /// # Panics
+    /// When the log does not hold that entry, or it is not committed and durable.
+    pub fn state_replaced(&mut self, last: EntryId) {
+        assert!(
+            self.state.log.holds(last)
+                && last.index <= self.state.log.commit().min(self.state.log.durable())
+                && self.state.installing.is_none(),
+            "group {} node {}: the state cannot be that of {last} (commit {}, durable {}, log from {} to {})",
+            self.state.config.group,
+            self.state.config.node,
+            self.state.log.commit(),
+            self.state.log.durable(),
+            self.state.log.terms().base(),
+            self.state.log.last(),
+        );
+        self.state.replace_state(last.index);
+    }
+
     /// The driver gives up the entries up to `through`; whoever still needs them gets a snapshot. Does
     /// nothing when they are gone already.
     ///

@@ -331,6 +331,13 @@ impl State {
         self.membership_changed = true;
     }
 
+    /// The state machine has applied exactly the entries up to `index` now.
+    pub(crate) fn replace_state(&mut self, index: LogIndex) {
+        self.log.replace_applied(index);
+        self.apply_fetch = None;
+        self.committed.clear();
+    }
+
     /// The log begins after `index` now.
     pub(crate) fn compact(&mut self, index: LogIndex) {
         self.log.compact(index);

@@ -68,7 +68,8 @@ impl Replica {
             | Body::HeartbeatReply { .. }
             | Body::Asleep { .. }
             | Body::ReadIndex { .. }
-            | Body::ReadIndexReply { .. } => !is_known(),
+            | Body::ReadIndexReply { .. }
+            | Body::Digest { .. } => !is_known(),
         }
     }
 
@@ -97,6 +98,7 @@ impl Replica {
             | Body::Asleep { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
+            | Body::Digest { .. }
             | Body::TimeoutNow => return,
         };
         self.state.send(from, answer);
@@ -106,7 +108,9 @@ impl Replica {
     /// is not to be acted upon.
     fn adopt_term(&mut self, message: &Message) -> bool {
         match message.body {
-            Body::PreVote { .. } | Body::PreVoteReply { granted: true } => true,
+            Body::PreVote { .. } | Body::PreVoteReply { granted: true } | Body::Digest { .. } => {
+                true
+            }
             // Whoever hears its leader wants no other one (thesis section 4.2.3), and whoever
             // promised silence keeps it, unless the leader itself gave its leave.
             Body::Vote { transfer: false, .. } if self.hears_leader() || self.state.is_silent() => {
@@ -205,6 +209,8 @@ impl Replica {
                 follower.on_read_index_reply(&mut self.state, from, context, index);
                 None
             }
+            // The group's, which compares them without the replica.
+            (Body::Digest { .. }, _) => None,
             // To, or from, what this replica no longer is. Who asked for an index asks again.
             (
                 Body::PreVoteReply { .. } | Body::VoteReply { .. },
@@ -328,7 +334,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
                     && is_working(&meta.membership)
             }
             // A replica that has heard of no term yet may refuse.
-            Body::PreVoteReply { .. } => true,
+            Body::PreVoteReply { .. } | Body::Digest { .. } => true,
             Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }

@@ -10,7 +10,7 @@ use quorate_raft::{
     Config, LogFetch, LogState, MembershipChange, NodeChange, ReadId, Replica, Ticket, Via,
 };
 use quorate_types::{
-    Body, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, Payload,
+    Body, Digest, Entry, EntryId, GroupId, LogIndex, Membership, Message, Moment, NodeId, Payload,
     ReadContext, SnapshotMeta, Term,
 };
 
@@ -97,6 +97,9 @@ fn body() -> impl Strategy<Value = Body> {
         Just(Body::TimeoutNow),
         (id(), number()).prop_map(|(last, round)| Body::Sleep { last, round }),
         number().prop_map(|round| Body::Asleep { round }),
+        (id(), number(), any::<bool>()).prop_map(|(at, digest, wants_snapshot)| {
+            Body::Digest { at, digest: Digest(digest), wants_snapshot }
+        }),
         (id(), nodes(), nodes()).prop_map(|(last, voters, learners)| {
             let membership = Membership { voters, learners, ..Membership::default() };
             Body::Snapshot { meta: SnapshotMeta { last, membership } }

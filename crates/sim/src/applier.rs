@@ -2,6 +2,7 @@
 //! batch, rows and applied index together; only then do the groups hear of it.
 
 use bytes::Bytes;
+use quorate_group::{Checkpoint, is_checkpoint};
 use quorate_store::{GroupRow, Overlay, StateEngine};
 use quorate_types::{Committed, Entry, EntryId, GroupId, NodeId, Payload, defect};
 
@@ -10,6 +11,9 @@ use crate::event::Event;
 use crate::node::Resident;
 use crate::trace::What;
 use crate::world::World;
+
+/// Entries from one comparison of digests to the next: runs are short.
+const DIGEST_INTERVAL: u64 = 8;
 
 /// Rows that one sweep removes, at most.
 const SWEEP_ROWS_MAX: usize = 16;
@@ -42,13 +46,26 @@ impl World {
             let mut overlay = Overlay::new(at.state.view());
             for (group, generation, entries) in tasks {
                 let Some(resident) = process.residents.get_mut(&group) else { continue };
-                let outcomes = apply(resident, group, &entries, &mut overlay)?;
+                let mut outcomes = Vec::new();
+                let mut checkpoints = Vec::new();
+                let ends_run = |entry: &Entry| is_checkpoint(entry.id.index, DIGEST_INTERVAL);
+                for run in entries.split_inclusive(ends_run) {
+                    outcomes.extend(apply(resident, group, run, &mut overlay)?);
+                    let at = resident.applied;
+                    checkpoints.extend(
+                        resident
+                            .machine
+                            .digest()
+                            .filter(|_| is_checkpoint(at.index, DIGEST_INTERVAL))
+                            .map(|digest| Checkpoint { at, digest }),
+                    );
+                }
                 if let Some(platter) = self.checks.platters.get(&node) {
                     promise::on_applied(node, group, &entries, platter)?;
                 }
                 let checks = self.checks.group(group);
                 checks.apply.on_applied(node, &entries, &outcomes, &checks.log)?;
-                done.push((group, generation, resident.applied.index, outcomes));
+                done.push((group, generation, resident.applied.index, outcomes, checkpoints));
             }
             if sweeps {
                 for (&group, resident) in &mut process.residents {
@@ -66,7 +83,7 @@ impl World {
             let rows = overlay.into_rows();
             at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
         }
-        for (group, generation, through, outcomes) in done {
+        for (group, generation, through, outcomes, checkpoints) in done {
             if !self.is_alive(node, life) {
                 return Ok(());
             }
@@ -74,6 +91,7 @@ impl World {
             let resident = self.node(node).resident_mut(group);
             let Some(resident) = resident.filter(|r| r.generation == generation) else { continue };
             resident.group.applied(through, outcomes);
+            checkpoints.into_iter().for_each(|checkpoint| resident.group.checkpoint(checkpoint));
             self.input(node, group)?;
         }
         Ok(())

@@ -202,6 +202,13 @@ impl World {
                 // Here everybody can reach everybody; who takes part is in the trace of what is committed.
                 Effect::Membership(_) => {}
                 Effect::SendSnapshot(request) => self.send_snapshot(node, group, request)?,
+                // All machines are the same code, and rows do not rot here: whoever differs has found a bug.
+                Effect::Diverged(divergence) => {
+                    return Err(
+                        Oracle::StateMachineSafety.broken(format!("group {group}: {divergence:?}"))
+                    );
+                }
+                Effect::Distrusted(_) | Effect::Rebuild(_) => {}
                 Effect::Install(meta) => self.begin_install(node, group, meta)?,
                 Effect::Leadership(now) => {
                     let what = What::Role {

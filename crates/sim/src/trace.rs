@@ -140,6 +140,9 @@ impl Brief {
             Body::Sleep { last, round } => [last.index.value(), *round, 0],
             Body::Asleep { round } => [*round, 0, 0],
             Body::Snapshot { meta } => [meta.last.index.value(), meta.last.term.value(), 0],
+            Body::Digest { at, digest, wants_snapshot } => {
+                [at.index.value(), digest.0, u64::from(*wants_snapshot)]
+            }
             Body::HeartbeatReply { round, promise_us } => [*round, *promise_us, 0],
             Body::ReadIndex { context } => [context.number, context.life, 0],
             Body::ReadIndexReply { context, index } => {

@@ -400,7 +400,8 @@ fn cost_bytes(message: &Message) -> usize {
         | Body::ReadIndexReply { .. }
         | Body::TimeoutNow
         | Body::Sleep { .. }
-        | Body::Asleep { .. } => 0,
+        | Body::Asleep { .. }
+        | Body::Digest { .. } => 0,
     };
     MESSAGE_OVERHEAD_BYTES + entries
 }

@@ -17,6 +17,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use std::collections::BTreeSet;
 
+use crate::digest::Digest;
 use crate::entry::{Entry, EntryId, Membership, Payload, SnapshotMeta};
 use crate::id::{GroupId, LogIndex, NodeId, Term};
 use crate::message::{Body, Message, ReadContext};
@@ -203,6 +204,11 @@ pub fn put_message(buf: &mut BytesMut, message: &Message) {
             put_context(buf, *context);
             put_varint(buf, index.value());
         }
+        Body::Digest { at, digest, wants_snapshot } => {
+            put_id(buf, *at);
+            buf.put_u64_le(digest.0);
+            buf.put_u8(u8::from(*wants_snapshot));
+        }
     }
     let length = u32::try_from(buf.len() - start - 4).expect("a message is far below 4 GiB");
     buf[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -302,6 +308,7 @@ const TIMEOUT_NOW: u8 = 12;
 const SNAPSHOT: u8 = 13;
 const SLEEP: u8 = 14;
 const ASLEEP: u8 = 15;
+const DIGEST: u8 = 16;
 
 const fn kind(body: &Body) -> u8 {
     match body {
@@ -320,13 +327,14 @@ const fn kind(body: &Body) -> u8 {
         Body::Snapshot { .. } => SNAPSHOT,
         Body::Sleep { .. } => SLEEP,
         Body::Asleep { .. } => ASLEEP,
+        Body::Digest { .. } => DIGEST,
     }
 }
 
 fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let buf = &mut buf;
     let kind = take_u8(buf)?;
-    if !(PRE_VOTE..=ASLEEP).contains(&kind) {
+    if !(PRE_VOTE..=DIGEST).contains(&kind) {
         return Err(DecodeError::UnknownMessage(kind));
     }
     let group = GroupId(take_varint(buf)?);
@@ -374,6 +382,14 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
             let last = take_id(buf)?;
             let membership = take_membership(buf.split_off(0))?;
             Body::Snapshot { meta: SnapshotMeta { last, membership } }
+        }
+        DIGEST => {
+            let at = take_id(buf)?;
+            if buf.remaining() < 8 {
+                return Err(DecodeError::Truncated);
+            }
+            let digest = Digest(buf.get_u64_le());
+            Body::Digest { at, digest, wants_snapshot: take_bool(buf)? }
         }
         _ => {
             let context = take_context(buf)?;
@@ -473,6 +489,9 @@ mod tests {
             Just(Body::TimeoutNow),
             (entry_id(), any::<u64>()).prop_map(|(last, round)| Body::Sleep { last, round }),
             any::<u64>().prop_map(|round| Body::Asleep { round }),
+            (entry_id(), any::<u64>(), any::<bool>()).prop_map(|(at, digest, wants_snapshot)| {
+                Body::Digest { at, digest: Digest(digest), wants_snapshot }
+            }),
             (entry_id(), nodes(), nodes(), any::<bool>()).prop_map(
                 |(last, voters, learners, auto_leave)| {
                     let membership =

@@ -11,10 +11,12 @@
 //! - [`defect`]: known defects that the simulator's gate switches on; nothing at all without its feature.
 //! - [`range`]: half-open key ranges.
 //! - [`kv`]: commands, queries and outcomes of the etcd keyspace.
+//! - [`digest`]: one number for all that a machine has written, by which replicas are compared.
 //! - [`machine`]: [`StateMachine`], the seam between a group and what it replicates.
 
 pub mod codec;
 pub mod defect;
+pub mod digest;
 pub mod entry;
 pub mod id;
 pub mod kv;
@@ -23,6 +25,7 @@ pub mod message;
 pub mod moment;
 pub mod range;
 
+pub use digest::{Digest, Digested};
 pub use entry::{Entry, EntryId, HardState, Membership, Payload, SnapshotMeta};
 pub use id::{ClusterId, Epoch, GroupId, Incarnation, LogIndex, NodeId, Revision, ShardId, Term};
 pub use machine::{Committed, MachineKind, ReadError, StateBatch, StateMachine, StateReader};

@@ -17,6 +17,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use crate::digest::Digest;
 use crate::entry::EntryId;
 use crate::id::GroupId;
 
@@ -111,6 +112,13 @@ pub trait StateMachine: Send {
     /// What the machine must know again after a restart and beside its rows; stored in the same batch
     /// as the rows. Small: it is written with every batch.
     fn meta(&self) -> Bytes;
+
+    /// What the writes of all commands so far come to: the same on every replica that has applied the
+    /// same entries, however they were cut into runs. Part of [`Self::meta`], so that restarts and
+    /// snapshots keep it. `None`: replicas of this machine are not compared.
+    fn digest(&self) -> Option<Digest> {
+        None
+    }
 
     /// Removes up to `budget_rows` rows that no read can see any more. Called when there is nothing to
     /// apply; returns true while there is more to remove.

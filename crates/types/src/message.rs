@@ -1,5 +1,6 @@
 //! What the replicas of one group say to each other.
 
+use crate::digest::Digest;
 use crate::entry::{Entry, EntryId, SnapshotMeta};
 use crate::id::{GroupId, LogIndex, NodeId, Term};
 
@@ -115,6 +116,16 @@ pub enum Body {
         /// What was committed; the read may be served once this is applied.
         index: LogIndex,
     },
+    /// "My state at this entry comes to this." Between all replicas of a group, now and then; Raft has no
+    /// use for it.
+    Digest {
+        /// The last entry that was applied.
+        at: EntryId,
+        /// Everything that was written up to there.
+        digest: Digest,
+        /// The sender knows that its own is wrong, and asks the leader for a snapshot in its place.
+        wants_snapshot: bool,
+    },
 }
 
 /// Names one request of a follower for all time: a late answer to another one, of another attempt, or
@@ -147,6 +158,7 @@ impl Body {
             Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
             Self::ReadIndexReply { .. } => "ReadIndexReply",
+            Self::Digest { .. } => "Digest",
         }
     }
 
@@ -157,7 +169,8 @@ impl Body {
             Self::Append { .. }
             | Self::AppendAccepted { .. }
             | Self::AppendRejected { .. }
-            | Self::Snapshot { .. } => false,
+            | Self::Snapshot { .. }
+            | Self::Digest { .. } => false,
             Self::PreVote { .. }
             | Self::PreVoteReply { .. }
             | Self::Vote { .. }

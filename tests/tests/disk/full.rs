@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate_api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 use quorate_tests::client::{Client, runtime};
-use quorate_tests::cluster::{Cluster, Node};
+use quorate_tests::cluster::Cluster;
 use quorate_tests::{programs, wait};
 use tempfile::TempDir;
 use tonic::{Code, Status};
@@ -104,13 +104,12 @@ struct Filled {
 fn filled(test: &str) -> Option<Filled> {
     let disks = Disks::mount(test, 3)?;
     let reserve = (RESERVE_MIB << 20).to_string();
-    let prepare = |nodes: &mut [Node]| {
-        for (node, mount) in nodes.iter_mut().zip(&disks.mounts) {
-            node.data = mount.join(&node.name);
-        }
-    };
     let args = ["--disk-reserve-bytes", &reserve];
-    let cluster = Cluster::quorate_prepared(test, &args, prepare)?;
+    let mut cluster = Cluster::prepare(test, &args)?;
+    for (node, mount) in cluster.nodes.iter_mut().zip(&disks.mounts) {
+        node.data = mount.join(&node.name);
+    }
+    cluster.start_all();
     Some(Filled { cluster, disks })
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use quorate_tests::cluster::{Cluster, Node};
+use quorate_tests::cluster::Cluster;
 use quorate_tests::programs;
 use tempfile::TempDir;
 
@@ -36,18 +36,17 @@ impl Shim {
 
     /// A cluster whose nodes write their logs through the library.
     pub(crate) fn cluster(&self, test: &str) -> Option<Cluster> {
-        let prepare = |nodes: &mut [Node]| {
-            for node in nodes {
-                let control = self.control(&node.name);
-                fs::write(&control, "0 none none 0").expect("a rule can be written");
-                node.env = vec![
-                    ("LD_PRELOAD".to_owned(), self.library.clone().into()),
-                    ("SHIM_CONTROL".to_owned(), control.into()),
-                    ("SHIM_FILES".to_owned(), format!("/{}/log/", node.name).into()),
-                ];
-            }
-        };
-        let cluster = Cluster::quorate_prepared(test, &[], prepare)?;
+        let mut cluster = Cluster::prepare(test, &[])?;
+        for node in &mut cluster.nodes {
+            let control = self.control(&node.name);
+            fs::write(&control, "0 none none 0").expect("a rule can be written");
+            node.env = vec![
+                ("LD_PRELOAD".to_owned(), self.library.clone().into()),
+                ("SHIM_CONTROL".to_owned(), control.into()),
+                ("SHIM_FILES".to_owned(), format!("/{}/log/", node.name).into()),
+            ];
+        }
+        cluster.start_all();
         cluster.is_quorate().then_some(cluster)
     }
 

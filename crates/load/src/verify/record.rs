@@ -129,10 +129,11 @@ pub(crate) fn value(number: u64, size: usize) -> Vec<u8> {
     value
 }
 
-/// The number of the write that made `value`.
+/// The number of the write that made `value`; none if a single bit of it is another.
 pub(crate) fn number_of(value: &[u8]) -> Option<u64> {
     let digits = value.get(..20)?;
-    (value.get(20) == Some(&b';')).then_some(())?;
+    let rest = value.get(21..)?;
+    (value[20] == b';' && rest.iter().all(|&byte| byte == b'.')).then_some(())?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
@@ -155,6 +156,11 @@ mod tests {
         assert_eq!(number_of(&value(u64::MAX, 0)), Some(u64::MAX));
         assert_eq!(number_of(b"00000000000000000007"), None);
         assert_eq!(number_of(b""), None);
+        for bit in 0..64 * 8 {
+            let mut flipped = value(7, 64);
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(number_of(&flipped), Some(7), "bit {bit}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quorate_group::{Effect, Generation, GrowthGate, Leadership, Refusal, Room};
+use quorate_group::{Divergence, Effect, Generation, GrowthGate, Leadership, Refusal, Room};
 use quorate_raft::{LogFetch, Role, SnapshotRequest};
 use quorate_store::GroupRow;
 use quorate_transport::Transport;
@@ -31,6 +31,8 @@ pub(crate) struct Unbegun {
     pub(crate) fetches: Vec<LogFetch>,
     /// The snapshot that was to be installed is not here.
     pub(crate) install: bool,
+    /// Nor is the one whose rows were to take the place of the state.
+    pub(crate) rebuild: bool,
 }
 
 /// What a group's effects are carried out with.
@@ -57,8 +59,10 @@ pub(crate) struct Drive {
     arrived: Option<Arrived>,
     /// One that is to be installed once no append waits to be offered again.
     to_install: Option<Arrived>,
-    /// A snapshot is being put in the place of log and state.
+    /// A snapshot is being put in the place of log and state, or of the state alone.
     installing: bool,
+    /// Its state is known to be wrong.
+    distrusted: bool,
     /// When this replica last began to look for a leader.
     leaderless_since: Option<Instant>,
 }
@@ -100,6 +104,7 @@ impl Drive {
             arrived: None,
             to_install: None,
             installing: false,
+            distrusted: false,
             leaderless_since,
         }
     }
@@ -131,6 +136,22 @@ impl Drive {
                 }),
                 Effect::Fetch(fetch) => unbegun.fetches.extend(self.fetch(fetch)),
                 Effect::Install(meta) => unbegun.install |= !self.take_for_install(&meta),
+                Effect::Rebuild(meta) => unbegun.rebuild |= !self.rebuild(&meta),
+                Effect::Diverged(Divergence { own, peer, theirs }) => {
+                    self.metrics.digest_mismatches.increment(1);
+                    tracing::error!(
+                        group = %self.group, %peer, at = %own.at, own = own.digest.0, theirs = theirs.0,
+                        "replicas have applied the same entries and have written different rows"
+                    );
+                }
+                Effect::Distrusted(is) => {
+                    self.metrics.states_distrusted.increment(if is { 1.0 } else { -1.0 });
+                    self.distrusted = is;
+                    tracing::error!(
+                        group = %self.group, distrusted = is,
+                        "this replica's state is wrong: it is rebuilt from a snapshot of its leader"
+                    );
+                }
                 Effect::SendSnapshot(request) => self.send_snapshot(request),
                 Effect::Answer { slot, result } => {
                     if result.is_ok() {
@@ -213,6 +234,35 @@ impl Drive {
             };
             tell(&router, group, input);
         }));
+    }
+
+    /// Puts the rows of a snapshot in the place of the state, beside the actor. False when there is
+    /// nothing that stands for `meta`.
+    fn rebuild(&mut self, meta: &SnapshotMeta) -> bool {
+        let Some(arrived) = self.arrived.take().filter(|arrived| arrived.meta == *meta) else {
+            return false;
+        };
+        self.installing = true;
+        let (group, generation) = (self.group, self.generation);
+        let (router, target) = (Arc::clone(&self.router), self.target.clone());
+        let rebuilt = Arc::clone(&self.snapshots).rebuild(arrived, target);
+        let metrics = self.metrics();
+        // Detached, as an installation is; what the end of the node cuts short has changed nothing.
+        drop(tokio::spawn(async move {
+            let input = match rebuilt.await {
+                Ok(meta) => {
+                    metrics.states_rebuilt.increment(1);
+                    Input::Rebuilt { generation, meta }
+                }
+                Err(PlaceError::Install(error)) => {
+                    tracing::error!(%group, %error, "the state cannot be rebuilt");
+                    Input::RebuildFailed { generation }
+                }
+                Err(PlaceError::Stopping) => return,
+            };
+            tell(&router, group, input);
+        }));
+        true
     }
 
     /// Sends a snapshot, beside the actor.
@@ -314,7 +364,7 @@ impl Drive {
     }
 
     /// The group is gone from this node: nobody may take it for a leader or a replica any more.
-    pub(crate) fn retire(&self) {
+    pub(crate) fn retire(&mut self) {
         self.applier.close(self.group);
         self.router.residents.rcu(|residents| {
             let mut residents = residents.as_ref().clone();
@@ -325,7 +375,10 @@ impl Drive {
         self.metrics.groups.decrement(1.0);
     }
 
-    fn resign(&self) {
+    fn resign(&mut self) {
+        if std::mem::take(&mut self.distrusted) {
+            self.metrics.states_distrusted.decrement(1.0);
+        }
         if self.leadership.borrow().role == Role::Leader {
             self.metrics.leaders.decrement(1.0);
         }

@@ -30,6 +30,7 @@ use tokio::sync::oneshot;
 use crate::actor::drive::Drive;
 use crate::actor::reload::{Reload, Reloader};
 use crate::actor::slot::{ProposalSlot, ReadSlot};
+use crate::apply::Applied;
 use crate::clock;
 use crate::life::Life;
 use crate::snapshot::transfer::Arrived;
@@ -48,8 +49,8 @@ pub(crate) enum Input {
     Messages(Vec<quorate_types::Message>),
     /// The log has synced up to `ticket`.
     Persisted { generation: Generation, ticket: Ticket },
-    /// The applier has applied up to `through`.
-    Applied { generation: Generation, through: LogIndex, outcomes: Vec<(EntryId, Bytes)> },
+    /// The applier has carried out a task.
+    Applied { generation: Generation, applied: Applied },
     /// The log has read old entries, or failed to (then none).
     Fetched { generation: Generation, fetch: Fetch, entries: Vec<Entry> },
     /// A tick of the node's clock.
@@ -68,6 +69,10 @@ pub(crate) enum Input {
     Installed { generation: Generation, meta: SnapshotMeta },
     /// A snapshot cannot be put there; log and state are as they were.
     InstallFailed { generation: Generation },
+    /// The rows of a snapshot are in the place of the state.
+    Rebuilt { generation: Generation, meta: SnapshotMeta },
+    /// They cannot be put there; the state is as it was.
+    RebuildFailed { generation: Generation },
     /// Nobody needs the entries up to here any more; `done` fires when the log has forgotten them.
     Truncate { through: LogIndex, done: oneshot::Sender<()> },
     /// What the node's disk allows, and which other nodes cannot lead.
@@ -197,7 +202,10 @@ impl GroupActor {
                 Some(Effect::Answer { slot, result: Err(refusal) })
             }
             Input::Read(slot) => Some(Effect::Deny { slot, refusal }),
-            Input::Installed { .. } | Input::InstallFailed { .. } => {
+            Input::Installed { .. }
+            | Input::InstallFailed { .. }
+            | Input::Rebuilt { .. }
+            | Input::RebuildFailed { .. } => {
                 self.drive.install_ended();
                 None
             }
@@ -279,8 +287,14 @@ impl GroupActor {
         if refused.install {
             self.group.install_failed();
         }
-        if self.group.replica().installing().is_none() {
+        if refused.rebuild {
+            self.group.rebuild_failed();
+        }
+        if !self.group.wants_content() {
             self.drive.discard_arrived();
+        }
+        if self.group.is_distrusted() {
+            self.caught_up.store(false, Ordering::Release);
         }
     }
 
@@ -288,7 +302,7 @@ impl GroupActor {
     fn truncate(&mut self, through: LogIndex, done: oneshot::Sender<()>) {
         let replica = self.group.replica();
         let is_done_with = through <= replica.applied_index() && through <= replica.durable();
-        if is_done_with && replica.installing().is_none() {
+        if is_done_with && replica.installing().is_none() && !self.group.is_distrusted() {
             self.group.compact(through);
             self.drive.truncate(through, done);
         }
@@ -306,7 +320,10 @@ impl GroupActor {
 
     fn note_applied(&self) {
         let (applied, replica) = (self.group.applied_index(), self.group.replica());
-        if applied < self.caught_up_at || self.caught_up.load(Ordering::Relaxed) {
+        if self.group.is_distrusted()
+            || applied < self.caught_up_at
+            || self.caught_up.load(Ordering::Relaxed)
+        {
             return;
         }
         let own = replica.config().node;
@@ -406,8 +423,12 @@ impl GroupActor {
             Input::Persisted { generation, ticket } if generation == self.generation => {
                 self.group.persisted(ticket);
             }
-            Input::Applied { generation, through, outcomes } if generation == self.generation => {
+            Input::Applied { generation, applied } if generation == self.generation => {
+                let Applied { through, outcomes, checkpoints } = applied;
                 self.group.applied(through, outcomes);
+                for checkpoint in checkpoints {
+                    self.group.checkpoint(checkpoint);
+                }
                 self.note_applied();
             }
             Input::Fetched { generation, fetch, entries } if generation == self.generation => {
@@ -431,6 +452,17 @@ impl GroupActor {
                 self.drive.install_ended();
                 self.group.install_failed();
             }
+            Input::Rebuilt { generation, meta } if generation == self.generation => {
+                self.drive.install_ended();
+                // What was committed by now may have been read here before.
+                self.caught_up_at = self.group.replica().commit();
+                self.group.rebuilt(&meta);
+                self.note_applied();
+            }
+            Input::RebuildFailed { generation } if generation == self.generation => {
+                self.drive.install_ended();
+                self.group.rebuild_failed();
+            }
             Input::MachineFailed { generation } if generation == self.generation => self.panicked(),
             // Completions of an earlier life of the group.
             Input::Persisted { .. }
@@ -441,6 +473,8 @@ impl GroupActor {
             | Input::InstallFailed { .. }
             | Input::LogLoaded { .. }
             | Input::RowLoaded { .. }
+            | Input::Rebuilt { .. }
+            | Input::RebuildFailed { .. }
             | Input::MachineFailed { .. } => {}
             #[cfg(test)]
             Input::Panic { in_turn: true } => self.panic_in_turn = true,

@@ -308,6 +308,31 @@ impl Snapshots {
         file.release();
         Ok(meta)
     }
+
+    /// Puts the rows of a snapshot that has arrived in the place of the group's state, and leaves the log:
+    /// one change, so that a crash finds the old state or the new one, and the log fits both. The replica
+    /// must not apply until it hears of it.
+    ///
+    /// # Errors
+    /// When it is not in place.
+    pub(crate) async fn rebuild(
+        self: Arc<Self>,
+        arrived: Arrived,
+        target: Target,
+    ) -> Result<SnapshotMeta, PlaceError> {
+        let Arrived { file, meta, _busy } = arrived;
+        let kind = self.kinds.get(&target.descriptor.kind).cloned().ok_or(PlaceError::Stopping)?;
+        let group = target.group;
+        let (this, name) = (Arc::clone(&self), file.name().to_owned());
+        let prepare = move || Installation::prepare(&target, &this.files, &name, &*this.state);
+        let prepared = spawn_blocking(prepare).await.map_err(|_| PlaceError::Stopping)?;
+        let (installation, install) = prepared?;
+        assert_eq!(*installation.meta(), meta, "group {group}: another snapshot than arrived");
+        let (done, replaced) = oneshot::channel();
+        self.applier.install(InstallTask { group, kind, install, done });
+        replaced.await.map_err(|_| PlaceError::Stopping)?;
+        Ok(meta)
+    }
 }
 
 impl Busy {

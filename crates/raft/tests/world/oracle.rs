@@ -168,7 +168,8 @@ impl Oracle {
             | Body::Asleep { .. }
             | Body::Snapshot { .. }
             | Body::ReadIndex { .. }
-            | Body::ReadIndexReply { .. } => {}
+            | Body::ReadIndexReply { .. }
+            | Body::Digest { .. } => {}
         }
     }
 

@@ -32,7 +32,8 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         | Body::Asleep { .. }
         | Body::Snapshot { .. }
         | Body::ReadIndex { .. }
-        | Body::ReadIndexReply { .. } => true,
+        | Body::ReadIndexReply { .. }
+        | Body::Digest { .. } => true,
     };
     Oracle::PersistBeforePromise.check(holds, || {
         format!("{message:?} leaves with {durable:?} and a log up to {}", log.last())

@@ -10,7 +10,9 @@ use quorate_types::kv::{
     PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, command, op, outcome, query,
 };
 use quorate_types::machine::{ReadError, RowScope, StateError};
-use quorate_types::{Committed, GroupId, MachineKind, StateBatch, StateMachine, StateReader};
+use quorate_types::{
+    Committed, Digest, Digested, GroupId, MachineKind, StateBatch, StateMachine, StateReader,
+};
 
 use super::hashing::Seeded;
 use super::meta::Meta;
@@ -189,6 +191,8 @@ impl StateMachine for KvMachine {
         committed: &[Committed],
         batch: &mut dyn StateBatch,
     ) -> Result<Vec<Bytes>, StateError> {
+        let mut digest = self.meta.digest.unwrap_or_default();
+        let batch = &mut Digested::new(batch, &mut digest);
         let apply = |committed: &Committed| {
             let body = match Command::decode(committed.command.clone()) {
                 Ok(command) => self.command(&command, batch),
@@ -196,7 +200,13 @@ impl StateMachine for KvMachine {
             };
             Ok(answer(self.meta.revision, body)?.encode_to_vec().into())
         };
-        committed.iter().map(apply).collect()
+        let outcomes = committed.iter().map(apply).collect();
+        self.meta.digest = self.meta.digest.map(|_| digest);
+        outcomes
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        self.meta.digest
     }
 
     fn meta(&self) -> Bytes {

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_types::Revision;
 use quorate_types::kv::KvError;
 use quorate_types::machine::StateError;
+use quorate_types::{Digest, Revision};
 
 use crate::layout::Stamp;
 
@@ -30,6 +30,8 @@ pub(crate) struct Meta {
     pub(crate) drawn: i64,
     /// Events before this position are swept.
     pub(crate) swept: Stamp,
+    /// What all commands have written; none where that began before there were digests.
+    pub(crate) digest: Option<Digest>,
 }
 
 impl Meta {
@@ -37,7 +39,8 @@ impl Meta {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         if bytes.is_empty() {
             let swept = Stamp::default();
-            return Ok(Self { revision: FRESH, floor: NO_FLOOR, drawn: 0, swept });
+            let digest = Some(Digest::default());
+            return Ok(Self { revision: FRESH, floor: NO_FLOOR, drawn: 0, swept, digest });
         }
         let stored = Stored::decode(bytes)
             .map_err(|error| StateError(format!("damaged keyspace meta: {error}")))?;
@@ -49,6 +52,7 @@ impl Meta {
             floor: stored.floor.unwrap_or(NO_FLOOR),
             drawn: stored.drawn,
             swept: Stamp { revision: stored.swept_revision, sub: stored.swept_sub },
+            digest: stored.digest.map(Digest),
         })
     }
 
@@ -61,6 +65,7 @@ impl Meta {
             drawn: self.drawn,
             swept_revision: self.swept.revision,
             swept_sub: self.swept.sub,
+            digest: self.digest.map(|digest| digest.0),
         };
         stored.encode_to_vec().into()
     }
@@ -115,6 +120,8 @@ struct Stored {
     swept_revision: i64,
     #[prost(uint32, tag = "6")]
     swept_sub: u32,
+    #[prost(fixed64, optional, tag = "7")]
+    digest: Option<u64>,
 }
 
 #[cfg(test)]
@@ -126,11 +133,24 @@ mod tests {
         let fresh = Meta::decode(&[]).unwrap();
         assert_eq!((fresh.revision, fresh.floor), (1, -1));
         let swept = Stamp { revision: 3, sub: 4 };
-        for meta in
-            [fresh, Meta { floor: 0, ..fresh }, Meta { revision: 9, floor: 5, drawn: 12, swept }]
-        {
+        for meta in [
+            fresh,
+            Meta { floor: 0, ..fresh },
+            Meta { revision: 9, floor: 5, drawn: 12, swept, digest: Some(Digest(7)) },
+        ] {
             assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
         }
+    }
+
+    #[test]
+    fn a_keyspace_that_began_without_a_digest_has_none() {
+        let stored = Stored { format: FORMAT, revision: 9, ..Stored::default() };
+        let meta = Meta::decode(&stored.encode_to_vec()).unwrap();
+        assert_eq!(
+            meta.digest, None,
+            "one that began in between would differ from replica to replica"
+        );
+        assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
     }
 
     #[test]
