@@ -79,7 +79,13 @@ impl MachineKind for Kind {
         Ok(Box::new(Last { kind: Arc::clone(&self.0), digest }))
     }
 
-    fn read(&self, query: &Bytes, _: &[u8], state: &dyn StateReader) -> Result<Bytes, ReadError> {
+    fn read(
+        &self,
+        _: GroupId,
+        query: &Bytes,
+        _: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
         Ok(state.get(query)?.unwrap_or_default())
     }
 }

@@ -99,7 +99,12 @@ impl Replica {
     }
 
     fn map(&self) -> Option<PlacementMap> {
-        let answer = PlacementKind.read(&PlacementKind::whole_map(), &self.meta, &self.rows);
+        let answer = PlacementKind.read(
+            GroupId::PLACEMENT,
+            &PlacementKind::whole_map(),
+            &self.meta,
+            &self.rows,
+        );
         Answer::map(&answer.unwrap()).unwrap()
     }
 }
@@ -208,7 +213,12 @@ fn what_makes_no_sense_is_an_outcome_and_writes_nothing() {
 fn queries_that_are_none_are_malformed_and_damaged_rows_stop_the_node() {
     let mut replica = Replica::new();
     let read = |query: &'static [u8], replica: &Replica| {
-        PlacementKind.read(&Bytes::from_static(query), &replica.meta, &replica.rows)
+        PlacementKind.read(
+            GroupId::PLACEMENT,
+            &Bytes::from_static(query),
+            &replica.meta,
+            &replica.rows,
+        )
     };
     assert!(matches!(read(b"", &replica), Err(ReadError::Malformed(_))));
     assert!(matches!(read(b"\xff\xff", &replica), Err(ReadError::Malformed(_))));

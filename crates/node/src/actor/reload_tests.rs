@@ -15,6 +15,7 @@ use quorate_types::{
 };
 
 use super::Input;
+use crate::apply::Applied;
 use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::local;
@@ -75,7 +76,13 @@ impl MachineKind for JournalKind {
         Ok(Box::new(Journal { entries, panics_left: Arc::clone(&self.panics_left) }))
     }
 
-    fn read(&self, _: &Bytes, _: &[u8], state: &dyn StateReader) -> Result<Bytes, ReadError> {
+    fn read(
+        &self,
+        _: GroupId,
+        _: &Bytes,
+        _: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
         let mut all = Vec::new();
         state.scan(&[], None, Direction::Forward, &mut |_, command| {
             all.push(String::from_utf8_lossy(command).into_owned());
@@ -197,8 +204,9 @@ async fn completions_of_an_earlier_life_do_not_reach_the_next_one() {
     let reloaded = nodes.generation(0, GROUP);
     // Each would break an invariant of the new life, which has asked for nothing of the kind.
     nodes.tell(0, Input::Persisted { generation: old, ticket: Ticket(u64::MAX) });
-    let (through, outcomes) = (LogIndex(1 << 40), Vec::new());
-    nodes.tell(0, Input::Applied { generation: old, through, outcomes });
+    let applied =
+        Applied { through: LogIndex(1 << 40), outcomes: Vec::new(), checkpoints: Vec::new() };
+    nodes.tell(0, Input::Applied { generation: old, applied });
     nodes.tell(0, Input::MachineFailed { generation: old });
     assert_eq!(nodes.propose(GROUP, "c").await, "3");
     assert_eq!(nodes.generation(0, GROUP), reloaded, "it lives on");

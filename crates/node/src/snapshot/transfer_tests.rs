@@ -98,6 +98,7 @@ fn router(node: NodeId) -> Arc<Router> {
         proposal_bytes: Arc::new(Semaphore::new(1)),
         request_timeout: PATIENCE,
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
+        disks: Arc::default(),
         stopping: AtomicBool::new(false),
     })
 }
@@ -137,7 +138,7 @@ impl Node {
         let engine: Arc<dyn StateEngine> = Arc::new(state.clone());
         let (applier, _) = Applier::start(
             Arc::clone(&engine),
-            Box::new(|_, _, _, _| {}),
+            Box::new(|_, _, _| {}),
             Box::new(|_, _| {}),
             Arc::clone(&router.metrics),
         )
