@@ -14,15 +14,20 @@
 //!
 //! The same code runs in a node, on real disks and sockets, and in a simulator.
 //!
-//! [`host`] holds the decisions about *which* groups live on a node.
+//! [`host`] holds the decisions about *which* groups live on a node, and [`Wheel`] which of them are ticked
+//! and which sleep.
 
 pub mod descriptor;
 pub mod effect;
+mod failure_detector;
 mod group;
 pub mod host;
 mod pending;
+mod wheel;
 
 pub use descriptor::{Descriptor, DescriptorError};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
+pub use failure_detector::{FailureDetector, Heard};
 pub use group::{Group, GroupConfig};
 pub use host::{Generation, Host, HostError};
+pub use wheel::Wheel;
