@@ -153,7 +153,8 @@ impl Transport {
     }
 
     /// Shows `name` as a label of its own in the metrics per peer; to be called before its
-    /// [`Transport::add_peer`]. Peers that were never labelled share the label `other`.
+    /// [`Transport::add_peer`]. Peers that were never labelled share the label `other`, and so do those
+    /// beyond the first 64 names.
     pub fn label_peer(&self, name: &str, recorder: &dyn Recorder) {
         self.inner.shared.metrics.label_peer(name, recorder);
     }

@@ -262,3 +262,11 @@ async fn a_peer_that_says_nothing_is_heard_all_the_same_until_it_is_gone() {
     one.down(2).await;
     assert_eq!(pulse(&one), None);
 }
+
+#[tokio::test]
+async fn labels_of_peers_are_bounded() {
+    let one = Node::open(&authority(), 1).await;
+    (0..100).for_each(|peer| one.transport.label_peer(&format!("p{peer}"), &one.figures));
+    assert_eq!(one.figures.gauge("quorate_transport_connected_peers{p63}"), 0.0);
+    assert!(!one.figures.knows("quorate_transport_connected_peers{p64}"));
+}
