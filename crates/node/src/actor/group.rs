@@ -5,6 +5,7 @@
 //! grown to [`TURN_INPUTS_MAX`], the turn ends: one append, one round of messages, one confirmation
 //! for all reads. So batches form while earlier work is under way, and no timer is needed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -22,6 +23,8 @@ use quorate_wal::Fetch;
 use tokio::sync::oneshot;
 
 use crate::actor::drive::Drive;
+use crate::actor::glance::Glance;
+use crate::actor::rest::Rest;
 use crate::actor::slot::{ProposalSlot, ReadSlot};
 use crate::clock;
 use crate::snapshot::transfer::Arrived;
@@ -46,6 +49,10 @@ pub(crate) enum Input {
     Fetched { generation: Generation, fetch: Fetch, entries: Vec<Entry> },
     /// A tick of the node's clock.
     Tick,
+    /// Nodes are gone, which a sleeping group does not notice.
+    NodesLost(BTreeSet<NodeId>),
+    /// The group shall not sleep on.
+    Wake,
     /// The group's machine panicked: it will never apply again in this life.
     MachineFailed { generation: Generation },
     /// A snapshot of a peer is here, with the leader's message that says so.
@@ -78,6 +85,7 @@ pub(crate) struct GroupReport {
     /// The entry before the first one of the log.
     pub(crate) base: EntryId,
     pub(crate) last: EntryId,
+    pub(crate) asleep: bool,
     /// In force, committed or not.
     pub(crate) membership: Membership,
     /// As of what is applied.
@@ -91,6 +99,8 @@ pub(crate) struct GroupActor {
     group: Group<ProposalSlot, ReadSlot>,
     generation: Generation,
     drive: Drive,
+    rest: Rest,
+    glance: Arc<Glance>,
     /// Inputs since the last turn.
     inputs: usize,
     /// The machine is gone: a group that cannot apply must not lead, nor go on as if it could.
@@ -107,11 +117,24 @@ impl GroupActor {
         group: Group<ProposalSlot, ReadSlot>,
         generation: Generation,
         drive: Drive,
+        rest: Rest,
+        glance: Arc<Glance>,
         caught_up: Arc<AtomicBool>,
         caught_up_at: LogIndex,
     ) -> Self {
-        let actor =
-            Self { group, generation, drive, inputs: 0, failed: false, caught_up, caught_up_at };
+        let (inputs, failed) = (0, false);
+        glance.renew(group.replica(), group.applied_index());
+        let actor = Self {
+            group,
+            generation,
+            drive,
+            rest,
+            glance,
+            inputs,
+            failed,
+            caught_up,
+            caught_up_at,
+        };
         actor.note_applied();
         actor
     }
@@ -124,6 +147,8 @@ impl GroupActor {
         let effects = self.group.turn(clock::now(), &mut |slot: &ProposalSlot| {
             metrics.commit_seconds.record(now.saturating_duration_since(slot.since));
         });
+        // Before anybody is answered: what was answered is never ahead of what is shown.
+        self.glance.renew(self.group.replica(), self.group.applied_index());
         let refused = self.drive.carry_out(effects, now);
         for fetch in refused.fetches {
             self.group.fetched(fetch, Vec::new());
@@ -133,6 +158,13 @@ impl GroupActor {
         }
         if self.group.replica().installing().is_none() {
             self.drive.discard_arrived();
+        }
+        match self.group.leadership().leader {
+            Some(leader) if self.group.is_asleep() => {
+                let report = self.report();
+                self.rest.sleep(leader, report);
+            }
+            Some(_) | None => self.rest.wake(),
         }
     }
 
@@ -167,6 +199,7 @@ impl GroupActor {
             applied: self.group.applied_index(),
             base: replica.base(),
             last: replica.last(),
+            asleep: self.group.is_asleep(),
             membership: replica.membership().clone(),
             applied_membership: replica.membership_at(self.group.applied_index()).cloned(),
             peers: nodes.into_iter().filter_map(progress).collect(),
@@ -215,6 +248,7 @@ impl Actor for GroupActor {
             self.drive.metrics().group_panics.increment(1);
         }
         self.caught_up.store(false, Ordering::Release);
+        self.rest.end();
         let effects = self.group.abandon();
         drop(self.drive.carry_out(effects, Instant::now()));
         self.drive.retire();
@@ -273,6 +307,8 @@ impl Message<Input> for GroupActor {
             | Input::InstallFailed { .. }
             | Input::MachineFailed { .. } => {}
             Input::Tick => self.group.tick(),
+            Input::NodesLost(lost) => self.group.nodes_lost(&lost),
+            Input::Wake => self.group.wake(),
             Input::Truncate { through, done } => self.truncate(through, done),
             Input::Unreachable(peer) => self.group.unreachable(peer),
             Input::Transfer(to) => {
