@@ -80,7 +80,7 @@ impl Backend for Constant {
         Err(MemberRefusal::BadTransferee.into())
     }
 
-    fn groups(&self) -> Vec<GroupStatus> {
+    async fn groups(&self) -> Vec<GroupStatus> {
         Vec::new()
     }
 

@@ -52,7 +52,7 @@ impl<B: Backend> admin_server::Admin for AdminService<B> {
                 id: status.cluster_id.value(),
                 nodes: backend.members().into_iter().map(node).collect(),
             }),
-            groups: backend.groups().into_iter().map(group).collect(),
+            groups: backend.groups().await.into_iter().map(group).collect(),
         }))
     }
 
@@ -108,6 +108,7 @@ fn group(group: GroupStatus) -> Group {
         applied: group.applied.value(),
         last: group.last.value(),
         peers: group.peers.into_iter().map(peer).collect(),
+        asleep: group.asleep,
     }
 }
 

@@ -224,6 +224,8 @@ pub struct GroupStatus {
     pub last: LogIndex,
     /// On the leader: how far each other member is; empty elsewhere.
     pub peers: Vec<PeerLag>,
+    /// It has nothing to do: nobody beats until something happens.
+    pub asleep: bool,
 }
 
 /// How far a member of a group is, as its leader knows.
@@ -290,8 +292,8 @@ pub trait Backend: Send + Sync + 'static {
     /// When this node does not lead, the other cannot, or it has not taken over in time.
     fn move_leader(&self, to: NodeId) -> impl Future<Output = Result<(), MemberError>> + Send;
 
-    /// This node's replicas, from memory, by group id.
-    fn groups(&self) -> Vec<GroupStatus>;
+    /// This node's replicas as of now, by group id.
+    fn groups(&self) -> impl Future<Output = Vec<GroupStatus>> + Send;
 
     /// True while this node can serve clients: its replicas have recovered and a leader is known.
     fn is_ready(&self) -> bool;

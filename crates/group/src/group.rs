@@ -22,6 +22,10 @@ mod distrust;
 /// A leader whose node is unfit has this part of an election timeout to hand over; then it steps down.
 const HANDOVER_PART: u32 = 4;
 
+/// Who stands for election in the place of a lost leader waits for this part of the election timeout: the
+/// other nodes find the loss at about the same time, and would refuse before.
+const STAND_DELAY_PART: u32 = 4;
+
 /// Settings of a group.
 #[derive(Clone, Debug)]
 pub struct GroupConfig {
@@ -74,6 +78,9 @@ pub struct Group<P, R> {
     /// The tick since which the node is unfit.
     unfit_since: u64,
     comparison: Comparison,
+    /// Ticks until this replica stands for election in the place of a lost leader.
+    stands_in: Option<u32>,
+    stand_delay_ticks: u32,
     effects: Vec<Effect<P, R>>,
 }
 
@@ -83,6 +90,7 @@ impl<P, R> Group<P, R> {
     pub fn new(config: GroupConfig, log: LogState) -> Self {
         let applied = log.applied;
         let own = config.raft.node;
+        let stand_delay_ticks = (config.raft.election_ticks_min / STAND_DELAY_PART).max(1);
         let mut replica = Replica::new(config.raft, log);
         if replica.membership().is_sole_voter(own) {
             // Nobody else could be leading: there is nothing to wait for.
@@ -115,6 +123,8 @@ impl<P, R> Group<P, R> {
             fitness: Fitness::Fit,
             unfit_since: 0,
             comparison: Comparison::default(),
+            stands_in: None,
+            stand_delay_ticks,
             effects: Vec::new(),
         }
     }
@@ -143,6 +153,7 @@ impl<P, R> Group<P, R> {
         self.tick += 1;
         self.replica.tick();
         self.tick_distrust();
+        self.stand_if_due();
         let refusal = self.not_leader();
         for slot in self.proposals.expire(self.tick) {
             let unknown = if quorate_types::defect!(UnknownTakenForRefused) {
@@ -242,20 +253,67 @@ impl<P, R> Group<P, R> {
         self.replica.compact(through);
     }
 
-    /// A node of the group is gone, or it shall not sleep for another reason: its timers run again.
+    /// The group shall not sleep: its timers run again, and it waits for its leader for an election timeout.
     pub fn wake(&mut self) {
         self.replica.wake();
     }
 
     /// True while the group sleeps: nobody waits, and ticks do nothing, so that its host may leave them
     /// out until it hands in anything else. The host then watches over the group's nodes, and calls
-    /// [`wake`](Self::wake) when one is gone.
+    /// [`nodes_lost`](Self::nodes_lost) when one is gone.
     #[must_use]
     pub fn is_asleep(&self) -> bool {
         self.replica.is_asleep()
             && !self.is_distrusted()
             && self.proposals_waiting() == 0
             && self.reads_waiting() == 0
+    }
+
+    /// Nodes are gone, as far as the host can tell. An awake group notices by itself what that means; one
+    /// that sleeps does something about it only where it must. Without its leader it wants another
+    /// one: every replica stops counting on the old one, and the same one at all nodes, whoever
+    /// that is, stands for election soon; the others wait for their timers, so that they do not compete.
+    /// A leader that has lost its quorum wakes, and finds out. Nothing else is worth waking for: who
+    /// comes back wakes the group itself.
+    ///
+    /// If the host is wrong, a leader may lose its group, and nothing else happens.
+    pub fn nodes_lost(&mut self, lost: &BTreeSet<NodeId>) {
+        let (replica, own) = (&self.replica, self.replica.config().node);
+        if !replica.is_asleep() {
+            return;
+        }
+        match replica.leader() {
+            Some(leader) if leader == own => {
+                if !replica.has_quorum_without(lost) {
+                    self.replica.wake();
+                }
+            }
+            Some(leader) if lost.contains(&leader) => {
+                let voters = &replica.membership().voters;
+                let left: Vec<_> = voters.difference(lost).collect();
+                // By the group's number, so that the groups of a lost node are spread over the others.
+                let stands = self.id().value() % left.len().max(1) as u64;
+                if left.get(stands as usize).is_some_and(|heir| **heir == own) {
+                    self.stands_in = Some(self.stand_delay_ticks);
+                }
+                self.replica.forget_leader();
+            }
+            Some(_) => {}
+            None => self.replica.wake(),
+        }
+    }
+
+    /// In the place of a lost leader, unless there is one again.
+    fn stand_if_due(&mut self) {
+        let Some(ticks) = self.stands_in else { return };
+        if self.replica.leader().is_some() {
+            self.stands_in = None;
+        } else if ticks > 1 {
+            self.stands_in = Some(ticks - 1);
+        } else {
+            self.stands_in = None;
+            self.replica.campaign();
+        }
     }
 
     /// Stand for election now, as if the election timer had fired.

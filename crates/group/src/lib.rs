@@ -16,21 +16,25 @@
 //!
 //! [`digest`] compares what replicas have written. [`disk`] says what a full or a hanging disk means for
 //! groups; [`host`] holds the decisions about *which* groups live on a node, [`panics`] what becomes of one
-//! that panics.
+//! that panics, and [`Wheel`] which of them are ticked and which sleep.
 
 pub mod descriptor;
 pub mod digest;
 pub mod disk;
 pub mod effect;
+mod failure_detector;
 mod group;
 pub mod host;
 pub mod panics;
 mod pending;
+mod wheel;
 
 pub use descriptor::{Descriptor, DescriptorError};
 pub use digest::{Checkpoint, DIGEST_INTERVAL, Divergence, is_checkpoint};
 pub use disk::{Fitness, GrowthGate, Room, Stall};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
+pub use failure_detector::{FailureDetector, Heard};
 pub use group::{Group, GroupConfig};
 pub use host::{Generation, Host, HostError};
 pub use panics::{Panics, Verdict};
+pub use wheel::Wheel;

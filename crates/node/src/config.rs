@@ -46,6 +46,11 @@ pub struct EngineConfig {
     /// How long a follower waits for a leader before it stands for election, at least; at most half
     /// as long again. Default 1,000 ms: above what a slow sync or a long pause takes.
     pub election_timeout: Duration,
+    /// A group that had nothing to do for this long falls asleep: it neither beats nor ticks, its leader
+    /// has no lease until it has made a round again, and the node watches over the others for it. Zero:
+    /// never. Default 5 s: more often than that and it is not idle, and a group that wakes costs
+    /// more than a few beats.
+    pub sleep_after: Duration,
     /// Streams for appends to each peer. Default 4: a lost packet holds up a fourth of the groups.
     pub append_lanes: usize,
     /// Bytes of proposals that may wait on this node at a time; more are refused as overload. Default
@@ -112,6 +117,7 @@ impl EngineConfig {
             initial_groups: Vec::new(),
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_millis(1000),
+            sleep_after: Duration::from_secs(5),
             append_lanes: 4,
             proposal_bytes_max: 256 << 20,
             snapshot_count: 100_000,

@@ -23,7 +23,7 @@ use quorate_types::{
 use quorate_wal::{RecoveredLog, Wal, Write};
 use tokio::sync::{Notify, watch};
 
-use crate::actor::{Drive, GroupActor, GroupReport, Reloader};
+use crate::actor::{Drive, Glance, GroupActor, GroupReport, Reloader, Rest};
 use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::EngineConfig;
@@ -109,6 +109,8 @@ pub struct GroupStatus {
     pub applied: LogIndex,
     /// The last entry of the log.
     pub last: EntryId,
+    /// It has nothing to do, and neither beats nor ticks until something happens.
+    pub asleep: bool,
     /// Who takes part.
     pub membership: Membership,
     /// What a leader has seen acknowledged by each other replica; empty elsewhere.
@@ -131,6 +133,12 @@ impl Engine {
         recorder: &dyn Recorder,
     ) -> Result<Self, OpenError> {
         open::open(config, kinds, recorder).await
+    }
+
+    /// Nodes that join from now on are shown under their own names in the metrics per peer, as those are that
+    /// the node was opened with; otherwise they share the label `other`.
+    pub fn label_later_peers(&self, recorder: Arc<dyn Recorder + Send + Sync>) {
+        self.parts.metrics.label_later_peers(recorder);
     }
 
     /// Creates a group of which this node is a voter, with an empty machine of `kind`. A majority of the
@@ -227,33 +235,59 @@ impl Engine {
         self.parts.router.map.load_full()
     }
 
-    /// How the node and its groups are.
+    /// What of `group` is known committed here, and what is applied to the state, as of its last turn;
+    /// `None` when it does not live here.
+    #[must_use]
+    pub fn indexes(&self, group: GroupId) -> Option<(LogIndex, LogIndex)> {
+        Some(self.parts.router.resident(group).ok()?.glance.indexes())
+    }
+
+    /// True while this node takes part in `group` without a vote.
+    #[must_use]
+    pub fn is_learner(&self, group: GroupId) -> bool {
+        self.parts.router.resident(group).is_ok_and(|resident| resident.glance.is_learner())
+    }
+
+    /// Bytes of state on disk, about.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        self.parts.state.size_bytes()
+    }
+
+    /// How the node and its groups are. Asks all groups that are awake: not for every request.
     pub async fn status(&self) -> NodeStatus {
         let parts = &self.parts;
         let kinds: BTreeMap<GroupId, String> = parts.with_host(|host| {
             host.groups().map(|(group, descriptor)| (group, descriptor.kind.clone())).collect()
         });
-        let status = |report: GroupReport| GroupStatus {
+        let status = |report: Arc<GroupReport>| GroupStatus {
             group: report.group,
             kind: kinds.get(&report.group).cloned().unwrap_or_default(),
             leadership: report.leadership,
             commit: report.commit,
             applied: report.applied,
             last: report.last,
-            membership: report.membership,
+            asleep: report.asleep,
+            membership: report.membership.clone(),
             matched: report
                 .peers
-                .into_iter()
-                .map(|(node, progress)| (node, progress.match_index))
+                .iter()
+                .map(|(node, progress)| (*node, progress.match_index))
                 .collect(),
         };
         NodeStatus {
             cluster: self.cluster(),
             node: self.node(),
-            name: parts.identity.node_name.clone(),
-            state_bytes: parts.state.size_bytes(),
+            name: self.name().to_owned(),
+            state_bytes: self.state_bytes(),
             groups: ticker::reports(&parts.router).await.into_iter().map(status).collect(),
         }
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.parts.identity.node_name
     }
 
     /// This node's id.
@@ -271,10 +305,17 @@ impl Engine {
     /// Stops the node: no new requests, leaderships handed over, groups stopped, state flushed, log drained, connections closed.
     /// Callers that still wait are answered. Blocks a little on disk work.
     pub async fn shutdown(self) {
+        self.parts.router.stopping.store(true, Ordering::Release);
+        // Ticks go on meanwhile; whoever takes over within an election timeout saves the others one.
+        hand_over(&self.parts.router, self.parts.config.election_timeout).await;
+        self.shutdown_with_cluster().await;
+    }
+
+    /// As [`Engine::shutdown`], when all other nodes stop too: leaderships are not handed over, since nobody
+    /// would have them for long.
+    pub async fn shutdown_with_cluster(self) {
         let parts = &self.parts;
         parts.router.stopping.store(true, Ordering::Release);
-        // Ticks go on meanwhile; whoever takes over within an election timeout saves the others one.
-        hand_over(&parts.router, parts.config.election_timeout).await;
         for task in std::mem::take(&mut *lock(&parts.tasks)) {
             task.abort();
         }
@@ -348,14 +389,19 @@ impl Parts {
             target,
         );
         let caught_up = Arc::new(AtomicBool::new(false));
+        let rest = Rest::new(group, Arc::clone(&self.router.wheel));
+        let (resting, glance) = (rest.report(), Arc::new(Glance::default()));
+        let (shown, caught) = (Arc::clone(&glance), Arc::clone(&caught_up));
         let reloader = Reloader::new(group, Arc::clone(kind), Arc::downgrade(self));
-        let flag = Arc::clone(&caught_up);
-        let actor = GroupActor::new(value, generation, drive, flag, caught_up_at, reloader);
+        let actor =
+            GroupActor::new(value, generation, drive, rest, shown, caught, caught_up_at, reloader);
         // Unbounded, so that no completion ever waits for room. What may enter is bounded elsewhere:
         // proposals by the node's bytes, messages by the peers' windows, completions by what was
         // submitted, ticks by the ticker.
         let actor = GroupActor::spawn_with_mailbox(actor, mailbox::unbounded());
-        let resident = Arc::new(Resident { actor, leadership, state: group_state, caught_up });
+        let state = group_state;
+        let resident = Resident { actor, leadership, state, caught_up, glance, resting };
+        let resident = Arc::new(resident);
         self.router.residents.rcu(|residents| {
             let mut residents = residents.as_ref().clone();
             residents.insert(group, Arc::clone(&resident));
@@ -371,6 +417,7 @@ impl Parts {
             u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
         };
         let election_ticks_min = ticks(self.config.election_timeout);
+        let sleep_after = self.config.sleep_after;
         // Replicas of one group must not time out together, nor in step with those of other groups.
         let seed = self.identity.incarnation.value() ^ group.value().rotate_left(32);
         GroupConfig {
@@ -385,6 +432,7 @@ impl Parts {
                 // CPU than a deep pipeline of small appends.
                 inflight_partial_max: 1,
                 eager_commit: false,
+                quiesce_ticks: if sleep_after.is_zero() { 0 } else { ticks(sleep_after) },
                 tick_us: u64::try_from(self.tick().as_micros()).unwrap_or(u64::MAX),
                 life: self.session,
                 ..RaftConfig::new(group, self.identity.node)

@@ -1,10 +1,15 @@
 //! What a node counts: handles made once, so that the hot path looks nothing up.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock};
+
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
 };
 use quorate_raft::Cause;
 use quorate_types::NodeId;
+
+use crate::engine::lock;
 
 /// The node's own metrics; log and network have theirs.
 pub(crate) struct NodeMetrics {
@@ -15,6 +20,8 @@ pub(crate) struct NodeMetrics {
     leader_changes: Vec<(&'static str, Counter)>,
     pub(crate) leaders: Gauge,
     pub(crate) groups: Gauge,
+    pub(crate) groups_asleep: Gauge,
+    pub(crate) groups_to_tell: Gauge,
     pub(crate) group_panics: Counter,
     pub(crate) groups_quarantined: Gauge,
     pub(crate) appends_refused: Counter,
@@ -35,8 +42,13 @@ pub(crate) struct NodeMetrics {
     pub(crate) apply_entries: Histogram,
     pub(crate) apply_queue_depth: Gauge,
     /// By peer: the most that any group led here has not yet heard back from it.
-    pub(crate) replication_lag_entries: Vec<(NodeId, Gauge)>,
+    replication_lag_entries: Mutex<BTreeMap<NodeId, Gauge>>,
+    /// Where the metrics of nodes that join later go.
+    recorder: OnceLock<Arc<dyn Recorder + Send + Sync>>,
 }
+
+/// Nodes with metrics of their own, over the life of a process: labels stay, and nodes may come and go.
+const PEERS_MAX: usize = 64;
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
@@ -69,10 +81,7 @@ impl NodeMetrics {
                 ),
             )
         };
-        let lag = |(node, name): &(NodeId, String)| {
-            let labels = vec![Label::new("peer", name.clone())];
-            (*node, registry.gauge_with("quorate_raft_replication_lag_entries", labels, "The most entries that a group led here has not yet seen acknowledged by the peer."))
-        };
+        let lag = |(node, name): &(NodeId, String)| (*node, registry.replication_lag(name));
         Self {
             commit_seconds: registry.seconds(
                 "quorate_raft_commit_seconds",
@@ -93,6 +102,14 @@ impl NodeMetrics {
             leader_changes: CAUSES.into_iter().map(change).collect(),
             leaders: registry.gauge("quorate_raft_leaders", "Groups that this node leads."),
             groups: registry.gauge("quorate_raft_groups", "Groups that this node hosts."),
+            groups_asleep: registry.gauge(
+                "quorate_raft_groups_asleep",
+                "Groups that this node hosts and that sleep: they cost nothing until something happens.",
+            ),
+            groups_to_tell: registry.gauge(
+                "quorate_raft_groups_to_tell_of_losses",
+                "Sleeping groups that have still to hear that a node was lost.",
+            ),
             group_panics: registry.counter(
                 "quorate_group_panics_total",
                 "Panics of groups on this node, in their turns or machines; each is loaded again or quarantined.",
@@ -161,7 +178,33 @@ impl NodeMetrics {
                 .histogram("quorate_apply_entries", "Entries that one round applied."),
             apply_queue_depth: registry
                 .gauge("quorate_apply_queue_depth", "Groups that wait for the applier."),
-            replication_lag_entries: peers.iter().map(lag).collect(),
+            replication_lag_entries: Mutex::new(peers.iter().take(PEERS_MAX).map(lag).collect()),
+            recorder: OnceLock::new(),
+        }
+    }
+
+    /// From now on nodes that join get metrics of their own, from `recorder`.
+    pub(crate) fn label_later_peers(&self, recorder: Arc<dyn Recorder + Send + Sync>) {
+        // A second one would count the same things elsewhere.
+        drop(self.recorder.set(recorder));
+    }
+
+    /// Gives a node that has joined metrics of its own, unless there are too many. Returns where its other
+    /// metrics go.
+    pub(crate) fn label_peer(&self, node: NodeId, name: &str) -> Option<&dyn Recorder> {
+        let recorder: &dyn Recorder = &**self.recorder.get()?;
+        let mut gauges = lock(&self.replication_lag_entries);
+        if gauges.len() < PEERS_MAX {
+            let lag = || Registry { recorder }.replication_lag(name);
+            gauges.entry(node).or_insert_with(lag);
+        }
+        Some(recorder)
+    }
+
+    /// Shows how far each peer is behind; `lag` says by how many entries at most.
+    pub(crate) fn show_lags(&self, lag: impl Fn(NodeId) -> u64) {
+        for (&peer, gauge) in &*lock(&self.replication_lag_entries) {
+            gauge.set(lag(peer) as f64);
         }
     }
 
@@ -179,6 +222,13 @@ struct Registry<'r> {
 }
 
 impl Registry<'_> {
+    fn replication_lag(&self, peer: &str) -> Gauge {
+        let labels = vec![Label::new("peer", peer.to_owned())];
+        let help =
+            "The most entries that a group led here has not yet seen acknowledged by the peer.";
+        self.gauge_with("quorate_raft_replication_lag_entries", labels, help)
+    }
+
     fn counter(&self, name: &'static str, help: &'static str) -> Counter {
         self.counter_with(name, Vec::new(), help)
     }
@@ -206,5 +256,33 @@ impl Registry<'_> {
         let unit = Some(Unit::Seconds);
         self.recorder.describe_histogram(KeyName::from(name), unit, SharedString::from(help));
         self.recorder.register_histogram(&Key::from_name(name), &METADATA)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::NoopRecorder;
+
+    use super::*;
+
+    #[test]
+    fn nodes_that_join_later_are_shown_up_to_a_bound_once_it_is_known_where() {
+        let founders = [(NodeId(1), "n1".to_owned())];
+        let metrics = NodeMetrics::new(&NoopRecorder, &founders);
+        let shown = || {
+            let nodes = Mutex::new(Vec::new());
+            metrics.show_lags(|node| {
+                lock(&nodes).push(node.value());
+                0
+            });
+            nodes.into_inner().unwrap()
+        };
+        assert!(metrics.label_peer(NodeId(2), "n2").is_none());
+        assert_eq!(shown(), [1]);
+        metrics.label_later_peers(Arc::new(NoopRecorder));
+        for node in 2..1_000 {
+            assert!(metrics.label_peer(NodeId(node), "later").is_some());
+        }
+        assert!(shown().into_iter().eq(1..=PEERS_MAX as u64));
     }
 }

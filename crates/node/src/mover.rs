@@ -17,12 +17,15 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::actor::{GroupReport, Input, ProposalReply, ProposalSlot};
-use crate::engine::FIRST;
+use crate::engine::{FIRST, lock};
 use crate::members::look;
 use crate::router::{EngineError, Resident, Router};
 
 /// How long the mover rests when nothing happens: learners catch up without telling anybody.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Every so many rounds the mover looks at groups that sleep too: there nothing happens by itself.
+const ROUNDS_PER_SWEEP: u32 = 8;
 
 /// A learner with a longer way to go would hold commits up once it votes.
 const LAG_MAX: u64 = 1024;
@@ -35,12 +38,23 @@ pub(crate) async fn run(router: Arc<Router>) {
     let mut version = router.map_version.subscribe();
     // Groups that need no further look: idle ones must cost nothing.
     let mut settled: BTreeMap<GroupId, (u64, Term)> = BTreeMap::new();
+    let (mut rounds, mut swept) = (0, None);
     loop {
         version.mark_unchanged();
         let map = router.map.load_full();
         let wanted = Wanted::of(&map);
         let residents = router.residents.load_full();
-        for (group, resident) in residents.iter() {
+        let sweeps = rounds == 0 || swept != Some(map.version());
+        rounds = (rounds + 1) % ROUNDS_PER_SWEEP;
+        let groups: Vec<_> = if sweeps {
+            swept = Some(map.version());
+            settled.retain(|group, _| residents.contains_key(group));
+            residents.keys().copied().collect()
+        } else {
+            lock(&router.wheel).awake().collect()
+        };
+        for group in &groups {
+            let Some(resident) = residents.get(group) else { continue };
             let leadership = *resident.leadership.borrow();
             let life = (map.version(), leadership.term);
             if !leadership.serving || settled.get(group) == Some(&life) {
@@ -54,7 +68,6 @@ pub(crate) async fn run(router: Arc<Router>) {
                 }
             }
         }
-        settled.retain(|group, _| residents.contains_key(group));
         // News or not: it looks again.
         drop(timeout(LOOK_INTERVAL, version.changed()).await);
     }

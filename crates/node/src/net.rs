@@ -269,7 +269,9 @@ impl Handler for Network {
             }
             PeerEvent::Down { reason } => {
                 tracing::warn!(peer = %node, reason, "peer is down");
-                for resident in self.router.residents.load().values() {
+                // Nothing is in flight to one that sleeps; whether it must wake, the ticker finds.
+                let residents = self.router.residents.load();
+                for resident in residents.values().filter(|resident| !resident.is_asleep()) {
                     drop(self.router.tell(resident, Input::Unreachable(node)));
                 }
             }

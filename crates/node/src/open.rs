@@ -156,6 +156,7 @@ pub(crate) async fn open(
     let router = Arc::new(Router {
         node: identity.node,
         residents: ArcSwap::default(),
+        wheel: Arc::new(Mutex::new(ticker::wheel(identity.node, &config))),
         map: ArcSwap::from_pointee(map.clone()),
         map_version: watch::Sender::new(map.version()),
         transport: ArcSwapOption::empty(),
@@ -353,6 +354,7 @@ async fn listen(
         lanes: config.append_lanes,
         limits: Limits {
             snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+            keep_alive_interval: ticker::keep_alive_interval(config),
             ..Limits::default()
         },
     };

@@ -5,15 +5,15 @@
 //! again only when it is certain that nothing was proposed, or when it changes nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use kameo::actor::ActorRef;
 use prost::Message as _;
-use quorate_group::{Fitness, HostError, Leadership, Proposed, Refusal};
+use quorate_group::{Fitness, HostError, Leadership, Proposed, Refusal, Wheel};
 use quorate_placement::PlacementMap;
 use quorate_raft::Role;
 use quorate_transport::{NotSent, RequestError, Transport, Unknown};
@@ -22,7 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout_at;
 
 use crate::actor::{
-    GroupActor, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot,
+    Glance, GroupActor, GroupReport, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply,
+    ReadSlot,
 };
 use crate::disks::Disks;
 use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
@@ -116,6 +117,16 @@ pub(crate) struct Resident {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) state: GroupState,
     pub(crate) caught_up: Arc<AtomicBool>,
+    pub(crate) glance: Arc<Glance>,
+    /// How the group is, while it sleeps: nobody needs to ask it then.
+    pub(crate) resting: Arc<ArcSwapOption<GroupReport>>,
+}
+
+impl Resident {
+    /// True while the group sleeps.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.resting.load().is_some()
+    }
 }
 
 pub(crate) type Residents = BTreeMap<GroupId, Arc<Resident>>;
@@ -124,6 +135,8 @@ pub(crate) type Residents = BTreeMap<GroupId, Arc<Resident>>;
 pub(crate) struct Router {
     pub(crate) node: NodeId,
     pub(crate) residents: ArcSwap<Residents>,
+    /// Who of them is awake.
+    pub(crate) wheel: Arc<Mutex<Wheel>>,
     pub(crate) map: ArcSwap<PlacementMap>,
     /// The version of `map`, for those who wait for another.
     pub(crate) map_version: watch::Sender<u64>,
@@ -303,6 +316,12 @@ impl Router {
         request: Bytes,
         deadline: Instant,
     ) -> Result<reply::Body, RequestError> {
+        // If the leader is there, it wakes its group for the request anyway; if it is not, or has lost the
+        // group, nobody but the replica here would find out.
+        if resident.is_asleep() {
+            // One that has stopped has no leader here either.
+            drop(self.tell(resident, Input::Wake));
+        }
         let mut leadership = resident.leadership.clone();
         let deposed = async {
             let changed = leadership.wait_for(|now| now.leader.is_some_and(|now| now != leader));

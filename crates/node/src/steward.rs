@@ -139,6 +139,9 @@ impl Steward {
             self.transport.remove_peer(*node);
         }
         for (node, (name, address)) in &peers {
+            if let Some(recorder) = self.router.metrics.label_peer(*node, name) {
+                self.transport.label_peer(name, recorder);
+            }
             if let Err(error) = self.transport.add_peer(*node, name, address.clone()) {
                 tracing::error!(peer = name, %error, "a member cannot be dialed");
             }

@@ -1,21 +1,53 @@
-//! The one clock of a node: ticks all of its groups, and looks at them now and then.
+//! The one clock of a node: ticks those of its groups that are awake, watches over the other nodes for those
+//! that sleep, and looks at all of them now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_group::{FailureDetector, Heard, Wheel};
 use quorate_raft::Role;
+use quorate_transport::{Limits, Pulse};
+use quorate_types::NodeId;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::actor::{GroupReport, Input};
+use crate::config::EngineConfig;
+use crate::engine::lock;
 use crate::router::Router;
 
 /// Ticks in a heartbeat interval: two, so that timeouts are drawn from twice as many values as there
 /// are beats, and two candidates seldom stand at once.
 pub(crate) const TICKS_PER_HEARTBEAT: u32 = 2;
 
+/// Sleeping groups that hear of a lost node at one tick. Each may be an election; at this pace 10,000 take
+/// four seconds, and the nodes have time left for what else they do.
+const TOLD_PER_TICK_MAX: usize = 128;
+
+/// Keep-alives of an idle connection in an election timeout: a lost one must not make a node pass for
+/// gone, and all other nodes should find a loss at about the same time.
+const KEEP_ALIVES_PER_ELECTION: u32 = 8;
+
 /// Time between two looks at the groups, for metrics.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The wheel of a node without groups: others are gone when nothing is heard of them for an election
+/// timeout, as a leader is to an awake group.
+pub(crate) fn wheel(node: NodeId, config: &EngineConfig) -> Wheel {
+    let ticks_per_election = config.election_timeout.as_nanos()
+        / (config.heartbeat_interval / TICKS_PER_HEARTBEAT).as_nanos().max(1);
+    let silent_ticks_max = u32::try_from(ticks_per_election).unwrap_or(u32::MAX).max(1);
+    Wheel::new(node, FailureDetector::new(silent_ticks_max), TOLD_PER_TICK_MAX)
+}
+
+/// How often an idle connection is kept alive, so that its other end is heard.
+pub(crate) fn keep_alive_interval(config: &EngineConfig) -> Duration {
+    let without_sleep = Limits::default().keep_alive_interval;
+    match config.sleep_after.is_zero() {
+        true => without_sleep,
+        false => without_sleep.min(config.election_timeout / KEEP_ALIVES_PER_ELECTION),
+    }
+}
 
 /// Ticks until the router's node stops.
 pub(crate) async fn run(router: Arc<Router>, tick: Duration) {
@@ -26,11 +58,26 @@ pub(crate) async fn run(router: Arc<Router>, tick: Duration) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let residents = router.residents.load_full();
-        for resident in residents.values() {
-            // A group that has stopped needs no ticks.
-            drop(router.tell(resident, Input::Tick));
-        }
+        let heard = router.transport.load().as_ref().map(|transport| {
+            let heard = |(node, pulse): (NodeId, Option<Pulse>)| {
+                (node, pulse.map(|Pulse { session, datagrams }| Heard { session, datagrams }))
+            };
+            transport.pulses().into_iter().map(heard).collect()
+        });
+        let (told, awake) = {
+            let mut wheel = lock(&router.wheel);
+            let told = heard.map(|heard| wheel.tick(&heard));
+            (told.unwrap_or_default(), wheel.awake().collect::<Vec<_>>())
+        };
+        let residents = router.residents.load();
+        let tell = |group, input| {
+            if let Some(resident) = residents.get(&group) {
+                // A group that has stopped needs neither.
+                drop(router.tell(resident, input));
+            }
+        };
+        told.into_iter().for_each(|(group, lost)| tell(group, Input::NodesLost(lost)));
+        awake.into_iter().for_each(|group| tell(group, Input::Tick));
     }
 }
 
@@ -46,35 +93,51 @@ pub(crate) async fn look_around(router: Arc<Router>) {
     }
 }
 
-/// How all groups of the node are; those that have stopped are left out.
-pub(crate) async fn reports(router: &Router) -> Vec<GroupReport> {
+/// How all groups of the node are, by id; those that have stopped are left out, and those that sleep are
+/// not asked.
+pub(crate) async fn reports(router: &Router) -> Vec<Arc<GroupReport>> {
+    enum Report {
+        Known(Arc<GroupReport>),
+        Asked(oneshot::Receiver<GroupReport>),
+    }
     let residents = router.residents.load_full();
     let asked: Vec<_> = residents
         .values()
         .filter_map(|resident| {
+            if let Some(report) = resident.resting.load_full() {
+                return Some(Report::Known(report));
+            }
             let (sender, report) = oneshot::channel();
-            router.tell(resident, Input::Look(sender)).ok().map(|()| report)
+            router.tell(resident, Input::Look(sender)).ok().map(|()| Report::Asked(report))
         })
         .collect();
     let mut reports = Vec::with_capacity(asked.len());
     for report in asked {
-        reports.extend(report.await);
+        match report {
+            Report::Known(report) => reports.push(report),
+            Report::Asked(report) => reports.extend(report.await.map(Arc::new)),
+        }
     }
     reports
 }
 
-fn look(router: &Router, reports: &[GroupReport]) {
+fn look(router: &Router, reports: &[Arc<GroupReport>]) {
     let metrics = &router.metrics;
-    metrics.proposal_bytes_available.set(router.proposal_bytes.available_permits() as f64);
-    for (peer, gauge) in &metrics.replication_lag_entries {
-        let lag = reports
-            .iter()
-            .filter(|report| report.leadership.role == Role::Leader)
-            .flat_map(|report| {
-                let of_peer = report.peers.iter().filter(|(node, _)| node == peer);
-                of_peer.map(|(_, progress)| report.last.index.since(progress.match_index))
-            })
-            .max();
-        gauge.set(lag.unwrap_or(0) as f64);
+    {
+        let wheel = lock(&router.wheel);
+        metrics.groups_asleep.set(wheel.asleep_count() as f64);
+        metrics.groups_to_tell.set(wheel.to_tell_count() as f64);
     }
+    metrics.proposal_bytes_available.set(router.proposal_bytes.available_permits() as f64);
+    metrics.show_lags(|peer| {
+        // Nobody is behind in a group that sleeps.
+        let led = reports
+            .iter()
+            .filter(|report| report.leadership.role == Role::Leader && !report.asleep);
+        let lags = led.flat_map(|report| {
+            let of_peer = report.peers.iter().filter(|(node, _)| *node == peer);
+            of_peer.map(|(_, progress)| report.last.index.since(progress.match_index))
+        });
+        lags.max().unwrap_or(0)
+    });
 }

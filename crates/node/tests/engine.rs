@@ -129,6 +129,21 @@ async fn any_node_takes_a_write_and_any_node_reads_it() {
 }
 
 #[tokio::test]
+async fn what_was_answered_is_in_the_indexes_that_a_node_shows() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = alone(dir.path()).await.expect("opens");
+    create(std::slice::from_ref(&node), GROUP).await;
+    for _ in 0..100 {
+        let proposed = node.propose(GROUP, Bytes::from("a")).await.expect("proposed").id.index;
+        let (commit, applied) = node.indexes(GROUP).expect("it lives here");
+        assert!(proposed <= applied && applied <= commit, "{proposed} {applied} {commit}");
+    }
+    assert!(!node.is_learner(GROUP));
+    assert_eq!(node.indexes(GroupId(999)), None);
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn groups_share_a_node_but_nothing_else() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let nodes = open(&local::configs(3, dir.path()).expect("settings")).await;

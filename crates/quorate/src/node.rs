@@ -134,10 +134,12 @@ async fn start_all(
     halted: Stop,
 ) -> Result<Option<Vec<RunningNode>>, (String, NodeError)> {
     let mut starting = JoinSet::new();
+    // Several nodes are a whole cluster, which stops as one.
+    let ending = if configs.len() > 1 { Ending::WithCluster } else { Ending::Alone };
     for config in configs {
         let (halted, name) = (halted.clone(), config.name.clone());
         starting.spawn(async move {
-            RunningNode::start(config, &halted).await.map_err(|error| (name, error))
+            RunningNode::start(config, ending, &halted).await.map_err(|error| (name, error))
         });
     }
     let (mut nodes, mut failed) = (Vec::new(), None);
@@ -214,7 +216,7 @@ async fn stop_all(nodes: Vec<RunningNode>) -> Result<(), (String, NodeError)> {
 
 impl RunningNode {
     /// Starts a node, as the chapter of this file says.
-    async fn start(config: ServeConfig, halt: &Stop) -> Result<Self, NodeError> {
+    async fn start(config: ServeConfig, ending: Ending, halt: &Stop) -> Result<Self, NodeError> {
         let name = config.name.clone();
         let node = name.as_str();
         let clients = bind("listen-client", config.listen_client)?;
@@ -235,7 +237,7 @@ impl RunningNode {
         let recorder = exporter.recorder();
         let quota_bytes = config.quota_backend_bytes;
         let mut engine = thread(node, "engine", config.engine_threads, move || {
-            run_engine(engine_config, recorder, quota_bytes, open, expel, stop)
+            run_engine(engine_config, recorder, quota_bytes, open, expel, stop, ending)
         })?;
         tracing::info!(
             node,
@@ -316,6 +318,15 @@ impl RunningNode {
     }
 }
 
+/// Who else stops when a node does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// Nobody: the others take its leaderships over.
+    Alone,
+    /// All others: there is nobody to hand anything to.
+    WithCluster,
+}
+
 /// The life of the engine's thread: open, hand the engine out, wait for the end, shut down.
 async fn run_engine(
     config: EngineConfig,
@@ -324,20 +335,24 @@ async fn run_engine(
     open: oneshot::Sender<Result<EngineBackend, OpenError>>,
     expelled: watch::Sender<Option<Expelled>>,
     stop: Stop,
+    ending: Ending,
 ) {
     let opened = tokio::select! {
         opened = Engine::open(config, wiring::kinds(), &*recorder) => opened,
         () = stop.requested() => return,
     };
     let engine = match opened {
-        Ok(engine) => Arc::new(engine),
+        Ok(engine) => {
+            engine.label_later_peers(recorder);
+            Arc::new(engine)
+        }
         Err(error) => {
             // Whoever asked may have gone: then nobody wants to know.
             drop(open.send(Err(error)));
             return;
         }
     };
-    let (backend, upkeep) = EngineBackend::new(Arc::clone(&engine), quota_bytes).await;
+    let (backend, measure) = EngineBackend::new(Arc::clone(&engine), quota_bytes);
     drop(open.send(Ok(backend)));
     let note_expulsion = async {
         expelled.send_replace(Some(engine.expelled().await));
@@ -345,12 +360,15 @@ async fn run_engine(
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = upkeep.run(&engine) => {}
+        () = measure.run(&engine) => {}
         () = note_expulsion => {}
         () = stop.requested() => {}
     }
     match Arc::into_inner(engine) {
-        Some(engine) => engine.shutdown().await,
+        Some(engine) => match ending {
+            Ending::Alone => engine.shutdown().await,
+            Ending::WithCluster => engine.shutdown_with_cluster().await,
+        },
         // The gateway's thread is stuck with a request. What was acknowledged is on disk.
         None => tracing::error!("the engine is still in use and is not shut down cleanly"),
     }

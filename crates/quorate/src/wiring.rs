@@ -1,14 +1,14 @@
 //! The thin adapter between the two halves: [`quorate_gateway::Backend`] over [`quorate_node::Engine`].
 //!
 //! Neither half knows the other. Commands, queries and outcomes of the keyspace cross here as protobuf;
-//! to the engine they are bytes. What the gateway asks "from memory" is a [`NodeView`] that a task of the
-//! engine's thread renews, except for leaderships, which the engine publishes.
+//! to the engine they are bytes. What the gateway asks "from memory" is what the engine publishes with every
+//! turn of a group, except for the size of the state, which a task of the engine's thread measures.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use prost::Message;
 use quorate_gateway::{
@@ -24,16 +24,16 @@ use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
 use crate::members::{member_change, member_error, members};
 
-/// How often the view of the node is renewed, unless that takes so long that it would cost more than
-/// [`VIEW_SHARE`] of the engine's time.
-const VIEW_INTERVAL: Duration = Duration::from_millis(50);
+/// How often the state is measured, unless that takes so long that it would cost more than
+/// [`MEASURE_SHARE`] of the engine's time.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The longer a renewal takes, the longer the next one waits: this many times as long, up to
-/// [`VIEW_INTERVAL_MAX`]. On a busy machine it takes long because others have the processor.
-const VIEW_SHARE: u32 = 20;
+/// The longer a measurement takes, the longer the next one waits: this many times as long, up to
+/// [`MEASURE_INTERVAL_MAX`]. On a busy machine it takes long because others have the processor.
+const MEASURE_SHARE: u32 = 20;
 
-/// A view is never older than this and one renewal.
-const VIEW_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// The size is never older than this and one measurement.
+const MEASURE_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 /// The engine's settings of a node; `tls` is what its files hold.
 #[must_use]
@@ -60,6 +60,8 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
         append_lanes: config.append_lanes,
         snapshot_count: config.snapshot_count,
         disk_reserve_bytes: config.disk_reserve_bytes,
+        snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        sleep_after: config.sleep_after,
         // etcd's rule: time for the disk, and for the cluster to find a new leader.
         request_timeout: Duration::from_secs(5) + 2 * config.election,
         ..EngineConfig::new(config.data_dir.clone(), &config.name, config.listen_peer, tls)
@@ -74,33 +76,32 @@ pub fn kinds() -> Vec<Arc<dyn MachineKind>> {
     vec![Arc::new(KvKind::seeded(seed))]
 }
 
-/// What the engine said of itself last.
-#[derive(Debug)]
-struct NodeView {
-    status: quorate_node::NodeStatus,
-}
-
 /// An engine as the gateway wants it.
 #[derive(Debug)]
 pub struct EngineBackend {
     engine: Arc<Engine>,
-    view: Arc<ArcSwap<NodeView>>,
+    state_bytes: Arc<AtomicU64>,
     /// Writes that grow the state are refused above this many bytes.
     quota_bytes: Option<u64>,
 }
 
-/// Renews an [`EngineBackend`]'s view; holds the engine no longer than the backend's owner does.
+/// Measures the state for an [`EngineBackend`]; holds the engine no longer than the backend's owner does.
 #[derive(Debug)]
-pub struct ViewUpkeep {
-    view: Arc<ArcSwap<NodeView>>,
+pub struct StateMeasure {
+    state_bytes: Arc<AtomicU64>,
 }
 
 impl EngineBackend {
     /// An adapter over `engine`, and what keeps it up to date.
-    pub async fn new(engine: Arc<Engine>, quota_bytes: Option<u64>) -> (Self, ViewUpkeep) {
-        let view = Arc::new(ArcSwap::from_pointee(NodeView { status: engine.status().await }));
-        let upkeep = ViewUpkeep { view: Arc::clone(&view) };
-        (Self { engine, view, quota_bytes }, upkeep)
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, quota_bytes: Option<u64>) -> (Self, StateMeasure) {
+        let state_bytes = Arc::new(AtomicU64::new(engine.state_bytes()));
+        let measure = StateMeasure { state_bytes: Arc::clone(&state_bytes) };
+        (Self { engine, state_bytes, quota_bytes }, measure)
+    }
+
+    fn state_bytes(&self) -> u64 {
+        self.state_bytes.load(Ordering::Relaxed)
     }
 
     fn leader(&self, group: GroupId) -> Option<NodeId> {
@@ -117,22 +118,21 @@ impl EngineBackend {
     }
 }
 
-impl ViewUpkeep {
-    /// Renews the view until it is dropped.
+impl StateMeasure {
+    /// Measures until it is dropped.
     pub async fn run(&self, engine: &Engine) {
         loop {
             let begun = Instant::now();
-            self.view.store(Arc::new(NodeView { status: engine.status().await }));
-            let pause = (begun.elapsed() * VIEW_SHARE).clamp(VIEW_INTERVAL, VIEW_INTERVAL_MAX);
-            tokio::time::sleep(pause).await;
+            self.state_bytes.store(engine.state_bytes(), Ordering::Relaxed);
+            let pause = begun.elapsed() * MEASURE_SHARE;
+            tokio::time::sleep(pause.clamp(MEASURE_INTERVAL, MEASURE_INTERVAL_MAX)).await;
         }
     }
 }
 
 impl Backend for EngineBackend {
     async fn propose(&self, command: kv::Command) -> Result<Answer, BackendError> {
-        let full =
-            self.quota_bytes.is_some_and(|quota| self.view.load().status.state_bytes > quota);
+        let full = self.quota_bytes.is_some_and(|quota| self.state_bytes() > quota);
         if full && command.grows() {
             return Err(BackendError::NoSpace);
         }
@@ -158,22 +158,21 @@ impl Backend for EngineBackend {
     }
 
     fn node_status(&self) -> NodeStatus {
-        let view = self.view.load();
-        let status = &view.status;
-        let data = status.groups.iter().find(|group| group.group == GroupId::FIRST_DATA);
         let leadership = self.leadership(GroupId::FIRST_DATA);
         let leader = leadership.and_then(|now| now.leader);
+        let (raft_index, raft_applied) =
+            self.engine.indexes(GroupId::FIRST_DATA).unwrap_or_default();
         NodeStatus {
-            cluster_id: status.cluster,
-            member_id: status.node,
-            member_name: status.name.clone(),
+            cluster_id: self.engine.cluster(),
+            member_id: self.engine.node(),
+            member_name: self.engine.name().to_owned(),
             leader,
             raft_term: leadership.map(|now| now.term).unwrap_or_default(),
-            raft_index: data.map(|group| group.commit).unwrap_or_default(),
-            raft_applied: data.map(|group| group.applied).unwrap_or_default(),
-            db_size_bytes: status.state_bytes,
-            db_in_use_bytes: status.state_bytes,
-            is_learner: data.is_some_and(|group| is_learner(group, status.node)),
+            raft_index,
+            raft_applied,
+            db_size_bytes: self.state_bytes(),
+            db_in_use_bytes: self.state_bytes(),
+            is_learner: self.engine.is_learner(GroupId::FIRST_DATA),
             errors: match leader {
                 Some(_) => Vec::new(),
                 None => vec!["etcdserver: no leader".to_owned()],
@@ -200,10 +199,9 @@ impl Backend for EngineBackend {
         self.engine.move_leader(GroupId::FIRST_DATA, to).await.map_err(member_error)
     }
 
-    fn groups(&self) -> Vec<GroupStatus> {
-        let view = self.view.load();
-        let node = view.status.node;
-        view.status.groups.iter().map(|group| group_status(group, node)).collect()
+    async fn groups(&self) -> Vec<GroupStatus> {
+        let status = self.engine.status().await;
+        status.groups.iter().map(|group| group_status(group, status.node)).collect()
     }
 
     fn is_ready(&self) -> bool {
@@ -235,6 +233,7 @@ fn group_status(group: &quorate_node::GroupStatus, node: NodeId) -> GroupStatus 
         applied: group.applied,
         last: group.last.index,
         peers: group.matched.iter().map(peer).collect(),
+        asleep: group.asleep,
     }
 }
 

@@ -180,8 +180,8 @@ impl Replica {
     }
 
     /// Wakes a replica that [`is_asleep`](Self::is_asleep): its timers run again, and a leader beats at
-    /// once. To be called when a node of the group is gone; every command and every message does it
-    /// too.
+    /// once. To be called when the group cannot go on as it is because nodes are gone; every command and
+    /// every message does it too.
     pub fn wake(&mut self) {
         if !std::mem::take(&mut self.state.asleep) {
             return;

@@ -1,9 +1,12 @@
 //! The getters of a replica: how things stand, also between the inputs of one turn.
 
+use std::collections::BTreeSet;
+
 use quorate_types::{EntryId, HardState, LogIndex, Membership, Moment, NodeId, SnapshotMeta, Term};
 
 use crate::config::Config;
 use crate::progress::PeerProgress;
+use crate::quorum;
 use crate::ready::Role;
 use crate::replica::Replica;
 use crate::role::Acting;
@@ -158,6 +161,12 @@ impl Replica {
     #[must_use]
     pub fn membership(&self) -> &Membership {
         self.state.membership()
+    }
+
+    /// True when the members that are not among `lost` could still agree on something.
+    #[must_use]
+    pub fn has_quorum_without(&self, lost: &BTreeSet<NodeId>) -> bool {
+        quorum::reached(self.membership(), |node| u64::from(!lost.contains(&node))) == 1
     }
 
     /// Who takes part for a state machine that has applied up to `index`: what a snapshot at `index`

@@ -1,6 +1,8 @@
 //! The applier of a node, and what its host does now and then: one round takes what waits, of all groups, into one
 //! batch, rows and applied index together; only then do the groups hear of it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use quorate_group::{Checkpoint, is_checkpoint};
 use quorate_store::{GroupRow, Overlay, StateEngine};
@@ -129,9 +131,10 @@ impl World {
                         || self.net.is_cut(*peer, node)
                         || self.net.is_cut(node, *peer))
             };
-            if peers.iter().any(is_gone) {
+            let gone: BTreeSet<_> = peers.into_iter().filter(is_gone).collect();
+            if !gone.is_empty() {
                 if let Some(resident) = self.node(node).resident_mut(group) {
-                    resident.group.wake();
+                    resident.group.nodes_lost(&gone);
                 }
                 self.input(node, group)?;
             }

@@ -58,7 +58,7 @@ pub struct Limits {
     /// Time for a whole handshake, TLS and Hello, on both sides: 5 s.
     pub handshake_timeout: Duration,
     /// A connection over which nothing came for this long is dead: 10 s. No failure detector: Raft
-    /// and the nodes' beats notice far earlier.
+    /// and who looks at [`Transport::pulses`](crate::Transport::pulses) notice far earlier.
     pub idle_timeout: Duration,
     /// An idle connection is kept alive this often: 2 s, five times within the idle time.
     pub keep_alive_interval: Duration,

@@ -1,5 +1,6 @@
 //! [`Transport`]: one UDP socket, one QUIC endpoint, and the peers behind it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,7 +21,7 @@ use tracing::{info, warn};
 use crate::accept;
 use crate::close::{self, Close};
 use crate::config::{LANES_MAX, Limits, TransportConfig};
-use crate::handler::Handler;
+use crate::handler::{Handler, Pulse};
 use crate::identity::{NameError, certificate_name};
 use crate::link::Link;
 use crate::metrics::Metrics;
@@ -153,7 +154,8 @@ impl Transport {
     }
 
     /// Shows `name` as a label of its own in the metrics per peer; to be called before its
-    /// [`Transport::add_peer`]. Peers that were never labelled share the label `other`.
+    /// [`Transport::add_peer`]. Peers that were never labelled share the label `other`, and so do those
+    /// beyond the first 64 names.
     pub fn label_peer(&self, name: &str, recorder: &dyn Recorder) {
         self.inner.shared.metrics.label_peer(name, recorder);
     }
@@ -263,6 +265,14 @@ impl Transport {
     pub fn is_connected(&self, node: NodeId) -> bool {
         let shared = &self.inner.shared;
         node == shared.config.node || shared.peer(node).is_some_and(|peer| peer.is_connected())
+    }
+
+    /// The peers that are dialed, with what has come from each so far, or `None` without a connection. A
+    /// live peer's count grows at least once in each
+    /// [`keep_alive_interval`](crate::Limits::keep_alive_interval), though nobody has anything to say.
+    #[must_use]
+    pub fn pulses(&self) -> BTreeMap<NodeId, Option<Pulse>> {
+        self.inner.shared.pulses()
     }
 
     /// Where this node listens.

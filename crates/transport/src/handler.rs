@@ -56,6 +56,15 @@ pub enum Refusal {
     Copy(String),
 }
 
+/// How much has come from a peer over a connection: as long as it grows, the peer's process is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pulse {
+    /// The session in the peer's [`Hello`].
+    pub session: u64,
+    /// Datagrams received since the connection stands.
+    pub datagrams: u64,
+}
+
 /// What happened between us and a peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerEvent {

@@ -52,7 +52,7 @@ mod tests;
 
 pub use config::{LANES, LANES_MAX, Limits, TransportConfig};
 pub use endpoint::{OpenError, Transport};
-pub use handler::{Handler, PeerEvent, Refusal};
+pub use handler::{Handler, PeerEvent, Pulse, Refusal};
 pub use hello::Hello;
 pub use identity::NameError;
 pub use link::{Fate, Link, Shape, Shaped, Straight};

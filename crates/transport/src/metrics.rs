@@ -114,6 +114,9 @@ pub(crate) struct Metrics {
     other: PeerMetrics,
 }
 
+/// Peers with a label of their own, over the life of a process: labels stay, and peers may come and go.
+const LABELS_MAX: usize = 64;
+
 /// The label of peers without one of their own.
 const OTHER: &str = "other";
 
@@ -173,9 +176,12 @@ impl Metrics {
         }
     }
 
-    /// Gives a peer a label of its own.
+    /// Gives a peer a label of its own, unless there are too many.
     pub(crate) fn label_peer(&self, name: &str, recorder: &dyn Recorder) {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() >= LABELS_MAX {
+            return;
+        }
         peers.entry(name.to_owned()).or_insert_with(|| PeerMetrics::new(recorder, name));
     }
 

@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 use crate::backoff::Backoff;
 use crate::close::{self, Close, Ending, ending};
 use crate::frame::{Frame, FrameError, FrameReader, StreamKind};
-use crate::handler::PeerEvent;
+use crate::handler::{PeerEvent, Pulse};
 use crate::hello::{HELLO_BYTES_MAX, Hello};
 use crate::metrics::{LaneKind, PeerMetrics};
 use crate::outbox::Outbox;
@@ -322,6 +322,15 @@ impl Peer {
                 }
             },
         }
+    }
+
+    /// What has come from the peer over the connection that we send over, if there is one. An idle peer
+    /// answers our keep-alives.
+    pub(crate) fn pulse(&self) -> Option<Pulse> {
+        self.session().as_ref().map(|(connection, session)| Pulse {
+            session: *session,
+            datagrams: connection.stats().udp_rx.datagrams,
+        })
     }
 
     /// The connection that we send over, if there is one.

@@ -11,7 +11,7 @@ use tokio::task::coop::consume_budget;
 
 use crate::config::TransportConfig;
 use crate::frame::{FrameError, FrameReader};
-use crate::handler::Handler;
+use crate::handler::{Handler, Pulse};
 use crate::link::Link;
 use crate::metrics::{LaneKind, Metrics};
 use crate::peer::Peer;
@@ -58,6 +58,11 @@ impl Shared {
 
     pub(crate) fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    pub(crate) fn pulses(&self) -> BTreeMap<NodeId, Option<Pulse>> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().map(|(&node, peer)| (node, peer.pulse())).collect()
     }
 
     pub(crate) fn insert_peer(&self, peer: Arc<Peer>) -> Option<Arc<Peer>> {

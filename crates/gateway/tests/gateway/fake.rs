@@ -170,7 +170,7 @@ impl Backend for FakeBackend {
         }
     }
 
-    fn groups(&self) -> Vec<GroupStatus> {
+    async fn groups(&self) -> Vec<GroupStatus> {
         vec![GroupStatus {
             group: GroupId::FIRST_DATA,
             kind: "kv".to_owned(),
@@ -182,6 +182,7 @@ impl Backend for FakeBackend {
             applied: LogIndex(41),
             last: LogIndex(43),
             peers: vec![PeerLag { node: NodeId(2), match_index: LogIndex(40), lag: 3 }],
+            asleep: false,
         }]
     }
 

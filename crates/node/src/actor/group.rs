@@ -28,7 +28,9 @@ use quorate_wal::{Fetch, RecoveredLog};
 use tokio::sync::oneshot;
 
 use crate::actor::drive::Drive;
+use crate::actor::glance::Glance;
 use crate::actor::reload::{Reload, Reloader};
+use crate::actor::rest::Rest;
 use crate::actor::slot::{ProposalSlot, ReadSlot};
 use crate::apply::Applied;
 use crate::clock;
@@ -55,6 +57,10 @@ pub(crate) enum Input {
     Fetched { generation: Generation, fetch: Fetch, entries: Vec<Entry> },
     /// A tick of the node's clock.
     Tick,
+    /// Nodes are gone, which a sleeping group does not notice.
+    NodesLost(BTreeSet<NodeId>),
+    /// The group shall not sleep on.
+    Wake,
     /// The group's machine panicked: it will never apply again in this life.
     MachineFailed { generation: Generation },
     /// The log of the group as it is, for its next life; none if there is none.
@@ -100,6 +106,7 @@ pub(crate) struct GroupReport {
     /// The entry before the first one of the log.
     pub(crate) base: EntryId,
     pub(crate) last: EntryId,
+    pub(crate) asleep: bool,
     /// In force, committed or not.
     pub(crate) membership: Membership,
     /// As of what is applied.
@@ -114,6 +121,8 @@ pub(crate) struct GroupActor {
     generation: Generation,
     drive: Drive,
     growth: GrowthGate,
+    rest: Rest,
+    glance: Arc<Glance>,
     /// Inputs since the last turn.
     inputs: usize,
     reloader: Reloader,
@@ -135,15 +144,20 @@ impl GroupActor {
         group: Group<ProposalSlot, ReadSlot>,
         generation: Generation,
         drive: Drive,
+        rest: Rest,
+        glance: Arc<Glance>,
         caught_up: Arc<AtomicBool>,
         caught_up_at: LogIndex,
         reloader: Reloader,
     ) -> Self {
+        glance.renew(group.replica(), group.applied_index());
         let actor = Self {
             group,
             generation,
             drive,
             growth: GrowthGate::default(),
+            rest,
+            glance,
             inputs: 0,
             reloader,
             reload: None,
@@ -169,6 +183,8 @@ impl GroupActor {
     fn panicked(&mut self) {
         self.inputs = 0;
         self.caught_up.store(false, Ordering::Release);
+        // What is loading asks again with each tick.
+        self.rest.wake();
         self.drive.metrics().group_panics.increment(1);
         self.drive.end_life();
         if self.is_loaded() {
@@ -233,6 +249,8 @@ impl GroupActor {
             | Input::MachineFailed { .. }
             | Input::SnapshotSent { .. }
             | Input::Fitness { .. }
+            | Input::NodesLost(_)
+            | Input::Wake
             | Input::Unreachable(_)
             | Input::Transfer(_) => None,
             #[cfg(test)]
@@ -258,6 +276,7 @@ impl GroupActor {
                 (self.group, self.generation, self.caught_up_at) =
                     (group, generation, caught_up_at);
                 self.reload = None;
+                self.glance.renew(self.group.replica(), self.group.applied_index());
                 self.note_applied();
             }
             Some(Err(error)) => {
@@ -280,6 +299,8 @@ impl GroupActor {
         let effects = self.group.turn(clock::now(), &mut |slot: &ProposalSlot| {
             metrics.commit_seconds.record(now.saturating_duration_since(slot.since));
         });
+        // Before anybody is answered: what was answered is never ahead of what is shown.
+        self.glance.renew(self.group.replica(), self.group.applied_index());
         let refused = self.drive.carry_out(effects, now);
         for fetch in refused.fetches {
             self.group.fetched(fetch, Vec::new());
@@ -295,6 +316,14 @@ impl GroupActor {
         }
         if self.group.is_distrusted() {
             self.caught_up.store(false, Ordering::Release);
+        }
+        match self.group.leadership().leader {
+            // One with a wrong state has something to do: it asks for another one.
+            Some(leader) if self.group.is_asleep() && !self.group.is_distrusted() => {
+                let report = self.report();
+                self.rest.sleep(leader, report);
+            }
+            Some(_) | None => self.rest.wake(),
         }
     }
 
@@ -342,6 +371,7 @@ impl GroupActor {
             applied: self.group.applied_index(),
             base: replica.base(),
             last: replica.last(),
+            asleep: self.group.is_asleep(),
             membership: replica.membership().clone(),
             applied_membership: replica.membership_at(self.group.applied_index()).cloned(),
             peers: nodes.into_iter().filter_map(progress).collect(),
@@ -389,6 +419,7 @@ impl Actor for GroupActor {
             tracing::error!(group = %self.reloader.group, %error, "the actor of a group panicked");
         }
         self.caught_up.store(false, Ordering::Release);
+        self.rest.end();
         if self.is_loaded() {
             let effects = self.group.abandon();
             drop(self.drive.carry_out(effects, Instant::now()));
@@ -481,6 +512,8 @@ impl GroupActor {
             #[cfg(test)]
             Input::Panic { in_turn: false } => panic!("as asked, in the handler"),
             Input::Tick => self.group.tick(),
+            Input::NodesLost(lost) => self.group.nodes_lost(&lost),
+            Input::Wake => self.group.wake(),
             Input::Truncate { through, done } => self.truncate(through, done),
             Input::Fitness { fitness, unfit } => self.group.set_fitness(fitness, &unfit),
             Input::Unreachable(peer) => self.group.unreachable(peer),

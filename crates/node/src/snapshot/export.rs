@@ -4,7 +4,7 @@
 //! the network, an interrupted transfer goes on with the same bytes, and several peers share one export.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use quorate_transport::SnapshotSource;
 use quorate_types::machine::StateError;
 use quorate_types::{GroupId, KeyRange, LogIndex};
 
-use super::files::Files;
+use super::files::{Files, remove_aside};
 use crate::engine::lock;
 use crate::identity::random_u64;
 
@@ -137,8 +137,7 @@ impl Exported {
 
 impl Drop for Exported {
     fn drop(&mut self) {
-        // If it stays, the next start removes it.
-        drop(fs::remove_file(&self.path));
+        remove_aside(&self.path);
     }
 }
 
@@ -213,7 +212,7 @@ mod tests {
     fn an_export_is_shared_as_long_as_it_is_new_enough_and_goes_when_it_has_served() {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::open(directory.path()).unwrap();
-        let count = || fs::read_dir(directory.path().join("snapshots")).unwrap().count();
+        let count = || std::fs::read_dir(directory.path().join("snapshots")).unwrap().count();
         let exports = Exports::default();
         let rows = GroupRows::Own(GROUP);
         let export = |engine: &MemState, through| {

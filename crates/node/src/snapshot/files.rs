@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_group::disk::reserve_bytes;
 use quorate_types::GroupId;
@@ -222,9 +223,24 @@ impl Received {
 impl Drop for Received {
     fn drop(&mut self) {
         if !self.keep {
-            // If it stays, the next start removes it.
-            drop(fs::remove_file(self.path()));
+            remove_aside(&self.path());
         }
+    }
+}
+
+/// Removes a file that may be large, which takes a while, on a thread of its own if the caller's serves
+/// a runtime. At once it is out of the way of another of its name. If it stays, the next start removes it.
+pub(crate) fn remove_aside(path: &Path) {
+    static REMOVED: AtomicU64 = AtomicU64::new(0);
+    let number = REMOVED.fetch_add(1, Ordering::Relaxed);
+    let aside = path.with_file_name(format!("gone-{number}"));
+    if fs::rename(path, &aside).is_err() {
+        return;
+    }
+    let remove = move || drop(fs::remove_file(aside));
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+        Err(_) => remove(),
     }
 }
 
@@ -257,6 +273,23 @@ mod tests {
         assert_eq!(fs::read(received.path()).unwrap(), b"abcdef");
         drop(received);
         assert_eq!(names(&files), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_a_runtime_drops_is_out_of_the_way_at_once_and_removed_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap();
+        let complete = || files.incoming(GROUP, 7, 9).unwrap().complete().unwrap();
+        drop(complete());
+        let again = complete();
+        assert!(again.path().exists());
+        while names(&files) != [again.name()] {
+            tokio::task::yield_now().await;
+        }
+        drop(again);
+        while !names(&files).is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]

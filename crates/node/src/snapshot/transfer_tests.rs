@@ -99,6 +99,7 @@ fn router(node: NodeId) -> Arc<Router> {
         request_timeout: PATIENCE,
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
         disks: Arc::default(),
+        wheel: Arc::default(),
         stopping: AtomicBool::new(false),
     })
 }

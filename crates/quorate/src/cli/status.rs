@@ -91,6 +91,7 @@ struct GroupView {
     applied: u64,
     last: u64,
     lag: BTreeMap<String, u64>,
+    asleep: bool,
 }
 
 async fn ask_all(endpoints: &[String]) -> Vec<Answer> {
@@ -156,6 +157,7 @@ fn view(response: StatusResponse) -> Option<NodeView> {
         applied: group.applied,
         last: group.last,
         lag: group.peers.iter().map(|peer| (name(peer.node), peer.lag)).collect(),
+        asleep: group.asleep,
         kind: group.kind,
     };
     let member = |member: quorate_api::quorate::v1::ClusterNode| MemberView {
@@ -224,7 +226,7 @@ fn tables(answers: &[Answer]) -> String {
             id.to_string(),
             group.kind.clone(),
             name.clone(),
-            group.role.to_owned(),
+            if group.asleep { format!("{}, asleep", group.role) } else { group.role.to_owned() },
             group.leader.clone().unwrap_or_else(|| "-".to_owned()),
             group.term.to_string(),
             group.commit.to_string(),
@@ -272,6 +274,7 @@ mod tests {
                 applied: 10,
                 last: 11,
                 peers: vec![Peer { node: 2, match_index: 9, lag: 2 }],
+                asleep: false,
             }],
         }
     }
@@ -314,6 +317,15 @@ n2:2379: no answer: refused
         response.groups[0].leader = 0;
         let answer = Answer { endpoint: "e".to_owned(), result: Ok(view(response).unwrap()) };
         assert!(tables(&[answer]).contains("leader  -"));
+    }
+
+    #[test]
+    fn a_group_that_sleeps_is_shown_as_such() {
+        let mut response = response();
+        response.groups[0].asleep = true;
+        let answer = Answer { endpoint: "e".to_owned(), result: Ok(view(response).unwrap()) };
+        assert!(tables(std::slice::from_ref(&answer)).contains("leader, asleep  n1"));
+        assert!(json(&[answer]).contains(r#""asleep": true"#));
     }
 
     #[tokio::test]

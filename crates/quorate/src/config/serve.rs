@@ -50,6 +50,8 @@ pub struct ServeConfig {
     pub heartbeat: Duration,
     /// The least time without a heartbeat before an election; at most twice this.
     pub election: Duration,
+    /// Idle groups fall asleep after this long; zero: never.
+    pub sleep_after: Duration,
     /// Most operations in a transaction.
     pub max_txn_ops: usize,
     /// Largest request in bytes.
@@ -60,6 +62,8 @@ pub struct ServeConfig {
     pub disk_reserve_bytes: Option<u64>,
     /// Applied entries that a log keeps.
     pub snapshot_count: u64,
+    /// Most that all snapshots take of the network.
+    pub snapshot_bytes_per_second: u64,
     /// Pings on client connections.
     pub keepalive: Keepalive,
     /// Threads for groups and peers.
@@ -107,6 +111,8 @@ impl ServeConfig {
     pub const REQUEST_BYTES_MAX: u64 = 12 << 20;
     /// Threads of one kind.
     pub const THREADS_MAX: u64 = 64;
+    /// Snapshots may always take this much of the network: slower, and a replica that lags hardly ever catches up.
+    pub const SNAPSHOT_BYTES_PER_SECOND_MIN: u64 = 1 << 20;
     /// Streams to one peer.
     pub const LANES_MAX: u64 = 16;
 
@@ -157,6 +163,9 @@ impl Check<'_> {
         let quota = settings.quota_backend_bytes.map_or(0, |bytes| bytes.0);
         let reserve = settings.disk_reserve_bytes.map_or(0, |bytes| bytes.0);
         let snapshot_count = count(settings.snapshot_count, 100_000);
+        let (snapshot_rate, least_rate) =
+            (settings.snapshot_bytes_per_second, ServeConfig::SNAPSHOT_BYTES_PER_SECOND_MIN);
+        let snapshot_rate = snapshot_rate.map_or(32 << 20, |bytes| bytes.0);
         let txn_ops = count(settings.max_txn_ops, 128);
         let engine_threads = count(settings.engine_threads, 1);
         let gateway_threads = count(settings.gateway_threads, 0);
@@ -183,12 +192,18 @@ impl Check<'_> {
             },
             heartbeat,
             election,
+            sleep_after: self.settings.sleep_after.map_or(DEFAULT_SLEEP_AFTER, |span| span.0),
             max_txn_ops: self.within("max-txn-ops", txn_ops, 1..=ServeConfig::TXN_OPS_MAX)?,
             max_request_bytes: self.within("max-request-bytes", bytes, 1..=most_bytes)?,
             quota_backend_bytes: (quota > 0).then_some(quota),
             disk_reserve_bytes: (reserve > 0).then_some(reserve),
             snapshot_count: self.within("snapshot-count", snapshot_count, 1..=u32::MAX.into())?
                 as u64,
+            snapshot_bytes_per_second: self.within(
+                "snapshot-bytes-per-second",
+                snapshot_rate,
+                least_rate..=u64::MAX >> 1,
+            )? as u64,
             keepalive: self.keepalive()?,
             engine_threads: self.within(
                 "engine-threads",
@@ -372,6 +387,9 @@ impl Check<'_> {
         ConfigError(format!("{origin}{key:?} {what}"))
     }
 }
+
+/// As the engine's own.
+const DEFAULT_SLEEP_AFTER: Duration = Duration::from_secs(5);
 
 /// etcd's: 1.5 MiB.
 const DEFAULT_REQUEST_BYTES: u64 = 1_572_864;

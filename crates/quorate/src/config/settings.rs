@@ -117,6 +117,9 @@ settings! {
     /// Milliseconds without a heartbeat before an election; the actual value is drawn between this and
     /// twice this [default: 1000]
     election_timeout: Millis = "election-timeout", "MS";
+    /// Time without anything to do after which a group falls asleep: it costs nothing then, and its first
+    /// read takes a round trip more; 0: never [default: 5s]
+    sleep_after: Span = "sleep-after", "TIME";
     /// Most operations in a transaction, by etcd's rule [default: 128]
     max_txn_ops: Count = "max-txn-ops", "N";
     /// Largest request [default: 1572864]
@@ -128,6 +131,8 @@ settings! {
     disk_reserve_bytes: ByteCount = "disk-reserve-bytes", "BYTES";
     /// Applied entries that a group's log keeps, for replicas that lag [default: 100000]
     snapshot_count: Count = "snapshot-count", "N";
+    /// Most that all snapshots sent by this node take of the network, per second [default: 33554432]
+    snapshot_bytes_per_second: ByteCount = "snapshot-bytes-per-second", "BYTES";
     /// Least time between a client's keep-alive pings [default: 5s]
     grpc_keepalive_min_time: Span = "grpc-keepalive-min-time", "TIME";
     /// Time without traffic after which a client connection is pinged; 0: never [default: 2h]

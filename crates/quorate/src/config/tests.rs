@@ -238,6 +238,8 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!(config.election, Duration::from_millis(1000));
     assert_eq!((config.max_txn_ops, config.max_request_bytes), (128, 1_572_864));
     assert_eq!((config.quota_backend_bytes, config.snapshot_count), (None, 100_000));
+    assert_eq!(config.snapshot_bytes_per_second, 32 << 20);
+    assert_eq!(config.sleep_after, Duration::from_secs(5));
     assert_eq!(config.keepalive.min_time, Duration::from_secs(5));
     assert_eq!(config.keepalive.interval, Some(Duration::from_secs(7200)));
     assert_eq!(config.keepalive.timeout, Duration::from_secs(20));
@@ -294,6 +296,11 @@ fn settings_that_do_not_fit_together_are_refused_with_where_they_were_made() {
         (
             &[("election-timeout", "50001")],
             "--election-timeout: \"election-timeout\" must be at most 50000 ms, found 50001",
+        ),
+        (
+            &[("snapshot-bytes-per-second", "1048575")],
+            "--snapshot-bytes-per-second: \"snapshot-bytes-per-second\" must be between 1048576 and \
+             9223372036854775807, found 1048575",
         ),
         (
             &[("max-txn-ops", "0")],

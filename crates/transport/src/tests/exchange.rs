@@ -235,3 +235,38 @@ async fn settings_out_of_bounds_are_refused() {
     let error = open(|config| config.limits.lane_bytes_max = 1).await.unwrap_err();
     assert!(error.contains("lane_bytes_max"));
 }
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_heard_all_the_same_until_it_is_gone() {
+    let ca = authority();
+    let mut recipe = Recipe::new(&ca, 1);
+    recipe.config.limits.keep_alive_interval = Duration::from_millis(5);
+    recipe.config.limits.idle_timeout = Duration::from_millis(500);
+    let mut one = recipe.open().await;
+    let two = Bare::new(&tls_of(&ca, CLUSTER, "n2"), 2);
+    one.dial_at(2, two.address());
+    assert_eq!(one.transport.pulses(), BTreeMap::from([(NodeId(2), None)]), "not yet");
+    let connection = two.accept(NodeId(1)).await;
+    let session = one.up(2).await.session;
+    let pulse = |one: &Node| one.transport.pulses()[&NodeId(2)];
+    let first = pulse(&one).expect("connected");
+    assert_eq!(first.session, session);
+    let beats = async {
+        while pulse(&one).is_some_and(|now| now.datagrams < first.datagrams + 20) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, beats).await.expect("its answers to keep-alives");
+    assert!(pulse(&one).is_some(), "it is there");
+    connection.close(0u8.into(), b"");
+    one.down(2).await;
+    assert_eq!(pulse(&one), None);
+}
+
+#[tokio::test]
+async fn labels_of_peers_are_bounded() {
+    let one = Node::open(&authority(), 1).await;
+    (0..100).for_each(|peer| one.transport.label_peer(&format!("p{peer}"), &one.figures));
+    assert_eq!(one.figures.gauge("quorate_transport_connected_peers{p63}"), 0.0);
+    assert!(!one.figures.knows("quorate_transport_connected_peers{p64}"));
+}

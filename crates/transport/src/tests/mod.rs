@@ -394,6 +394,10 @@ impl Figures {
         values.get(key).unwrap_or_else(|| panic!("no counter {key}")).load(Ordering::Relaxed)
     }
 
+    fn knows(&self, key: &str) -> bool {
+        self.values.lock().unwrap().contains_key(key)
+    }
+
     fn gauge(&self, key: &str) -> f64 {
         f64::from_bits(self.counter(key))
     }
