@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quorate_types::GroupId;
+use quorate_wal::directory::{DiskDirectory, publish};
 
 /// A file is synced whenever so many bytes were written to it: one sync of all of it in the end would
 /// hold up the log's syncs on the same disk.
@@ -123,10 +124,6 @@ impl Files {
         }
         Ok(Incoming { files: self.clone(), name, file: EvenFile::new(file), bytes })
     }
-
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
-    }
 }
 
 /// How files are opened: nobody else may read what is in them.
@@ -193,9 +190,8 @@ impl Incoming {
 
     /// Makes it durable, under its own name.
     pub(crate) fn complete(self) -> io::Result<Received> {
-        self.file.file.sync_all()?;
-        fs::rename(self.path(), self.files.path(&self.name))?;
-        self.files.sync()?;
+        let part = format!("{}.{PART}", self.name);
+        publish(&mut DiskDirectory::new(&*self.files.directory), &part, &self.name)?;
         Ok(Received { files: self.files, name: self.name, keep: false })
     }
 }
