@@ -225,7 +225,9 @@ impl<P, R> Group<P, R> {
 
     /// A node of the group is gone, or it shall not sleep for another reason: its timers run again.
     pub fn wake(&mut self) {
-        self.replica.wake();
+        if !quorate_types::defect!(SleepersForgotten) {
+            self.replica.wake();
+        }
     }
 
     /// True while the group sleeps: nobody waits, and ticks do nothing, so that its host may leave them
