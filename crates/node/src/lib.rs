@@ -57,6 +57,6 @@ pub use quorate_group::{Leadership, Proposed};
 pub use quorate_placement::{MemberRefusal, PlacementMap, Standing};
 pub use quorate_raft::Role;
 pub use quorate_store::KvKind;
-pub use quorate_transport::{Link, Shaped, Straight, TlsConfig, tls};
+pub use quorate_transport::{Fate, Link, Shaped, Straight, TlsConfig, tls};
 pub use router::{Consistency, EngineError, ReadAnswer, Route};
 pub use snapshot::{InstallError, WordsError};
