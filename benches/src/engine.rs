@@ -1,9 +1,15 @@
 //! `bench-engine`: three nodes in one process over loopback QUIC, everything synced, clients in the
 //! process. Prints writes per second, latencies, and CPU per write: all three replicas and the clients.
+//!
+//! `--rtt-ms` puts a distance between the nodes, and `--window` fixes how many appends may be under way to a peer,
+//! to see what the window that adapts to the distance is worth.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its product")]
 
 use std::error::Error;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -13,7 +19,7 @@ use bytes::Bytes;
 use clap::Parser;
 use hdrhistogram::Histogram;
 use metrics::NoopRecorder;
-use quorate_node::{Engine, EngineConfig, local};
+use quorate_node::{Engine, EngineConfig, Fate, Link, local};
 use quorate_types::machine::StateError;
 use quorate_types::{
     Committed, GroupId, MachineKind, NodeId, ReadError, StateBatch, StateMachine, StateReader,
@@ -37,14 +43,61 @@ struct Args {
     /// Seconds to measure each combination for, after a fifth of it to warm up.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Round trips between any two nodes, in milliseconds, beside what loopback takes.
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    rtt_ms: Vec<u64>,
+    /// Appends that may be under way to a peer although they are not full: `adaptive`, or a number.
+    #[arg(long, value_delimiter = ',', default_values_t = [Window(None)])]
+    window: Vec<Window>,
     /// Print JSON lines instead of a table.
     #[arg(long)]
     json: bool,
 }
 
+/// How many appends may be under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Window(Option<NonZeroUsize>);
+
+impl FromStr for Window {
+    type Err = <NonZeroUsize as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "adaptive" { Ok(Self(None)) } else { Ok(Self(Some(text.parse()?))) }
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("adaptive"),
+            Some(fixed) => write!(f, "{fixed}"),
+        }
+    }
+}
+
+/// Nodes that are so far from each other, one way.
+struct Distance(Duration);
+
+impl Link for Distance {
+    fn fate(&self, _: NodeId, _: NodeId) -> Fate {
+        Fate { delay: self.0, deliver: true }
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+struct Combination {
+    rtt_ms: u64,
+    window: Window,
+    groups: u64,
+    bytes: usize,
+}
+
 /// One combination, measured.
 #[derive(Serialize, Debug)]
 struct Figure {
+    rtt_ms: u64,
+    window: String,
     groups: u64,
     bytes: usize,
     in_flight: usize,
@@ -129,43 +182,64 @@ enum Order {
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     if !args.json {
-        println!("| groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write |");
-        println!("|---|---|---|---|---|---|---|");
+        println!(
+            "| rtt ms | window | groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|");
     }
-    for &groups in &args.groups {
-        for &bytes in &args.bytes {
-            let figure = measure(&args, groups, bytes)?;
-            if args.json {
-                println!("{}", serde_json::to_string(&figure)?);
-            } else {
-                let Figure { in_flight, writes_per_s, p50_ms, p99_ms, cpu_us_per_write, .. } =
-                    figure;
-                println!(
-                    "| {groups} | {bytes} | {in_flight} | {writes_per_s:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us_per_write:.1} |"
-                );
-            }
-            if figure.errors > 0 {
-                eprintln!("{} writes failed", figure.errors);
-            }
+    for combination in combinations(&args) {
+        let figure = measure(&args, combination)?;
+        if args.json {
+            println!("{}", serde_json::to_string(&figure)?);
+        } else {
+            let Figure { rtt_ms, window, groups, bytes, in_flight, .. } = &figure;
+            let Figure { writes_per_s, p50_ms, p99_ms, cpu_us_per_write, .. } = &figure;
+            println!(
+                "| {rtt_ms} | {window} | {groups} | {bytes} | {in_flight} | {writes_per_s:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us_per_write:.1} |"
+            );
+        }
+        if figure.errors > 0 {
+            eprintln!("{} writes failed", figure.errors);
         }
     }
     Ok(())
 }
 
-fn measure(args: &Args, groups: u64, bytes: usize) -> Result<Figure, Box<dyn Error>> {
+fn combinations(args: &Args) -> Vec<Combination> {
+    let mut all = Vec::new();
+    for &rtt_ms in &args.rtt_ms {
+        for &groups in &args.groups {
+            for &bytes in &args.bytes {
+                let of = |&window: &Window| Combination { rtt_ms, window, groups, bytes };
+                all.extend(args.window.iter().map(of));
+            }
+        }
+    }
+    all
+}
+
+fn measure(args: &Args, combination: Combination) -> Result<Figure, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
-    let nodes: Vec<_> = local::configs(3, dir.path())?.into_iter().map(start).collect();
+    let mut configs = local::configs(3, dir.path())?;
+    for config in &mut configs {
+        config.append_window = combination.window.0;
+        if combination.rtt_ms > 0 {
+            let one_way = Duration::from_millis(combination.rtt_ms) / 2;
+            config.link = Arc::new(Distance(one_way));
+        }
+    }
+    let nodes: Vec<_> = configs.into_iter().map(start).collect();
     let coordinator = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let figure = coordinator.block_on(coordinate(args, groups, bytes, nodes))?;
+    let figure = coordinator.block_on(coordinate(args, combination, nodes))?;
     Ok(figure)
 }
 
 async fn coordinate(
     args: &Args,
-    groups: u64,
-    bytes: usize,
+    combination: Combination,
     nodes: Vec<Node>,
 ) -> Result<Figure, Box<dyn Error>> {
+    let Combination { rtt_ms, window, groups, bytes } = combination;
     let (mut voters, mut orders, mut threads) = (Vec::new(), Vec::new(), Vec::new());
     for Node { thread, id, groups } in nodes {
         voters.push(id.await?);
@@ -213,6 +287,8 @@ async fn coordinate(
     let writes = latencies_us.len() as f64;
     let quantile_ms = |quantile| latencies_us.value_at_quantile(quantile) as f64 / 1e3;
     Ok(Figure {
+        rtt_ms,
+        window: window.to_string(),
         groups,
         bytes,
         in_flight: args.in_flight,

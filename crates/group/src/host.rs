@@ -82,7 +82,7 @@ impl Host {
         let overlapping = self.groups.iter().find(|(_, other)| {
             matches!((&descriptor.range, &other.descriptor.range), (Some(a), Some(b)) if a.overlaps(b))
         });
-        match overlapping {
+        match overlapping.filter(|_| !quorate_types::defect!(OverlapAdmitted)) {
             Some((&with, _)) => Err(HostError::Overlaps { group, with }),
             None => Ok(()),
         }

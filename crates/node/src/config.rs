@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,6 +67,10 @@ pub struct EngineConfig {
     /// What all snapshots that this node sends may take of the network, in bytes per second. Default
     /// 32 MiB/s.
     pub snapshot_bytes_per_second: u64,
+    /// Fixes how many appends that are not full may be under way to one peer; `None`, the default, lets the
+    /// round trip to it decide: one on a LAN, more over a long link. For measurements (`bench-engine
+    /// --window`): a small number costs latency over long links, a large one CPU on short ones.
+    pub append_window: Option<NonZeroUsize>,
     /// How long the engine works on one request before it reports the outcome as unknown. Default 7 s,
     /// as etcd's: five seconds and two election timeouts.
     pub request_timeout: Duration,
@@ -123,6 +128,7 @@ impl EngineConfig {
             snapshot_count: 100_000,
             disk_reserve_bytes: None,
             snapshot_bytes_per_second: 32 << 20,
+            append_window: None,
             request_timeout: Duration::from_secs(7),
         }
     }

@@ -420,6 +420,13 @@ impl Parts {
         let sleep_after = self.config.sleep_after;
         // Replicas of one group must not time out together, nor in step with those of other groups.
         let seed = self.identity.incarnation.value() ^ group.value().rotate_left(32);
+        let defaults = RaftConfig::new(group, self.identity.node);
+        // Measured: with 64 clients on a LAN, one append at a time has a third more throughput for a
+        // quarter less CPU than a deep pipeline of small ones.
+        let (inflight_partial_max, partial_interval_us) = match self.config.append_window {
+            None => (1, defaults.partial_interval_us),
+            Some(fixed) => (fixed.get(), u64::MAX),
+        };
         GroupConfig {
             raft: RaftConfig {
                 election_ticks_min,
@@ -428,14 +435,13 @@ impl Parts {
                 election_ticks_max: election_ticks_min + election_ticks_min.div_ceil(2),
                 heartbeat_ticks: ticker::TICKS_PER_HEARTBEAT,
                 seed,
-                // Measured: with 64 clients on a LAN, a third more throughput for a quarter less
-                // CPU than a deep pipeline of small appends.
-                inflight_partial_max: 1,
+                inflight_partial_max,
+                partial_interval_us,
                 eager_commit: false,
                 quiesce_ticks: if sleep_after.is_zero() { 0 } else { ticks(sleep_after) },
                 tick_us: u64::try_from(self.tick().as_micros()).unwrap_or(u64::MAX),
                 life: self.session,
-                ..RaftConfig::new(group, self.identity.node)
+                ..defaults
             },
             proposal_ticks_max: u64::from(ticks(self.config.request_timeout)),
             // As long as it may take to find a new leader: then the caller tries elsewhere.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use quorate_placement::PlacementMap;
 use quorate_types::{ClusterId, GroupId, Incarnation, NodeId};
+use quorate_wal::directory::{DiskDirectory, publish};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
@@ -338,7 +339,8 @@ impl DataDir {
     }
 
     fn replace_file(&self, name: &str, content: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{name}.new"));
+        let part = format!("{name}.new");
+        let temporary = self.path.join(&part);
         let mut file = OpenOptions::new()
             .create(true)
             .write(true)
@@ -346,10 +348,7 @@ impl DataDir {
             .mode(0o600)
             .open(&temporary)?;
         file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.path.join(name))?;
-        // The new name is durable only with the directory.
-        File::open(&self.path)?.sync_all()
+        publish(&mut DiskDirectory::new(&self.path), &part, name)
     }
 }
 

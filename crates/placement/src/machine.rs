@@ -209,7 +209,9 @@ fn put_touched(batch: &mut dyn StateBatch, map: &PlacementMap, touched: &Touched
             (None, Some(name)) => {
                 let gone = GoneRecord { id: id.value(), name: name.to_owned() };
                 batch.delete(&row(NODE, id.value()));
-                batch.put(&row(GONE, id.value()), &gone.encode_to_vec());
+                if !quorate_types::defect!(TombstoneLost) {
+                    batch.put(&row(GONE, id.value()), &gone.encode_to_vec());
+                }
             }
             (None, None) => unreachable!("node {id} was touched and is nowhere"),
         }

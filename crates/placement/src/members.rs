@@ -301,6 +301,11 @@ impl PlacementMap {
 
     fn insert_new(&mut self, node: Node) -> Touched {
         let mut id = self.allotted.next();
+        if quorate_types::defect!(IdReused)
+            && let Some((gone, _)) = self.gone.pop_first()
+        {
+            id = gone;
+        }
         // Founders' ids come from a hash: they could lie anywhere.
         while self.nodes.contains_key(&id) || self.gone.contains_key(&id) {
             id = id.next();

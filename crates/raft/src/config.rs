@@ -51,10 +51,19 @@ pub struct Config {
     pub cached_bytes_max: usize,
     /// Seeds the randomized timeouts; replicas of one group must differ.
     pub seed: u64,
+    /// Ask for pre-votes before an election (thesis section 9.6). Default true. Without them a replica that
+    /// was cut off raises its term again and again, and its return deposes the leader.
+    pub pre_vote: bool,
+    /// A leader that did not hear a quorum for `election_ticks_min` steps down, and who hears a leader
+    /// refuses its vote to others (thesis sections 6.2 and 4.2.3). Default true. Without it a leader that was
+    /// cut off goes on to believe that it leads, and whoever asks for votes in a higher term is heard. There
+    /// are no leases then.
+    pub check_quorum: bool,
     /// How long a tick is, in microseconds; ticks may come late, and a burst of late ones does no
     /// harm. Default 100,000.
     pub tick_us: u64,
-    /// Promise leaders silence, and read without a message while enough promises run. Default true.
+    /// Promise leaders silence, and read without a message while enough promises run. Default true; needs
+    /// `check_quorum`.
     /// Whoever switches it off, or shortens [`Config::promise_us`], must keep the replica down for one
     /// old promise before it starts again: it may owe that to a leader.
     pub lease: bool,
@@ -97,6 +106,8 @@ impl Config {
             uncommitted_bytes_max: 64 << 20,
             cached_bytes_max: 4 << 20,
             seed: group.value().rotate_left(32) ^ node.value(),
+            pre_vote: true,
+            check_quorum: true,
             tick_us: 100_000,
             lease: true,
             clock_drift_permille_max: 10,
@@ -130,6 +141,10 @@ impl Config {
             self.election_ticks_min
         );
         assert!(self.tick_us > 0, "tick_us must be positive");
+        assert!(
+            self.check_quorum || !self.lease,
+            "lease needs check_quorum: who promises silence counts on a leader that steps down"
+        );
         assert!(
             self.clock_drift_permille_max < 1000,
             "clock_drift_permille_max {} leaves nothing of a lease",
@@ -177,5 +192,23 @@ impl LogState {
             last,
             snapshot,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "lease needs check_quorum")]
+    fn a_lease_without_check_quorum_is_refused() {
+        Config { check_quorum: false, ..Config::new(GroupId(2), NodeId(1)) }.assert_valid();
+    }
+
+    #[test]
+    fn neither_pre_votes_nor_check_quorum_are_needed() {
+        let config = Config::new(GroupId(2), NodeId(1));
+        assert!(config.pre_vote && config.check_quorum && config.lease, "the defaults");
+        Config { pre_vote: false, check_quorum: false, lease: false, ..config }.assert_valid();
     }
 }

@@ -11,9 +11,10 @@
 //! candidate: first in a pre-vote that raises no term (section 9.6), then in an election. Followers
 //! that hear their leader refuse both, and a leader that hears no quorum for an election timeout
 //! steps down (section 6.2), so a replica that was cut off neither disturbs a leader nor pretends
-//! to be one. A leader begins its term with a no-op, since only entries of its own term may be
-//! committed by counting (section 3.6.2). What each role keeps is in `role/`, quorum arithmetic in
-//! `quorum.rs`.
+//! to be one. (Both are settings, [`Config::pre_vote`] and [`Config::check_quorum`], so that Raft as
+//! in the paper can be had too; leases need the latter.) A leader begins its term with a no-op, since
+//! only entries of its own term may be committed by counting (section 3.6.2). What each role keeps is
+//! in `role/`, quorum arithmetic in `quorum.rs`.
 //!
 //! # Replication
 //!

@@ -384,6 +384,9 @@ impl Replica {
         let mut next = next;
         while let Some(transition) = next {
             next = match transition {
+                Transition::PreCampaign(cause) if !self.state.config.pre_vote => {
+                    Some(Transition::Campaign { cause, transfer: false })
+                }
                 Transition::Follow { leader, cause } => {
                     self.follow(leader, cause);
                     None

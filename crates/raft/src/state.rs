@@ -413,8 +413,11 @@ impl State {
         let hard_state = HardState { term: self.term, vote: self.vote, commit: self.log.commit() };
         let (ticket, hard_state, release) =
             self.persist.begin(hard_state, self.log.last().index, bytes);
+        let knows_nothing = self.membership().voters.is_empty();
         let hard_state = hard_state.map(|new| {
-            if quorate_types::defect!(VoteNotSaved) { HardState { vote: None, ..new } } else { new }
+            let is_lost = quorate_types::defect!(VoteNotSaved)
+                || quorate_types::defect!(NewbornVoteNotSaved) && knows_nothing;
+            if is_lost { HardState { vote: None, ..new } } else { new }
         });
         Some(Append { ticket, hard_state, entries, release })
     }

@@ -282,8 +282,12 @@ impl Replica {
         }
     }
 
-    /// True when a leader's last sign of life is fresh; a leader hears itself.
+    /// True when a leader's last sign of life is fresh; a leader hears itself. Nobody is kept from an election
+    /// by that without CheckQuorum: a leader that cannot hear would then lead for ever.
     fn hears_leader(&self) -> bool {
+        if !self.state.config.check_quorum {
+            return false;
+        }
         match &self.acting {
             Acting::Follower(follower) => follower.hears_leader(&self.state),
             Acting::Candidate(_) => quorate_types::defect!(PreCandidateKeepsLeader),

@@ -181,7 +181,11 @@ impl Replica {
     #[must_use]
     pub fn snapshot_meta(&self, index: LogIndex) -> Option<SnapshotMeta> {
         let term = self.term_at(index).filter(|_| index <= self.applied_index())?;
-        let membership = self.state.memberships.at(index).clone();
+        let membership = if quorate_types::defect!(SnapshotOfLatestMembership) {
+            self.state.membership().clone()
+        } else {
+            self.state.memberships.at(index).clone()
+        };
         Some(SnapshotMeta { last: EntryId::new(term, index), membership })
     }
 

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quorate_group::Descriptor;
 use quorate_raft::{MembershipChange, NodeChange, Via};
-use quorate_types::{GroupId, Membership, NodeId};
+use quorate_store::KvKind;
+use quorate_types::{GroupId, KeyRange, Membership, NodeId};
 
 use crate::check::{Checked, Oracle};
+use crate::client::key_of;
 use crate::event::{Event, Finished};
 use crate::fault::{FaultKind, Target};
 use crate::node::{OpenFailed, PlannedCrash, Slot};
@@ -107,6 +110,10 @@ impl World {
                 self.crash_winner = Some(planned);
                 None
             }
+            FaultKind::CrashInstaller { step } => {
+                self.crash_installer = Some((step, for_us));
+                None
+            }
             FaultKind::Blackout => {
                 for at in 0..self.nodes.len() {
                     let node = self.nodes[at].id;
@@ -115,12 +122,19 @@ impl World {
                 }
                 None
             }
-            FaultKind::Pause { node } => {
+            FaultKind::Rest => {
+                self.rested_until_us = self.rested_until_us.max(now_us + for_us);
+                None
+            }
+            FaultKind::Pause { node, late_ticks } => {
                 let node = self.whom(node);
                 let until_us = now_us + for_us;
+                // The last one waits like everything else.
+                let missed = (for_us / self.plan.cluster.tick_us).saturating_sub(1);
                 let at = self.node(node);
                 if at.process.is_some() && at.paused_until.is_none() {
                     at.paused_until = Some(until_us);
+                    at.late_ticks = if late_ticks { missed } else { 0 };
                     self.note(node, What::Paused);
                     self.queue.push(until_us, Event::Resume { node });
                 }
@@ -209,6 +223,11 @@ impl World {
                     }
                     self.input(leader, group)?;
                 }
+                None
+            }
+            FaultKind::Intrude { node } => {
+                let node = self.whom(node);
+                self.intrude(node)?;
                 None
             }
             FaultKind::Members { add, learn, remove, explicit } => {
@@ -337,6 +356,21 @@ impl World {
         Ok(())
     }
 
+    /// Another group wants to live on a node; it has to be refused what another one owns.
+    fn intrude(&mut self, node: NodeId) -> Checked {
+        let start = key_of(self.random.u32(..self.plan.workload.keys));
+        let range = Some(KeyRange { start, end: None });
+        let descriptor = Descriptor { kind: KvKind::NAME.to_owned(), range };
+        let intruder = GroupId(GroupId::FIRST_DATA.value() + 1);
+        let at = &mut self.nodes[node.value() as usize - 1];
+        let Some(process) = &mut at.process else { return Ok(()) };
+        if process.host.admit(intruder, descriptor).is_ok() {
+            self.checks.identity.on_host(node, &process.host)?;
+            process.host.dismiss(intruder);
+        }
+        Ok(())
+    }
+
     pub(crate) fn change_member(
         &mut self,
         node: NodeId,
@@ -365,6 +399,20 @@ impl World {
             self.node(node).lost = true;
         }
         self.stop(node, "crash between effects", power)?;
+        Ok(true)
+    }
+
+    /// True when a planned crash falls on this step of an install.
+    pub(crate) fn crashes_installing(
+        &mut self,
+        node: NodeId,
+        step: u8,
+    ) -> Result<bool, crate::check::Violation> {
+        let Some((_, down_us)) = self.crash_installer.take_if(|(at, _)| *at == step) else {
+            return Ok(false);
+        };
+        self.node(node).down_us = down_us;
+        self.stop(node, "crash during an install", true)?;
         Ok(true)
     }
 
@@ -417,6 +465,9 @@ impl World {
                 return Err(Oracle::Recovery.broken(format!("node {node} does not start: {why}")));
             }
         };
+        if let Some(process) = &self.nodes[node.value() as usize - 1].process {
+            self.checks.identity.on_host(node, &process.host)?;
+        }
         if is_first {
             self.platter(node).found(&recovered);
         }
@@ -442,8 +493,22 @@ impl World {
     }
 
     pub(crate) fn on_resume(&mut self, node: NodeId) -> Checked {
-        if self.node(node).paused_until.take().is_some() {
-            self.note(node, What::Resumed);
+        let now_us = self.now_us;
+        let at = self.node(node);
+        if at.paused_until.take().is_none() {
+            return Ok(());
+        }
+        at.resumed_us = Some(now_us);
+        let missed = std::mem::take(&mut at.late_ticks);
+        self.note(node, What::Resumed);
+        if missed == 0 {
+            return Ok(());
+        }
+        for group in self.groups_of(node) {
+            if let Some(resident) = self.node(node).resident_mut(group) {
+                (0..missed).for_each(|_| resident.group.tick());
+            }
+            self.input(node, group)?;
         }
         Ok(())
     }

@@ -210,6 +210,7 @@ fn count_lines(out: &mut dyn Write, counts: &Counts) -> io::Result<()> {
     writeln!(out, "virtual time    {} ms in {} events", counts.virtual_ms, counts.events)?;
     writeln!(out, "faults          {}, {} starts", counts.faults, counts.starts)?;
     writeln!(out, "messages lost   {}", counts.lost)?;
+    writeln!(out, "asleep          {} ticks of groups", counts.asleep)?;
     writeln!(out, "elections       {}", counts.elections)?;
     writeln!(out, "committed       {} entries", counts.committed)?;
     writeln!(out, "requests        {answered} answered, {failed} failed, {unknown} unknown")

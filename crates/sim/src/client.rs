@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_placement::{Node, PlacementKind, PlacementMap};
+use quorate_placement::{Node, PlacementKind, PlacementMap, Standing};
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
     Command, Compact, Compare, DeleteRange, Op, Put, Query, Range, Txn, command, op, query,
@@ -69,7 +69,21 @@ pub(crate) enum Ask {
     ReadMap,
     ChangeMap {
         expected: u64,
+        change: MapChange,
     },
+}
+
+/// How a client wants the placement map changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MapChange {
+    /// Make it.
+    Found,
+    /// Another address of a node.
+    Update,
+    /// A node more, of a name that nobody had.
+    Add,
+    /// A node less: one that was added.
+    Remove(NodeId),
 }
 
 impl Client {
@@ -117,8 +131,13 @@ impl Client {
             Some(7) => Ask::History { key, revision: self.random.i64(1..=self.revision) },
             Some(8) => Ask::Compact { revision: self.random.i64(1..=self.revision) },
             Some(9) => match &self.map {
-                Some(map) if self.random.bool() => Ask::ChangeMap { expected: map.version() },
-                None if self.random.bool() => Ask::ChangeMap { expected: 0 },
+                Some(map) if self.random.bool() => {
+                    let change = draw_change(&mut self.random, map);
+                    Ask::ChangeMap { expected: map.version(), change }
+                }
+                None if self.random.bool() => {
+                    Ask::ChangeMap { expected: 0, change: MapChange::Found }
+                }
                 Some(_) | None => Ask::ReadMap,
             },
             _ => Ask::Put { key, value: next_value() },
@@ -232,7 +251,9 @@ impl Ask {
                 return Query { body }.encode_to_vec().into();
             }
             Self::ReadMap => return PlacementKind::whole_map(),
-            Self::ChangeMap { .. } => return change_of(gateway, map, unique),
+            Self::ChangeMap { expected, change } => {
+                return change_of(*expected, *change, gateway, map, unique);
+            }
         };
         Command { at_revision: 0, body: Some(body) }.encode_to_vec().into()
     }
@@ -255,8 +276,27 @@ fn bounds(key: Option<u32>) -> (Bytes, Bytes) {
     }
 }
 
-/// A change for the map that a client has seen: the first map, or another address of a node.
-fn change_of(gateway: NodeId, map: Option<&PlacementMap>, unique: u64) -> Bytes {
+/// Nodes that the map begins with.
+const FOUNDERS: u64 = 3;
+
+/// A change that a map allows. Those that were added leave again, or there would soon be no place for more.
+fn draw_change(random: &mut fastrand::Rng, map: &PlacementMap) -> MapChange {
+    let mut added = map.nodes().filter(|node| node.id > NodeId(FOUNDERS));
+    match (random.u8(..3), added.next()) {
+        (0, _) => MapChange::Update,
+        (_, Some(node)) => MapChange::Remove(node.id),
+        (_, None) => MapChange::Add,
+    }
+}
+
+/// The command of a change, for the map that a client has seen.
+fn change_of(
+    expected: u64,
+    change: MapChange,
+    gateway: NodeId,
+    map: Option<&PlacementMap>,
+    unique: u64,
+) -> Bytes {
     let node = |id: u64| Node {
         id: NodeId(id),
         name: format!("n{id}"),
@@ -266,16 +306,24 @@ fn change_of(gateway: NodeId, map: Option<&PlacementMap>, unique: u64) -> Bytes 
         incarnation: Incarnation(id),
         ..Node::default()
     };
-    match map {
-        None => {
-            let first = PlacementMap::first((1..=3).map(node)).expect("a map of three nodes");
+    match change {
+        MapChange::Found => {
+            let first =
+                PlacementMap::first((1..=FOUNDERS).map(node)).expect("a map of three nodes");
             PlacementKind::bootstrap(&first)
         }
-        // A gateway that the map does not know speaks for one that it does.
-        Some(map) => {
-            let known = if map.node(gateway).is_some() { gateway } else { NodeId(1) };
-            PlacementKind::update_node(map.version(), &node(known.value()))
+        // A gateway that is no founder speaks for one.
+        MapChange::Update => {
+            let is_founder =
+                |map: &PlacementMap| map.node(gateway).is_some() && gateway.value() <= FOUNDERS;
+            let known = if map.is_some_and(is_founder) { gateway } else { NodeId(1) };
+            PlacementKind::update_node(expected, &node(known.value()))
         }
+        MapChange::Add => {
+            let (name, address) = (format!("added-{unique}"), format!("peer-added-{unique}"));
+            PlacementKind::add_node(expected, &name, &address, Standing::Learner)
+        }
+        MapChange::Remove(id) => PlacementKind::remove_node(expected, id),
     }
 }
 

@@ -46,13 +46,24 @@ pub enum FaultKind {
         #[serde(default)]
         for_good: bool,
     },
+    /// Whoever puts a snapshot in the place of its state next loses its power in the middle of that, and starts again
+    /// after `for_us`.
+    CrashInstaller {
+        /// 0 when it is about to begin, 1 when the rows are written, 2 when the log is.
+        step: u8,
+    },
     /// The power of all nodes goes; they start again after `for_us`, one after another.
     Blackout,
     /// A process stands still, and then goes on as if nothing had been.
     Pause {
         /// Whose.
         node: Target,
+        /// The ticks that it missed come all at once.
+        #[serde(default)]
+        late_ticks: bool,
     },
+    /// Clients ask for nothing new: idle groups may fall asleep.
+    Rest,
     /// Nodes of one side do not hear those of the other.
     Partition {
         /// One side; the other is everybody else.
@@ -163,6 +174,12 @@ pub enum FaultKind {
         #[serde(default)]
         explicit: bool,
     },
+    /// A node is asked to take in a group whose keys another group on it owns, as a snapshot of a group that
+    /// has moved since might.
+    Intrude {
+        /// Which.
+        node: Target,
+    },
     /// All replicas are told who should lead; nobody in particular after `for_us`.
     Prefer {
         /// Who.
@@ -178,8 +195,10 @@ impl FaultKind {
             Self::Crash { power: false, .. } => "crash",
             Self::Crash { power: true, .. } => "power-loss",
             Self::CrashWinner { .. } => "crash-winner",
+            Self::CrashInstaller { .. } => "crash-installer",
             Self::Blackout => "blackout",
             Self::Pause { .. } => "pause",
+            Self::Rest => "rest",
             Self::Partition { .. } => "partition",
             Self::Cut { .. } => "cut",
             Self::OneWay { .. } => "one-way",
@@ -198,6 +217,7 @@ impl FaultKind {
             Self::Transfer { .. } => "transfer",
             Self::Prefer { .. } => "prefer",
             Self::Members { .. } => "members",
+            Self::Intrude { .. } => "intrude",
         }
     }
 }
@@ -214,6 +234,7 @@ impl fmt::Display for Fault {
                 f.write_str(if *for_good { "for good, " } else { "" })?;
                 write!(f, "of the next election after {after_effects} effects")?;
             }
+            FaultKind::CrashInstaller { step } => write!(f, "of the next snapshot at step {step}")?,
             FaultKind::Blackout => write!(f, "of all")?,
             FaultKind::Partition { side } => {
                 let side: Vec<_> = side.iter().map(ToString::to_string).collect();
@@ -236,14 +257,19 @@ impl fmt::Display for Fault {
             FaultKind::FailedSync { node, after } => write!(f, "{node} after {after}")?,
             FaultKind::Drift { node, ppm } => write!(f, "{node} by {ppm} ppm")?,
             FaultKind::Jump { node, by_ms } => write!(f, "{node} by {by_ms} ms")?,
-            FaultKind::Pause { node }
-            | FaultKind::Deafen { node }
+            FaultKind::Pause { node, late_ticks } => {
+                let late = if *late_ticks { ", its ticks come late" } else { "" };
+                write!(f, "{node}{late}")?;
+            }
+            FaultKind::Rest => f.write_str("of all clients")?,
+            FaultKind::Deafen { node }
             | FaultKind::Mute { node }
             | FaultKind::FullDisk { node }
             | FaultKind::Damage { node }
             | FaultKind::Wipe { node }
             | FaultKind::Transfer { to: node }
             | FaultKind::Prefer { node }
+            | FaultKind::Intrude { node }
             | FaultKind::Campaign { node } => write!(f, "{node}")?,
         }
         if self.for_us > 0 {

@@ -65,6 +65,7 @@ impl World {
         }
         self.net.heal();
         self.crash_winner = None;
+        self.crash_installer = None;
         let absent: Vec<_> = self.plan.absent.iter().filter_map(|name| node_of(name)).collect();
         for node in absent {
             if self.may_lose(node) {

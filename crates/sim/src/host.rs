@@ -38,6 +38,7 @@ impl World {
         for group in self.groups_of(node) {
             let Some(resident) = self.node(node).resident_mut(group) else { continue };
             if resident.group.is_asleep() {
+                self.counts.asleep += 1;
                 continue;
             }
             resident.group.tick();
@@ -96,14 +97,17 @@ impl World {
     /// A group has an input: its turn ends at once, or when more have come.
     pub(crate) fn input(&mut self, node: NodeId, group: GroupId) -> Checked {
         let delay_us_max = self.plan.cluster.turn_delay_us_max;
-        if delay_us_max == 0 {
+        // Whatever reached a process while it stood still is in its mailbox when it goes on.
+        let now_us = self.now_us;
+        let has_burst = self.node(node).resumed_us == Some(now_us);
+        if delay_us_max == 0 && !has_burst {
             return self.end_turn(node, group);
         }
         let life = self.node(node).life;
         let Some(resident) = self.node(node).resident_mut(group) else { return Ok(()) };
         if !std::mem::replace(&mut resident.turn_due, true) {
-            let at_us = self.now_us + self.random.u64(..=delay_us_max);
-            self.queue.push(at_us, Event::Turn { node, life, group });
+            let delay_us = if has_burst { 0 } else { self.random.u64(..=delay_us_max) };
+            self.queue.push(now_us + delay_us, Event::Turn { node, life, group });
         }
         Ok(())
     }

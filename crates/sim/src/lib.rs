@@ -30,10 +30,13 @@ mod fault;
 mod heal;
 mod host;
 #[cfg(feature = "defects")]
+pub mod museum;
+#[cfg(feature = "defects")]
 pub mod mutants;
 mod net;
 mod node;
 mod plan;
+mod recipes;
 mod requests;
 mod run;
 pub mod scenario;

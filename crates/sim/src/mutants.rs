@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use quorate_types::defect::{Defect, activate};
 
 use crate::check::Violation;
+use crate::museum::{Exhibit, Kept, MUSEUM};
 use crate::run::run_seed;
 
 /// What became of one defect.
@@ -76,5 +77,50 @@ pub fn table(mutants: &[Mutant], seeds_max: u64) -> String {
         let (source, what) = (defect.source(), defect.what());
         text += &format!("| `{defect:?}` | {source} | {what} | {seeds} | {oracle} |\n");
     }
+    text + &museum(mutants)
+}
+
+/// The bugs of other stores, and what became of the defects that put them back.
+fn museum(mutants: &[Mutant]) -> String {
+    let mut text = "\n## Bugs of other stores\n\n\
+         Which defect puts each back; in parentheses the seeds until it was found.\n\n\
+         | | reports | what happened | here |\n|---|---|---|---|\n"
+        .to_owned();
+    for Exhibit { number, reports, what, kept } in MUSEUM {
+        let here = match kept {
+            Kept::NoCode(why) => format!("no code yet: {why}"),
+            Kept::By(defects) => {
+                let of = |defect: &Defect| {
+                    let mutant = mutants.iter().find(|mutant| mutant.defect == *defect);
+                    match mutant.map(|mutant| &mutant.kill) {
+                        Some(Some((seeds, _))) => format!("`{defect:?}` ({seeds})"),
+                        Some(None) => format!("`{defect:?}` (**not found**)"),
+                        None => format!("`{defect:?}` (not tried)"),
+                    }
+                };
+                defects.iter().map(of).collect::<Vec<_>>().join(", ")
+            }
+        };
+        text += &format!("| {number} | {reports} | {what} | {here} |\n");
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_defect_that_another_store_had_is_in_the_museum_once() {
+        for &defect in Defect::ALL {
+            let shows = |exhibit: &&Exhibit| match exhibit.kept {
+                Kept::By(defects) => defects.contains(&defect),
+                Kept::NoCode(_) => false,
+            };
+            let exhibits: Vec<_> = MUSEUM.iter().filter(shows).collect();
+            assert_eq!(exhibits.len(), usize::from(defect.source() != "own"), "{defect:?}");
+            let names = |exhibit: &&Exhibit| exhibit.reports.contains(defect.source());
+            assert!(exhibits.iter().all(names), "{defect:?} of {}", defect.source());
+        }
+    }
 }

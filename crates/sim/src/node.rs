@@ -16,6 +16,7 @@ use quorate_types::{
     Entry, EntryId, GroupId, HardState, KeyRange, LogIndex, MachineKind, Membership, NodeId,
     Payload, SnapshotMeta, StateMachine, Term,
 };
+use quorate_wal::directory::MemDirectory;
 use quorate_wal::mem::{MemDisk, MemLog};
 use quorate_wal::{LogReader, LogStore, RecoveredLog, Write};
 
@@ -46,8 +47,14 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
     pub(crate) paused_until: Option<u64>,
+    /// Ticks that its process sees at once when it goes on.
+    pub(crate) late_ticks: u64,
+    /// When it last went on: what has waited is one turn.
+    pub(crate) resumed_us: Option<u64>,
     /// Goes down after so many more effects.
     pub(crate) crash_after: Option<PlannedCrash>,
+    /// Files of received snapshots; what is in them is in `received` and `installing`.
+    pub(crate) files: MemDirectory,
     /// Snapshots that are here as a whole.
     pub(crate) received: BTreeMap<GroupId, Snapshot>,
     /// The one that is taking the place of log and state. Durable: a start does it again.
@@ -152,7 +159,10 @@ impl Node {
             life: 0,
             process: None,
             paused_until: None,
+            late_ticks: 0,
+            resumed_us: None,
             crash_after: None,
+            files: MemDirectory::new(),
             received: BTreeMap::new(),
             installing: None,
             slow_sync_us: 0,
@@ -248,11 +258,15 @@ impl Node {
             self.life += 1;
         }
         self.paused_until = None;
+        self.resumed_us = None;
         self.crash_after = None;
         // The state engine has no log of its own: whatever it had not flushed is gone, but for a prefix.
         let kept = random.usize(..=self.state.unflushed());
         self.state.crash(kept);
-        power.then(|| self.disk.crash(random.u64(..)).survived)
+        power.then(|| {
+            self.files.crash(random.u64(..));
+            self.disk.crash(random.u64(..)).survived
+        })
     }
 
     /// What the log says of a group.
@@ -338,6 +352,8 @@ fn group_config(cluster: &Cluster, group: GroupId, node: NodeId, seed: u64) -> G
             seed,
             tick_us: cluster.tick_us,
             quiesce_ticks: cluster.quiesce_ticks,
+            pre_vote: cluster.pre_vote,
+            check_quorum: cluster.check_quorum,
             lease: cluster.lease,
             life: seed,
             ..Config::new(group, node)

@@ -90,6 +90,10 @@ pub struct Cluster {
     /// See `quorate_raft::Config`.
     pub cached_bytes_max: usize,
     /// See `quorate_raft::Config`.
+    pub pre_vote: bool,
+    /// See `quorate_raft::Config`.
+    pub check_quorum: bool,
+    /// See `quorate_raft::Config`.
     pub lease: bool,
     /// See `quorate_group::GroupConfig`; for proposals and reads.
     pub proposal_ticks_max: u64,
@@ -127,6 +131,8 @@ impl Default for Cluster {
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             cached_bytes_max: 4 << 20,
+            pre_vote: true,
+            check_quorum: true,
             lease: true,
             proposal_ticks_max: 100,
             turn_delay_us_max: 0,

@@ -12,14 +12,14 @@
 use bytes::Bytes;
 use prost::Message;
 use quorate_group::Refusal;
-use quorate_placement::Answer as MapAnswer;
+use quorate_placement::{Answer as MapAnswer, PlacementMap};
 use quorate_types::kv::{Outcome, outcome};
 use quorate_types::{EntryId, GroupId, LogIndex, NodeId, defect};
 
 use crate::check::history::{Action, Operation, Value};
 use crate::check::revision::Freshness;
 use crate::check::{Checked, Oracle};
-use crate::client::{Ask, key_number, value_number};
+use crate::client::{Ask, MapChange, key_number, value_number};
 use crate::event::{Answer, Event, Finished};
 use crate::fault::node_of;
 use crate::net::Fate;
@@ -60,6 +60,10 @@ pub(crate) struct Request {
 impl World {
     pub(crate) fn on_client(&mut self, client: u32) -> Checked {
         if self.healing.is_some() {
+            return Ok(());
+        }
+        if self.now_us < self.rested_until_us {
+            self.queue.push(self.rested_until_us, Event::Client { client });
             return Ok(());
         }
         let nodes = self.nodes.len() as u64;
@@ -119,6 +123,11 @@ impl World {
         self.requests.insert(id, request);
         let deadline_us = self.now_us + self.plan.workload.timeout_ms * 1000;
         self.queue.push(deadline_us, Event::Expire { request: id });
+        if self.node(gateway).paused_until.is_some() {
+            // It lies in a socket until its process goes on.
+            self.queue.push(self.now_us, Event::Route { request: id, attempt: 0 });
+            return Ok(());
+        }
         self.on_route(id, 0)
     }
 
@@ -310,12 +319,23 @@ impl World {
             Ask::ReadMap => {
                 let map = MapAnswer::map(outcome)
                     .map_err(|error| Oracle::Placement.broken(error.to_string()))?;
-                let version = map.map_or(0, |map| map.version());
+                let version = map.as_ref().map_or(0, PlacementMap::version);
                 let floor = request.map_floor;
-                return self.checks.placement.on_read(id, floor, version);
+                self.checks.placement.on_read(id, floor, version)?;
+                return map.map_or(Ok(()), |map| self.checks.identity.on_map(&map));
             }
-            Ask::ChangeMap { expected } => {
-                return self.checks.placement.on_changed(id, *expected, outcome);
+            Ask::ChangeMap { expected, change } => {
+                self.checks.placement.on_changed(id, *expected, outcome)?;
+                return match (change, MapAnswer::parse(outcome)) {
+                    (MapChange::Add, Ok(changed)) => {
+                        self.checks.identity.on_allotted(id, changed.node)
+                    }
+                    (MapChange::Remove(node), Ok(changed)) => {
+                        self.checks.identity.on_removed(*node, changed.version);
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                };
             }
             _ => {}
         }

@@ -2,7 +2,7 @@
 //! because of them.
 //!
 //! 1. A leader asks for one ([`World::send_snapshot`]): the rows of the group as they are, and what they stand for.
-//! 2. It arrives as a whole, lies on the receiver's disk, and is told to the replica, in the leader's name.
+//! 2. It arrives as a whole, lies on the receiver's disk under its name ([`publish`]), and is told to the replica, in the leader's name.
 //! 3. The replica wants it ([`World::begin_install`]): from here on a start that finds it does it again. First the
 //!    rows, made durable; then the log begins anew behind it ([`World::on_install`]). Appends that come meanwhile wait
 //!    behind that.
@@ -14,6 +14,7 @@ use quorate_types::machine::{Direction, RowScope};
 use quorate_types::{
     Body, GroupId, LogIndex, Message, NodeId, SnapshotMeta, StateBatch, StateReader,
 };
+use quorate_wal::directory::publish;
 use quorate_wal::{LogStore, Write};
 
 use crate::check::{Checked, Oracle, Violation};
@@ -82,6 +83,10 @@ impl World {
         let arrived = at.process.is_some();
         let last = arrived.then_some(snapshot.meta.last.index);
         if arrived && at.installing.is_none() {
+            let name = file_name(group);
+            let part = format!("{name}.part");
+            at.files.write(&part, file_content(&snapshot.meta));
+            publish(&mut at.files, &part, &name).map_err(broken)?;
             at.received.insert(group, *snapshot);
         }
         let at_us = self.now_us + 1_000;
@@ -114,7 +119,7 @@ impl World {
         group: GroupId,
         meta: SnapshotMeta,
     ) -> Checked {
-        self.checks.group(group).log.on_snapshot(node, &meta)?;
+        self.checks.on_snapshot(group, node, &meta)?;
         let at_us = self.now_us + self.plan.disk.sync_us + 1;
         let at = self.node(node);
         let life = at.life;
@@ -127,7 +132,7 @@ impl World {
                 resident.held = Some(Vec::new());
                 at.installing = Some((group, snapshot));
                 self.queue.push(at_us, Event::Install { node, life, rows_written: false });
-                Ok(())
+                self.crashes_installing(node, 0).map(drop)
             }
             Some(_) | None => {
                 resident.group.install_failed();
@@ -150,7 +155,7 @@ impl World {
             }
             replace_rows(at, group, &snapshot)?;
             self.queue.push(at_us, Event::Install { node, life, rows_written: true });
-            return Ok(());
+            return self.crashes_installing(node, 1).map(drop);
         }
         let label = at.label_of(group);
         let Some(process) = &mut at.process else { return Ok(()) };
@@ -166,6 +171,9 @@ impl World {
         }
         self.platter(node).stage(&create);
         self.platter(node).sync_all(node)?;
+        if self.crashes_installing(node, 2)? {
+            return Ok(());
+        }
         self.finish_install(node, group, &snapshot)
     }
 
@@ -173,6 +181,7 @@ impl World {
         self.checks.group(group).apply.on_started(node, snapshot.meta.last.index);
         let at = self.node(node);
         at.installing = None;
+        at.files.remove(&file_name(group));
         let Some(process) = &mut at.process else { return Ok(()) };
         let Some(resident) = process.residents.get_mut(&group) else { return Ok(()) };
         {
@@ -198,11 +207,16 @@ impl World {
         if at.damaged {
             return Ok(());
         }
+        let file = at.files.read(&file_name(group));
+        Oracle::Recovery.check(file == Some(file_content(&snapshot.meta)), || {
+            format!("node {node}: the snapshot that is being installed is not there, or not whole")
+        })?;
         replace_rows(at, group, &snapshot)?;
         let label = at.label_of(group);
         let create = [Write::Create { group, label, snapshot: snapshot.meta.clone() }];
         let written = at.disk.open().write(&create);
         written.map_err(|error| Oracle::Recovery.broken(error.to_string()))?;
+        self.node(node).files.remove(&file_name(group));
         self.platter(node).stage(&create);
         self.platter(node).sync_all(node)
     }
@@ -232,6 +246,16 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The file of a group's snapshot that was received.
+fn file_name(group: GroupId) -> String {
+    format!("in-{group}")
+}
+
+/// Stands for what is in it: enough to tell a whole file from one that is not.
+fn file_content(meta: &SnapshotMeta) -> Bytes {
+    Bytes::from(format!("{} {:?}", meta.last, meta.membership))
 }
 
 fn broken(error: impl ToString) -> Violation {

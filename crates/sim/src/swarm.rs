@@ -8,9 +8,10 @@ use quorate_types::NodeId;
 
 use crate::fault::{Fault, FaultKind, Target, node_name};
 use crate::plan::{Clocks, Cluster, Disk, Network, Plan, Workload};
+use crate::recipes;
 
 /// Two clocks that run apart by this, one fast and one slow, are within what leases allow for: one per cent.
-const DRIFT_PPM_MAX: i32 = 4_900;
+pub(crate) const DRIFT_PPM_MAX: i32 = 4_900;
 
 /// Events of a run before it is healed.
 pub const EVENTS: u64 = 20_000;
@@ -37,11 +38,7 @@ impl Plan {
         };
         plan.absent = absent(&mut random, &plan.cluster);
         plan.faults = faults(&mut random, &plan);
-        match random.u32(..100) {
-            0..5 => term_race(&mut random, &mut plan),
-            5..9 => log_race(&mut random, &mut plan),
-            _ => {}
-        }
+        recipes::maybe_compose(&mut random, &mut plan);
         plan
     }
 }
@@ -59,6 +56,7 @@ fn cluster(random: &mut fastrand::Rng) -> Cluster {
     let is_joint = chance(random, 10) && voters > 2;
     let heartbeat_ticks = random.u32(1..=3);
     let election_ticks_min = heartbeat_ticks * random.u32(3..=10) + 1;
+    let lease = chance(random, 70);
     // Now and then everything is small, so that windows, budgets and caches are at their bounds all the time.
     let tight = chance(random, 40);
     let bytes = |random: &mut fastrand::Rng, small: &[usize], usual: usize| {
@@ -82,7 +80,10 @@ fn cluster(random: &mut fastrand::Rng) -> Cluster {
         inflight_bytes_max: bytes(random, &[1, 500, 1 << 20], 16 << 20),
         uncommitted_bytes_max: bytes(random, &[1, 500, 1 << 20], 64 << 20),
         cached_bytes_max: bytes(random, &[0, 500, 1 << 20], 4 << 20),
-        lease: chance(random, 70),
+        // Whoever embeds the core may do without, but leases need CheckQuorum.
+        pre_vote: chance(random, 90),
+        check_quorum: lease || chance(random, 60),
+        lease,
         proposal_ticks_max: random.u64(10..200),
         log_tail: one_of(random, &[u64::MAX >> 1, 0, 10, 100]),
         quiesce_ticks: one_of(random, &[0, 0, 4, 30]),
@@ -180,7 +181,7 @@ fn workload(random: &mut fastrand::Rng) -> Workload {
 }
 
 /// Which kinds of faults a seed may have.
-const KINDS: usize = 20;
+const KINDS: usize = 23;
 
 fn faults(random: &mut fastrand::Rng, plan: &Plan) -> Vec<Fault> {
     if chance(random, 5) {
@@ -201,60 +202,6 @@ fn faults(random: &mut fastrand::Rng, plan: &Plan) -> Vec<Fault> {
         at_us += random.u64(1..2 * gap_us);
     }
     faults
-}
-
-/// A leader that is cut off keeps the longest log in the lowest term, while those who are elected without it die
-/// before they have written anything: what is left differs as much as it can.
-fn term_race(random: &mut fastrand::Rng, plan: &mut Plan) {
-    plan.cluster = Cluster {
-        voters: 3,
-        outgoing: 0,
-        learners: 0,
-        spares: 0,
-        placement: false,
-        ..plan.cluster.clone()
-    };
-    plan.absent.clear();
-    let timeout_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_max);
-    let start_us = random.u64(3..8) * timeout_us;
-    let mut recipe = vec![Fault {
-        at_us: start_us,
-        for_us: 10 * timeout_us,
-        kind: FaultKind::Partition { side: vec![Target::Leader] },
-    }];
-    let winners = random.u64(2..4);
-    for number in 0..winners {
-        recipe.push(Fault {
-            at_us: start_us + 1 + number * 3 * timeout_us,
-            for_us: 1 + random.u64(..timeout_us / 10),
-            kind: FaultKind::CrashWinner {
-                after_effects: u32::from(random.u8(..4) == 0),
-                for_good: number + 1 == winners || random.bool(),
-            },
-        });
-    }
-    plan.duration_ms = plan.duration_ms.max((start_us + 16 * timeout_us) / 1000);
-    plan.faults = recipe;
-}
-
-/// A leader whose disk is slow is cut off while it writes: what it wrote is overwritten before it is durable.
-fn log_race(random: &mut fastrand::Rng, plan: &mut Plan) {
-    let timeout_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_max);
-    let mut at_us = 2 * timeout_us;
-    plan.faults.clear();
-    while at_us < plan.duration_ms * 1000 {
-        let slow = FaultKind::SlowDisk {
-            node: Target::Leader,
-            sync_us: random.u64(timeout_us..4 * timeout_us),
-        };
-        plan.faults.push(Fault { at_us, for_us: 8 * timeout_us, kind: slow });
-        plan.faults.push(Fault {
-            at_us: at_us + random.u64(..timeout_us / 4),
-            for_us: random.u64(timeout_us..3 * timeout_us),
-            kind: FaultKind::Partition { side: vec![Target::Leader] },
-        });
-        at_us += 10 * timeout_us;
-    }
 }
 
 fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) -> FaultKind {
@@ -278,7 +225,7 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
             },
             _ => FaultKind::Crash { node: Target::Leader, power: true, after_effects: 0 },
         },
-        3 => FaultKind::Pause { node },
+        3 => FaultKind::Pause { node, late_ticks: random.bool() },
         4 => {
             // Mostly a leader goes on with fewer than a quorum, so that logs come to differ.
             let side = if random.u8(..3) == 0 {
@@ -312,6 +259,9 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
         15 => FaultKind::Campaign { node },
         16 => FaultKind::Prefer { node },
         17 => FaultKind::Transfer { to: node },
+        18 => FaultKind::Rest,
+        19 => FaultKind::Intrude { node },
+        20 => FaultKind::CrashInstaller { step: random.u8(..3) },
         _ => {
             let mut some = |most: usize| {
                 let count = random.usize(..=most);

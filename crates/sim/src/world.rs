@@ -46,6 +46,10 @@ pub(crate) struct World {
     pub(crate) undo: BTreeMap<usize, Undo>,
     /// Waits for whoever is elected next.
     pub(crate) crash_winner: Option<PlannedCrash>,
+    /// Waits for whoever installs a snapshot next: at which step, and for how long.
+    pub(crate) crash_installer: Option<(u8, u64)>,
+    /// Clients ask for nothing new before this.
+    pub(crate) rested_until_us: u64,
     pub(crate) healing: Option<Healing>,
     pub(crate) done: bool,
     pub(crate) counts: Counts,
@@ -72,6 +76,8 @@ pub struct Counts {
     pub starts: u64,
     /// Messages that were lost.
     pub lost: u64,
+    /// Ticks that groups have slept through.
+    pub asleep: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
 }
@@ -88,6 +94,7 @@ impl Counts {
         self.faults += other.faults;
         self.starts += other.starts;
         self.lost += other.lost;
+        self.asleep += other.asleep;
         self.virtual_ms += other.virtual_ms;
     }
 }
@@ -128,19 +135,22 @@ impl World {
             last_value: 0,
             undo: BTreeMap::new(),
             crash_winner: None,
+            crash_installer: None,
+            rested_until_us: 0,
             healing: None,
             done: false,
             counts: Counts::default(),
             plan,
         };
-        world.begin();
+        world.begin(&membership);
         world
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, membership: &Membership) {
         let cluster = &self.plan.cluster;
         for checks in self.checks.groups.values_mut() {
             checks.log.found(Term(cluster.first_term), cluster.first_entries);
+            checks.members.found(membership);
         }
         for number in 0..self.plan.faults.len() {
             let at_us = self.plan.faults[number].at_us;

@@ -30,7 +30,7 @@ fn every_seed_keeps_every_promise() {
         return;
     }
     // What is never tried is never found.
-    let Counts { elections, committed, answered, unknown, faults, starts, lost, .. } =
+    let Counts { elections, committed, answered, unknown, faults, starts, lost, asleep, .. } =
         report.counts;
     let per_seed = |count: u64| count / report.seeds;
     assert!(per_seed(elections) >= 3, "{elections} elections");
@@ -38,6 +38,7 @@ fn every_seed_keeps_every_promise() {
     assert!(per_seed(answered) >= 100 && per_seed(unknown) >= 1, "{answered}, {unknown} unknown");
     assert!(per_seed(faults) >= 10 && per_seed(starts) >= 6, "{faults} faults, {starts} starts");
     assert!(per_seed(lost) >= 20, "{lost} messages lost");
+    assert!(per_seed(asleep) >= 20, "{asleep} ticks of groups asleep");
 }
 
 #[test]

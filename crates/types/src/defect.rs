@@ -99,6 +99,8 @@ mod catalogue {
         OverwrittenEntriesReturn = "etcd#22442",
         /// The vote is not saved.
         VoteNotSaved = "tikv#3572",
+        /// A replica that knows nothing of its group yet does not save its vote.
+        NewbornVoteNotSaved = "tikv#8381",
         /// A candidate whose log is behind gets the vote.
         VoteForOlderLog = "NuRaft#185",
         /// Who hears of a higher term drops what it has acknowledged and not seen committed.
@@ -107,16 +109,22 @@ mod catalogue {
         OverwrittenWriteCounts = "openraft cecb5de8",
         /// The lease is compared with the time of an earlier turn.
         LeaseComparedLate = "tikv#964",
+        /// A lease is as long as the promise, as if all clocks ran alike.
+        DriftIgnored = "tikv#1127",
         /// A failed sync is tried again, and succeeds without the pages of the first.
         FailedSyncRetried = "cockroach#37216",
         /// A log whose last, never acknowledged batch is torn is refused.
         TornTailRefused = "fedimint#8614",
+        /// A file has its name before the directory is synced: a power cut takes the name.
+        NameNotSynced = "etcd#6368",
         /// Rows and applied index are written one after the other.
         AppliedIndexApart = "etcd#13766",
         /// A damaged record is taken for the torn end of the log.
         DamageTakenForTail = "NATS 2.12.1",
         /// A proposal that may have been proposed is given back as if it certainly was not.
         UnknownTakenForRefused = "cockroach#39064",
+        /// A snapshot names the membership in force now, not that where it ends.
+        SnapshotOfLatestMembership = "matrixone#24966",
         /// A serializable read may be older than what its gateway has answered.
         GatewayForgets = "tidb#43583",
         /// The leader counts what it has not synced itself.
@@ -125,7 +133,7 @@ mod catalogue {
         PromiseBeforeSync = "own",
         /// A candidate asks for votes before its own is durable.
         OwnVoteUnsynced = "own",
-        /// A follower commits beyond what the append at hand has verified.
+        /// A follower commits what it is told of, whether or not its log is known to be its leader's so far.
         CommitUnverified = "own",
         /// A read is granted before its index is applied.
         ReadBeforeApplied = "own",
@@ -167,5 +175,15 @@ mod catalogue {
         SweepTooFar = "own",
         /// A restart applies its last entry again.
         AppliedTwice = "own",
+        /// A file has its name before its content is synced: a power cut leaves it empty.
+        ContentNotSynced = "own",
+        /// The word that a node is gone wakes no group that sleeps.
+        SleepersForgotten = "own",
+        /// A node that is added gets the id of one that is gone.
+        IdReused = "own",
+        /// That a node is gone is not written down.
+        TombstoneLost = "own",
+        /// A node takes in a group whose keys another group on it owns.
+        OverlapAdmitted = "own",
     }
 }

@@ -39,9 +39,11 @@
 //!
 //! - [`log_store`]: what is written and recovered, and the traits [`LogStore`] and [`LogReader`].
 //! - [`wal`]: the handle, [`Wal`]. Its threads are in `writer` and `fetcher`.
+//! - [`directory`]: files beside the logs that appear whole or not at all, and their memory twin.
 //! - [`mem`]: the memory twin, which loses unsynced batches when told to crash.
 //! - `rocks` (feature `rocks`): the logs in one RocksDB instance.
 
+pub mod directory;
 pub mod error;
 mod fetcher;
 pub mod log_store;

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_group::disk::reserve_bytes;
 use quorate_types::GroupId;
+use quorate_wal::directory::{DiskDirectory, publish};
 
 /// A file is synced whenever so many bytes were written to it: one sync of all of it in the end would
 /// hold up the log's syncs on the same disk.
@@ -121,10 +122,6 @@ impl Files {
         }
         Ok(Incoming { files: self.clone(), name, file: EvenFile::new(file), bytes })
     }
-
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
-    }
 }
 
 /// How files are opened: nobody else may read what is in them.
@@ -191,9 +188,8 @@ impl Incoming {
 
     /// Makes it durable, under its own name.
     pub(crate) fn complete(self) -> io::Result<Received> {
-        self.file.file.sync_all()?;
-        fs::rename(self.path(), self.files.path(&self.name))?;
-        self.files.sync()?;
+        let part = format!("{}.{PART}", self.name);
+        publish(&mut DiskDirectory::new(&*self.files.directory), &part, &self.name)?;
         Ok(Received { files: self.files, name: self.name, keep: false })
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics::NoopRecorder;
+use quorate_group::{FailureDetector, Wheel};
 use quorate_placement::{Node as PlacedNode, PlacementMap};
 use quorate_store::{GroupRow, KvKind, MemState, Overlay};
 use quorate_transport::tls::{Ca, make_ca};
@@ -99,7 +100,7 @@ fn router(node: NodeId) -> Arc<Router> {
         request_timeout: PATIENCE,
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
         disks: Arc::default(),
-        wheel: Arc::default(),
+        wheel: Arc::new(Mutex::new(Wheel::new(node, FailureDetector::new(1), 1))),
         stopping: AtomicBool::new(false),
     })
 }

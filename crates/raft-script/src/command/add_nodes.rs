@@ -1,14 +1,14 @@
 //! `add-nodes N [voters=(1,2,3)] [outgoing=(..)] [learners=(4)] [index=2] [content=foo]
 //! [async-storage-writes=true] [inflight=N] [inflight-partial=N] [eager-commit=true]
 //! [inflight-bytes=N] [partial-interval=US] [append-bytes=N]
-//! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=true]
-//! [checkquorum=true] [read-only=safe|lease-based] [life=K] [quiesce-ticks=K]`
+//! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=false]
+//! [checkquorum=false] [read-only=safe|lease-based] [life=K] [quiesce-ticks=K]`
 //!
 //! Adds nodes with the next ids, each started from a first snapshot at `index` in term 1 with that
 //! membership and content. Defaults: one tick is a heartbeat, elections after exactly 3 ticks, no
 //! bounds that a script would meet, and reads that are confirmed by a round of beats (`safe`); leases
-//! and the promises that they are made of are switched on by `lease-based`. Pre-votes and CheckQuorum
-//! cannot be switched off; the options exist because scripts like to say so.
+//! and the promises that they are made of are switched on by `lease-based`, which needs CheckQuorum.
+//! Pre-votes and CheckQuorum are on unless `prevote=false` or `checkquorum=false` says otherwise.
 
 use bytes::Bytes;
 use quorate_raft::Config;
@@ -39,11 +39,6 @@ pub(crate) fn run(cluster: &mut Cluster, mut args: Args<'_>) -> Result<(), Scrip
     let content: Option<String> = args.value("content")?;
     let is_async = args.value("async-storage-writes")?.unwrap_or(false);
     let config = config(&mut args)?;
-    for option in ["prevote", "checkquorum"] {
-        if args.value(option)? == Some(false) {
-            return Err(args.usage(&format!("cannot do without {option}")));
-        }
-    }
     args.end()?;
     for _ in 0..count {
         let node = NodeId(cluster.nodes.len() as u64 + 1);
@@ -69,8 +64,14 @@ fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
         Some("lease-based") => true,
         Some(_) => return Err(args.usage("knows safe and lease-based reads")),
     };
+    let check_quorum = args.value("checkquorum")?.unwrap_or(true);
+    if lease && !check_quorum {
+        return Err(args.usage("has no lease-based reads with checkquorum=false"));
+    }
     Ok(Config {
         lease,
+        check_quorum,
+        pre_vote: args.value("prevote")?.unwrap_or(true),
         life: args.value("life")?.unwrap_or(0),
         quiesce_ticks: args.value("quiesce-ticks")?.unwrap_or(0),
         election_ticks_min: ticks_min,

@@ -256,9 +256,6 @@ impl Follower {
         {
             state.overwrite([], last.next());
         }
-        if quorate_types::defect!(CommitUnverified) {
-            state.log.commit_to(commit);
-        }
         self.learn_commit(state, commit);
         state.send_durably(from, last, Body::AppendAccepted { last });
     }
@@ -266,6 +263,11 @@ impl Follower {
     /// The leader's commit index is at least `commit`.
     fn learn_commit(&mut self, state: &mut State, commit: LogIndex) {
         self.told_commit = self.told_commit.max(commit);
-        state.log.commit_to(self.told_commit.min(self.verified));
+        let verified = if quorate_types::defect!(CommitUnverified) {
+            state.log.last().index
+        } else {
+            self.verified
+        };
+        state.log.commit_to(self.told_commit.min(verified));
     }
 }

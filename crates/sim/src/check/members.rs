@@ -3,17 +3,44 @@
 use std::collections::BTreeMap;
 
 use quorate_raft::{Replica, Role};
-use quorate_types::{Entry, LogIndex, Membership, NodeId, Payload, Term};
+use quorate_types::{Entry, EntryId, LogIndex, Membership, NodeId, Payload, SnapshotMeta, Term};
 
+use super::log::LogOracle;
 use super::{Checked, Oracle};
 
 /// Every membership that was ever in a log.
 #[derive(Debug, Default)]
 pub(crate) struct MembersOracle {
+    /// What the group was founded with.
+    first: Membership,
     known: BTreeMap<(LogIndex, Term), Membership>,
 }
 
 impl MembersOracle {
+    pub(crate) fn found(&mut self, membership: &Membership) {
+        self.first = membership.clone();
+    }
+
+    /// I6: a replica takes a snapshot: it must name the membership that was in force where it ends.
+    pub(crate) fn on_snapshot(
+        &self,
+        node: NodeId,
+        meta: &SnapshotMeta,
+        log: &LogOracle,
+    ) -> Checked {
+        let behind = (meta.last.index.next(), Term::ZERO);
+        let committed = self.known.range(..behind).rev().find(|&(&(index, term), _)| {
+            log.committed_at(index) == Some(EntryId::new(term, index))
+        });
+        let expected = committed.map_or(&self.first, |(_, membership)| membership);
+        Oracle::Ordering.check(meta.membership == *expected, || {
+            format!(
+                "node {node} installs {} with {:?}, where {expected:?} was in force",
+                meta.last, meta.membership
+            )
+        })
+    }
+
     /// Entries leave a replica for its disk.
     pub(crate) fn on_append(
         &mut self,

@@ -8,6 +8,7 @@ pub(crate) mod apply;
 pub(crate) mod durable;
 pub(crate) mod election;
 pub mod history;
+pub(crate) mod identity;
 pub(crate) mod lease;
 pub(crate) mod log;
 pub(crate) mod members;
@@ -21,11 +22,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use quorate_raft::Replica;
-use quorate_types::{Entry, EntryId, GroupId, LogIndex, Moment, NodeId};
+use quorate_types::{Entry, EntryId, GroupId, LogIndex, Moment, NodeId, SnapshotMeta};
 
 use apply::ApplyOracle;
 use durable::Platter;
 use election::ElectionOracle;
+use identity::IdentityOracle;
 use lease::LeaseOracle;
 use log::LogOracle;
 use members::MembersOracle;
@@ -80,6 +82,8 @@ pub enum Oracle {
     Revisions,
     /// I18: versions of the placement map.
     Placement,
+    /// I19: an id is never given away again, and keys have one owner on a node.
+    Identity,
     /// I21: no proposal is applied twice, nor after it was refused.
     ExactlyOnce,
     /// I22: queues and budgets stay within bounds and come back.
@@ -108,6 +112,7 @@ impl fmt::Display for Oracle {
             Self::LeaseExclusivity => "I11 lease exclusivity",
             Self::Revisions => "I15 revisions",
             Self::Placement => "I18 placement versions",
+            Self::Identity => "I19 identity",
             Self::ExactlyOnce => "I21 exactly once",
             Self::Resources => "I22 resources",
             Self::Liveness => "I23 liveness",
@@ -136,6 +141,7 @@ pub(crate) struct Checks {
     pub(crate) groups: BTreeMap<GroupId, GroupChecks>,
     pub(crate) revisions: RevisionOracle,
     pub(crate) placement: PlacementOracle,
+    pub(crate) identity: IdentityOracle,
     pub(crate) resources: ResourceOracle,
     pub(crate) history: history::History,
 }
@@ -157,6 +163,7 @@ impl Checks {
             groups: groups.map(|group| (group, GroupChecks::new(group))).collect(),
             revisions: RevisionOracle::default(),
             placement: PlacementOracle::default(),
+            identity: IdentityOracle::default(),
             resources: ResourceOracle,
             history: history::History::default(),
         }
@@ -186,6 +193,18 @@ impl Checks {
         election.on_turn(node, replica, log)?;
         log.on_turn(node, replica, &self.platters)?;
         self.resources.on_turn(node, replica)
+    }
+
+    /// A replica takes a snapshot.
+    pub(crate) fn on_snapshot(
+        &mut self,
+        group: GroupId,
+        node: NodeId,
+        meta: &SnapshotMeta,
+    ) -> Checked {
+        let GroupChecks { log, members, .. } = self.group(group);
+        log.on_snapshot(node, meta)?;
+        members.on_snapshot(node, meta, log)
     }
 
     /// Entries leave a replica for its disk; `before` precedes the first.

@@ -32,6 +32,8 @@ impl PlacementOracle {
                 .check(version != expected, || {
                     format!("request {request} for version {expected} conflicts with that very one")
                 }),
+            // Another client's change may be in the way of this one.
+            Err(Refused::Member(_)) => Ok(()),
             Err(other) => Err(Oracle::Placement.broken(format!("request {request}: {other}"))),
         }
     }

@@ -135,7 +135,8 @@ impl Leader {
         let heard = quorum::reached(state.membership(), |node| {
             if node == state.config.node { self.now } else { self.peer(node, |p| p.heard_tick) }
         });
-        (self.now - heard >= u64::from(state.config.election_ticks_min))
+        let is_cut_off = self.now - heard >= u64::from(state.config.election_ticks_min);
+        (is_cut_off && state.config.check_quorum)
             .then_some(Transition::Follow { leader: None, cause: Cause::QuorumLost })
     }
 
