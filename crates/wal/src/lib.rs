@@ -44,6 +44,7 @@
 
 pub mod error;
 mod fetcher;
+pub mod format;
 pub mod log_store;
 pub mod mem;
 mod metrics;
