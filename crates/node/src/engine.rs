@@ -76,6 +76,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     pub(crate) placement_applied: Arc<Notify>,
+    /// Which groups were found damaged, now or earlier, and why.
+    pub(crate) fenced: BTreeMap<GroupId, String>,
     /// Locks the directory as long as anything of the node is left.
     pub(crate) data_dir: Arc<DataDir>,
 }
@@ -93,6 +95,8 @@ pub struct NodeStatus {
     pub state_bytes: u64,
     /// The groups that live here, by id.
     pub groups: Vec<GroupStatus>,
+    /// The groups that must not take part here any more, and why: what the disk holds of them is damaged.
+    pub fenced: BTreeMap<GroupId, String>,
 }
 
 /// One replica.
@@ -254,6 +258,7 @@ impl Engine {
             name: parts.identity.node_name.clone(),
             state_bytes: parts.state.size_bytes(),
             groups: ticker::reports(&parts.router).await.into_iter().map(status).collect(),
+            fenced: parts.fenced.clone(),
         }
     }
 

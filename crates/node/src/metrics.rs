@@ -15,6 +15,7 @@ pub(crate) struct NodeMetrics {
     leader_changes: Vec<(&'static str, Counter)>,
     pub(crate) leaders: Gauge,
     pub(crate) groups: Gauge,
+    pub(crate) groups_fenced: Gauge,
     pub(crate) group_panics: Counter,
     pub(crate) appends_refused: Counter,
     pub(crate) fetches_refused: Counter,
@@ -84,6 +85,10 @@ impl NodeMetrics {
             leader_changes: CAUSES.into_iter().map(change).collect(),
             leaders: registry.gauge("quorate_raft_leaders", "Groups that this node leads."),
             groups: registry.gauge("quorate_raft_groups", "Groups that this node hosts."),
+            groups_fenced: registry.gauge(
+                "quorate_node_groups_fenced",
+                "Groups that must not take part here any more, since what the disk holds of them is damaged.",
+            ),
             group_panics: registry.counter(
                 "quorate_group_panics_total",
                 "Groups that stopped on a broken invariant.",

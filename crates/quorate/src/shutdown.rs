@@ -7,6 +7,7 @@
 //! | 2 | wrong usage or wrong configuration; nothing was touched |
 //! | 3 | a part of a node ended by itself |
 //! | 4 | the node has been removed from its cluster; it need not be started again |
+//! | 5 | the node is fenced: its log or state is damaged ([`quorate_node::EXIT_FENCED`]); replace it. `check`: it found damage |
 //! | 70 | a node's log or state could not be written ([`quorate_node::EXIT_STORAGE_FAILED`]) |
 //! | 130 | a second Ctrl-C or SIGTERM ended it at once |
 
@@ -32,6 +33,8 @@ pub enum Exit {
     Broken,
     /// The node has been removed from its cluster.
     Removed,
+    /// What is on disk is not what was written.
+    Damaged,
 }
 
 impl From<Exit> for ExitCode {
@@ -41,6 +44,8 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::Broken => 3,
             Exit::Removed => 4,
+            // The process ends by the same number when the damage is met while it runs.
+            Exit::Damaged => quorate_node::EXIT_FENCED as u8,
         })
     }
 }

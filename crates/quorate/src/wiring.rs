@@ -170,10 +170,9 @@ impl Backend for EngineBackend {
             db_size_bytes: status.state_bytes,
             db_in_use_bytes: status.state_bytes,
             is_learner: data.is_some_and(|group| is_learner(group, status.node)),
-            errors: match leader {
-                Some(_) => Vec::new(),
-                None => vec!["etcdserver: no leader".to_owned()],
-            },
+            errors: fenced(status)
+                .chain(leader.is_none().then(|| "etcdserver: no leader".to_owned()))
+                .collect(),
         }
     }
 
@@ -207,6 +206,12 @@ impl Backend for EngineBackend {
             .into_iter()
             .all(|group| self.leader(group).is_some() && self.engine.is_caught_up(group))
     }
+}
+
+/// What a status says of groups that do not take part here any more.
+fn fenced(status: &quorate_node::NodeStatus) -> impl Iterator<Item = String> {
+    let fenced = status.fenced.iter();
+    fenced.map(|(group, reason)| format!("quorate: group {group} is fenced on this node: {reason}"))
 }
 
 fn group_status(group: &quorate_node::GroupStatus, node: NodeId) -> GroupStatus {

@@ -17,7 +17,7 @@ Every setting can be given as a flag, as an environment variable or in the file,
 precedence: --listen-client, QUORATE_LISTEN_CLIENT, or in the file: listen-client = \"0.0.0.0:2379\".
 
 Exit codes: 0 stopped cleanly; 1 did not start, or did not stop in time; 2 wrong usage or settings; \
-3 a part of the node ended by itself; 4 the node was removed from its cluster; 70 log or state cannot be written; 130 stopped at once by a \
+3 a part of the node ended by itself; 4 the node was removed from its cluster; 5 the node is fenced, since its log or state is damaged: replace it; 70 log or state cannot be written; 130 stopped at once by a \
 second signal.")]
 pub struct Args {
     /// File with settings (TOML) [env: QUORATE_CONFIG]
@@ -65,6 +65,7 @@ pub(super) fn failure(error: &NodeError) -> Failure {
     let exit = match error {
         NodeError::Broken(_) => Exit::Broken,
         NodeError::Removed(_) => Exit::Removed,
+        NodeError::Engine(quorate_node::OpenError::Fenced(_)) => Exit::Damaged,
         NodeError::Bind { .. }
         | NodeError::File { .. }
         | NodeError::Engine(_)
