@@ -1,10 +1,13 @@
 //! `bench-engine`: three nodes in one process over loopback QUIC, everything synced, clients in the
-//! process. Prints writes per second, latencies, and CPU per write: all three replicas and the clients.
+//! process. Prints writes per second, latencies, CPU per write (all three replicas and the clients), and
+//! what the logs wrote for it: syncs per entry, and bytes to the disk per byte of a command.
 //!
 //! `--rtt-ms` puts a distance between the nodes, and `--window` fixes how many appends may be under way to a peer,
 //! to see what the window that adapts to the distance is worth.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its product")]
+
+mod counters;
 
 use std::error::Error;
 use std::fmt;
@@ -18,7 +21,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Parser;
 use hdrhistogram::Histogram;
-use metrics::NoopRecorder;
 use quorate_node::{Engine, EngineConfig, Fate, Link, local};
 use quorate_types::machine::StateError;
 use quorate_types::{
@@ -27,6 +29,8 @@ use quorate_types::{
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::counters::{Counters, LogFigures};
 
 /// Measures the embeddable engine.
 #[derive(Parser, Debug)]
@@ -105,6 +109,8 @@ struct Figure {
     p50_ms: f64,
     p99_ms: f64,
     cpu_us_per_write: f64,
+    syncs_per_entry: f64,
+    log_write_amplification: f64,
     errors: u64,
 }
 
@@ -183,9 +189,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
     if !args.json {
         println!(
-            "| rtt ms | window | groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write |"
+            "| rtt ms | window | groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write | syncs/entry | log bytes/byte |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|");
     }
     for combination in combinations(&args) {
         let figure = measure(&args, combination)?;
@@ -194,8 +200,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         } else {
             let Figure { rtt_ms, window, groups, bytes, in_flight, .. } = &figure;
             let Figure { writes_per_s, p50_ms, p99_ms, cpu_us_per_write, .. } = &figure;
+            let Figure { syncs_per_entry, log_write_amplification, .. } = &figure;
             println!(
-                "| {rtt_ms} | {window} | {groups} | {bytes} | {in_flight} | {writes_per_s:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us_per_write:.1} |"
+                "| {rtt_ms} | {window} | {groups} | {bytes} | {in_flight} | {writes_per_s:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us_per_write:.1} | {syncs_per_entry:.4} | {log_write_amplification:.2} |"
             );
         }
         if figure.errors > 0 {
@@ -220,6 +227,7 @@ fn combinations(args: &Args) -> Vec<Combination> {
 
 fn measure(args: &Args, combination: Combination) -> Result<Figure, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
+    let counters = Counters::default();
     let mut configs = local::configs(3, dir.path())?;
     for config in &mut configs {
         config.append_window = combination.window.0;
@@ -228,9 +236,9 @@ fn measure(args: &Args, combination: Combination) -> Result<Figure, Box<dyn Erro
             config.link = Arc::new(Distance(one_way));
         }
     }
-    let nodes: Vec<_> = configs.into_iter().map(start).collect();
+    let nodes: Vec<_> = configs.into_iter().map(|config| start(config, counters.clone())).collect();
     let coordinator = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let figure = coordinator.block_on(coordinate(args, combination, nodes))?;
+    let figure = coordinator.block_on(coordinate(args, combination, nodes, &counters))?;
     Ok(figure)
 }
 
@@ -238,6 +246,7 @@ async fn coordinate(
     args: &Args,
     combination: Combination,
     nodes: Vec<Node>,
+    counters: &Counters,
 ) -> Result<Figure, Box<dyn Error>> {
     let Combination { rtt_ms, window, groups, bytes } = combination;
     let (mut voters, mut orders, mut threads) = (Vec::new(), Vec::new(), Vec::new());
@@ -267,9 +276,11 @@ async fn coordinate(
     tokio::time::sleep(Duration::from_secs(args.seconds) / 5).await;
     run.counting.store(true, Ordering::Relaxed);
     let (began, cpu_began) = (Instant::now(), cpu_time());
+    let log_began = LogFigures::of(counters);
     tokio::time::sleep(Duration::from_secs(args.seconds)).await;
     run.counting.store(false, Ordering::Relaxed);
     let (elapsed, cpu) = (began.elapsed(), cpu_time() - cpu_began);
+    let log = LogFigures::of(counters);
     run.ending.store(true, Ordering::Relaxed);
     let mut latencies_us = Histogram::<u64>::new(3)?;
     let mut errors = 0;
@@ -296,6 +307,8 @@ async fn coordinate(
         p50_ms: quantile_ms(0.5),
         p99_ms: quantile_ms(0.99),
         cpu_us_per_write: cpu.as_secs_f64() * 1e6 / writes,
+        syncs_per_entry: log.syncs_per_entry(&log_began),
+        log_write_amplification: log.write_amplification(&log_began),
         errors,
     })
 }
@@ -304,23 +317,24 @@ const fn group_id(number: u64) -> GroupId {
     GroupId(100 + number)
 }
 
-fn start(config: EngineConfig) -> Node {
+fn start(config: EngineConfig, counters: Counters) -> Node {
     let (groups, orders) = mpsc::unbounded_channel();
     let (say_id, id) = oneshot::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime for the node");
-        runtime.block_on(serve(config, say_id, orders));
+        runtime.block_on(serve(config, counters, say_id, orders));
     });
     Node { thread, id, groups }
 }
 
 async fn serve(
     config: EngineConfig,
+    counters: Counters,
     say_id: oneshot::Sender<NodeId>,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
-    let engine = Engine::open(config, vec![Arc::new(SinkKind)], &NoopRecorder).await;
+    let engine = Engine::open(config, vec![Arc::new(SinkKind)], &counters).await;
     let engine = Arc::new(engine.expect("the node opens"));
     let _ = say_id.send(engine.node());
     while let Some(order) = orders.recv().await {

@@ -47,6 +47,7 @@ impl<B: Backend> admin_server::Admin for AdminService<B> {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 ready: backend.is_ready(),
                 db_size_bytes: status.db_size_bytes,
+                errors: status.errors,
             }),
             cluster: Some(Cluster {
                 id: status.cluster_id.value(),

@@ -1,6 +1,6 @@
 //! Which groups live on a node: a node's decisions about groups, as a value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_types::GroupId;
@@ -24,6 +24,9 @@ pub enum HostError {
     /// It lives here already.
     #[error("group {0} exists already")]
     Exists(GroupId),
+    /// What the node held of it is damaged.
+    #[error("group {0} is fenced on this node")]
+    Fenced(GroupId),
     /// Two groups would own the same rows of the one keyspace.
     #[error("the range of group {group} overlaps that of group {with}")]
     Overlaps {
@@ -40,6 +43,8 @@ pub enum HostError {
 #[derive(Debug, Default)]
 pub struct Host {
     groups: BTreeMap<GroupId, Resident>,
+    /// Groups that must not live here again.
+    fenced: BTreeSet<GroupId>,
     lives: u64,
 }
 
@@ -59,7 +64,7 @@ impl Host {
     /// Takes a group in and begins a life of it.
     ///
     /// # Errors
-    /// When it lives here already, or its range overlaps that of another group.
+    /// When it lives here already, is fenced, or its range overlaps that of another group.
     pub fn admit(
         &mut self,
         group: GroupId,
@@ -79,6 +84,9 @@ impl Host {
         if self.groups.contains_key(&group) {
             return Err(HostError::Exists(group));
         }
+        if self.fenced.contains(&group) {
+            return Err(HostError::Fenced(group));
+        }
         let overlapping = self.groups.iter().find(|(_, other)| {
             matches!((&descriptor.range, &other.descriptor.range), (Some(a), Some(b)) if a.overlaps(b))
         });
@@ -86,6 +94,18 @@ impl Host {
             Some((&with, _)) => Err(HostError::Overlaps { group, with }),
             None => Ok(()),
         }
+    }
+
+    /// Keeps a group out for good: what this node has promised in it is not known any more, so it must
+    /// not even begin anew under the same id.
+    pub fn fence(&mut self, group: GroupId) {
+        self.fenced.insert(group);
+    }
+
+    /// True for a group that may begin here: it neither lives here nor is fenced.
+    #[must_use]
+    pub fn is_unknown(&self, group: GroupId) -> bool {
+        !self.groups.contains_key(&group) && !self.fenced.contains(&group)
     }
 
     /// What a group is that lives here.
@@ -154,6 +174,19 @@ mod tests {
         let own = || Descriptor { kind: "counter".into(), range: None };
         assert!(host.admit(GroupId(2), own()).is_ok() && host.admit(GroupId(3), own()).is_ok());
         assert_eq!(host.admit(GroupId(3), own()), Err(HostError::Exists(GroupId(3))));
+    }
+
+    #[test]
+    fn a_fenced_group_never_begins_again() {
+        let mut host = Host::new();
+        assert!(host.is_unknown(GroupId(2)));
+        host.fence(GroupId(2));
+        assert!(!host.is_unknown(GroupId(2)) && host.descriptor(GroupId(2)).is_none());
+        assert_eq!(host.admit(GroupId(2), keys("a", "m")), Err(HostError::Fenced(GroupId(2))));
+        host.dismiss(GroupId(2));
+        assert_eq!(host.admit(GroupId(2), keys("a", "m")), Err(HostError::Fenced(GroupId(2))));
+        assert!(host.admit(GroupId(3), keys("a", "m")).is_ok());
+        assert!(!host.is_unknown(GroupId(3)));
     }
 
     #[test]

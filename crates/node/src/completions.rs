@@ -105,6 +105,10 @@ impl Completions for LogCompletions {
 
     fn fetched(&self, fetch: Fetch, entries: Result<Vec<Entry>, LogError>) {
         let Fetch { group, generation, from, to, .. } = fetch;
+        if let Err(error @ (LogError::Damaged { .. } | LogError::DamagedEngine(_))) = &entries {
+            tracing::error!(%error, "the log is damaged: the node stops, and is judged at its next start");
+            std::process::exit(EXIT_STORAGE_FAILED);
+        }
         let entries = entries.unwrap_or_else(|error| {
             tracing::error!(%group, %from, %to, %error, "old entries cannot be read");
             Vec::new()

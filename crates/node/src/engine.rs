@@ -75,6 +75,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     pub(crate) placement_applied: Arc<Notify>,
+    /// Which groups were found damaged, now or earlier, and why.
+    pub(crate) fenced: BTreeMap<GroupId, String>,
     /// Locks the directory as long as anything of the node is left.
     pub(crate) data_dir: Arc<DataDir>,
 }
@@ -92,6 +94,8 @@ pub struct NodeStatus {
     pub state_bytes: u64,
     /// The groups that live here, by id.
     pub groups: Vec<GroupStatus>,
+    /// The groups that must not take part here any more, and why: what the disk holds of them is damaged.
+    pub fenced: BTreeMap<GroupId, String>,
 }
 
 /// One replica.
@@ -248,6 +252,12 @@ impl Engine {
         self.parts.router.resident(group).is_ok_and(|resident| resident.glance.is_learner())
     }
 
+    /// Groups that must not take part here any more, each with the reason.
+    #[must_use]
+    pub fn fenced(&self) -> &BTreeMap<GroupId, String> {
+        &self.parts.fenced
+    }
+
     /// Bytes of state on disk, about.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
@@ -281,6 +291,7 @@ impl Engine {
             name: self.name().to_owned(),
             state_bytes: self.state_bytes(),
             groups: ticker::reports(&parts.router).await.into_iter().map(status).collect(),
+            fenced: parts.fenced.clone(),
         }
     }
 

@@ -200,7 +200,7 @@ impl DataDir {
     /// # Errors
     /// When the directory is another's, unidentified or unreadable.
     pub fn identity(&self, wanted: (&str, &str, &str)) -> Result<Option<Identity>, DataDirError> {
-        let Some(found) = self.load()? else {
+        let Some(found) = Self::read_identity(&self.path)? else {
             if self.log_path().exists() || self.state_path().exists() {
                 return Err(DataDirError::Unidentified(self.path.clone()));
             }
@@ -302,17 +302,29 @@ impl DataDir {
     fn store_checked(&self, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
         let file = [&digest_of(&[bytes])[..CHECKSUM_BYTES], bytes].concat();
         self.replace_file(name, &file)
+    }
+
+    /// Writes a file: a crash leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn replace_file(&self, name: &str, content: &[u8]) -> Result<(), DataDirError> {
+        self.replace(name, content)
             .map_err(|source| DataDirError::Io { path: self.path.clone(), source })
     }
 
-    fn load(&self) -> Result<Option<Identity>, DataDirError> {
-        let file = match fs::read(self.path.join("identity")) {
+    /// The identity in the directory at `path`, whoever's it is; `None` if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {
+        let file = match fs::read(path.join("identity")) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(DataDirError::Io { path: self.path.clone(), source }),
+            Err(source) => return Err(DataDirError::Io { path: path.to_owned(), source }),
         };
         let unreadable =
-            |reason: String| DataDirError::Unreadable { path: self.path.clone(), reason };
+            |reason: String| DataDirError::Unreadable { path: path.to_owned(), reason };
         let bytes =
             checked(&file).ok_or_else(|| unreadable("its checksum does not match".into()))?;
         let record = Record::decode(bytes).map_err(|error| unreadable(error.to_string()))?;
@@ -338,7 +350,7 @@ impl DataDir {
         }))
     }
 
-    fn replace_file(&self, name: &str, content: &[u8]) -> io::Result<()> {
+    fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let part = format!("{name}.new");
         let temporary = self.path.join(&part);
         let mut file = OpenOptions::new()

@@ -64,7 +64,7 @@ fn a_damaged_identity_is_refused() {
         assert!(matches!(refused, Err(DataDirError::Unreadable { .. })), "flip at {at}");
     }
     fs::write(&path, &good[..5]).expect("written");
-    assert!(matches!(data.load(), Err(DataDirError::Unreadable { .. })));
+    assert!(matches!(DataDir::read_identity(dir.path()), Err(DataDirError::Unreadable { .. })));
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(crate) struct NodeMetrics {
     pub(crate) groups: Gauge,
     pub(crate) groups_asleep: Gauge,
     pub(crate) groups_to_tell: Gauge,
+    pub(crate) groups_fenced: Gauge,
     pub(crate) group_panics: Counter,
     pub(crate) groups_quarantined: Gauge,
     pub(crate) appends_refused: Counter,
@@ -109,6 +110,10 @@ impl NodeMetrics {
             groups_to_tell: registry.gauge(
                 "quorate_raft_groups_to_tell_of_losses",
                 "Sleeping groups that have still to hear that a node was lost.",
+            ),
+            groups_fenced: registry.gauge(
+                "quorate_node_groups_fenced",
+                "Groups that must not take part here any more, since what the disk holds of them is damaged.",
             ),
             group_panics: registry.counter(
                 "quorate_group_panics_total",

@@ -179,7 +179,7 @@ impl Network {
 
     /// A node without the group says what a replica says that knows nothing: it lacks everything. That
     /// promises nothing, and brings a leader that counts on this node to send a snapshot, with which the
-    /// group begins here. A group that has stopped here says nothing.
+    /// group begins here. A group that has stopped here, or is fenced, says nothing.
     fn answer_for_nobody(&self, from: NodeId, messages: Vec<Message>) {
         self.router.metrics.messages_unrouted.increment(messages.len() as u64);
         let Some(parts) = self.parts.get().and_then(Weak::upgrade) else { return };
@@ -190,8 +190,7 @@ impl Network {
             }
             _ => None,
         };
-        let is_unknown =
-            |message: &Message| parts.with_host(|host| host.descriptor(message.group).is_none());
+        let is_unknown = |message: &Message| parts.with_host(|host| host.is_unknown(message.group));
         let answers: Vec<_> = messages.into_iter().filter(is_unknown).filter_map(lacks).collect();
         if !answers.is_empty() {
             parts.transport.send(from, answers);

@@ -1,7 +1,8 @@
 //! Opening a node, step by step.
 //!
 //! 1. Take and identify the data directory. A node that joins asks to be let in, and learns its id.
-//! 2. Recover the log and open the state; listen for peers, and dial them.
+//! 2. Recover the log and open the state; what is damaged is fenced, durably, before anybody hears of this
+//!    node. Listen for peers, and dial them.
 //! 3. An initial node that has not started gathers the incarnations of all founders, or takes the table over
 //!    from one that has started; makes the first groups in its log; and only then makes the table
 //!    durable. So a directory with a table has its groups: a log that was deleted cannot pass for new.
@@ -18,7 +19,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics::Recorder;
 use quorate_group::{Descriptor, Host, HostError};
 use quorate_placement::{MapError, Node, PlacementKind, PlacementMap};
-use quorate_store::{RocksConfig, RocksState, StateEngine};
+use quorate_store::{OpenStateError, RocksConfig, RocksState, StateEngine};
 use quorate_transport::{Limits, Transport, TransportConfig, vital};
 use quorate_types::machine::StateError;
 use quorate_types::{EntryId, GroupId, MachineKind, NodeId};
@@ -33,6 +34,7 @@ use crate::completions::LogCompletions;
 use crate::config::{EngineConfig, InitialState};
 use crate::disks::DiskWatch;
 use crate::engine::{Engine, Kinds, Parts, lock};
+use crate::fence::{Fence, Fenced, on_state_damage};
 use crate::founding::{Founders, fresh_identity, initial_groups, make_groups};
 use crate::identity::{DataDir, DataDirError, Identity, random_u64};
 use crate::metrics::NodeMetrics;
@@ -59,9 +61,15 @@ pub enum OpenError {
     /// The log.
     #[error("log: {0}")]
     Log(#[from] LogError),
+    /// Nothing of this node may take part any more.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
     /// The state.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The state's files.
+    #[error(transparent)]
+    StateFiles(#[from] OpenStateError),
     /// The network.
     #[error("transport: {0}")]
     Transport(#[from] quorate_transport::OpenError),
@@ -131,9 +139,7 @@ pub(crate) async fn open(
     let kinds = kinds_by_name(kinds);
     let data_dir = Arc::new(DataDir::open(&config.data_dir)?);
     let start = Start::of(&config, &data_dir).await?;
-    let mut log = RocksLog::open(&data_dir.log_path(), &RocksOptions::default())?;
-    let state: Arc<dyn StateEngine> =
-        Arc::new(RocksState::open(&RocksConfig::new(data_dir.state_path()))?);
+    let (mut log, state, fence) = open_stores(&data_dir, &config.node_name)?;
     let files = Files::open(data_dir.path())?;
     // Before anything else: a group with an intent is neither what it was nor what it will be.
     redo_all(&mut log, &*state, &files, &kinds)?;
@@ -200,9 +206,12 @@ pub(crate) async fn open(
         }
         Beginning::Joins | Beginning::Returns(_) => identity,
     };
-    if let Some(group) = groups.iter().find(|group| !recovered.contains_key(&group.id)) {
-        return Err(OpenError::MissingGroup(group.id));
+    let is_missing =
+        |group: &GroupId| !recovered.contains_key(group) && !fence.groups().contains_key(group);
+    if let Some(group) = groups.iter().map(|group| group.id).find(is_missing) {
+        return Err(OpenError::MissingGroup(group));
     }
+    recovered.retain(|group, _| !fence.groups().contains_key(group));
     let first_map = match &beginning {
         Beginning::Founds(founders) | Beginning::Returns(Some(founders)) => {
             Some(founders.first_map(&identity)?)
@@ -247,14 +256,68 @@ pub(crate) async fn open(
         metrics,
         tasks: Mutex::new(Vec::new()),
         placement_applied,
+        fenced: fence.groups().clone(),
         data_dir,
     });
+    for &group in fence.groups().keys() {
+        parts.with_host(|host| host.fence(group));
+    }
+    parts.metrics.groups_fenced.set(fence.groups().len() as f64);
     for (group, log) in recovered {
         resume(&parts, group, log)?;
     }
     parts.network.take_snapshots(&parts);
     start_tasks(&parts, first_map);
     Ok(Engine { parts })
+}
+
+/// Opens log and state, and fences what is damaged.
+fn open_stores(
+    data_dir: &Arc<DataDir>,
+    node: &str,
+) -> Result<(RocksLog, Arc<dyn StateEngine>, Fence), OpenError> {
+    let mut fence = Fence::load(data_dir)?;
+    let refused = |fence: &Fence| {
+        let reason = fence.all().map(ToOwned::to_owned);
+        let (path, node) = (data_dir.path().to_owned(), node.to_owned());
+        reason.map(|reason| OpenError::from(Fenced { path, node, reason }))
+    };
+    if let Some(fenced) = refused(&fence) {
+        return Err(fenced);
+    }
+    let opened = RocksLog::open(&data_dir.log_path(), &RocksOptions::default());
+    let mut news = match &opened {
+        Ok(log) => log.damaged().values().filter(|error| fence.add(error)).count() > 0,
+        Err(error @ LogError::DamagedEngine(_)) => fence.add(error),
+        Err(_) => false,
+    };
+    let state = match &opened {
+        Ok(_) => Some(RocksState::open(&RocksConfig::new(data_dir.state_path()))),
+        Err(_) => None,
+    };
+    if let Some(Err(OpenStateError::Damaged(what))) = &state {
+        news |= fence.add_all(format!("the state is damaged: {what}"));
+    }
+    if let Ok(log) = &opened
+        && !fence.groups().is_empty()
+        && log.groups().all(|group| fence.groups().contains_key(&group))
+    {
+        let reasons: Vec<_> = fence.groups().values().map(String::as_str).collect();
+        news |= fence.add_all(reasons.join("; "));
+    }
+    if news {
+        // Before anybody hears of this node.
+        fence.store(data_dir)?;
+    }
+    for (group, reason) in fence.groups() {
+        tracing::error!(%group, reason, "the group is fenced on this node: replace the node");
+    }
+    if let Some(fenced) = refused(&fence) {
+        return Err(fenced);
+    }
+    let (log, state) = (opened?, state.transpose()?.expect("the state is opened with the log"));
+    state.on_damage(on_state_damage(Arc::clone(data_dir)));
+    Ok((log, Arc::new(state), fence))
 }
 
 /// What a node knows before it opens its log.

@@ -13,6 +13,7 @@ use quorate_types::{
     Committed, GroupId, KeyRange, MachineKind, NodeId, ReadError, StateBatch, StateMachine,
     StateReader,
 };
+use quorate_wal::rocks::{RocksLog, RocksOptions};
 
 const GROUP: GroupId = GroupId(100);
 
@@ -325,4 +326,93 @@ async fn a_machine_that_panics_again_and_again_takes_down_its_group_alone() {
     assert_eq!(gone.map(|proposed| proposed.id), Err(EngineError::UnknownGroup(GROUP)));
     assert_eq!(propose(&node, healthy, "after").await, "2");
     node.shutdown().await;
+}
+
+/// Flips a bit in the sorted file of a stopped node's log, inside a command.
+fn damage_log(config: &EngineConfig, command: &[u8]) {
+    let directory = config.data_dir.join("log");
+    let log = RocksLog::open(&directory, &RocksOptions::default()).expect("the log is whole");
+    log.flush().expect("flushed");
+    drop(log);
+    for file in std::fs::read_dir(&directory).expect("a directory") {
+        let path = file.expect("a file").path();
+        let mut bytes = std::fs::read(&path).expect("read");
+        let is_table = path.extension().is_some_and(|extension| extension == "sst");
+        let found = bytes.windows(command.len()).position(|window| window == command);
+        if let Some(at) = found.filter(|_| is_table) {
+            bytes[at + command.len() / 2] ^= 1;
+            std::fs::write(path, bytes).expect("written");
+            return;
+        }
+    }
+    panic!("no sorted file holds the command");
+}
+
+#[tokio::test]
+async fn a_group_whose_log_is_damaged_takes_part_no_more_and_the_others_do() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let configs = local::configs(3, dir.path()).expect("settings");
+    let healthy = GroupId(101);
+    let mut nodes = open(&configs).await;
+    create(&nodes, GROUP).await;
+    create(&nodes, healthy).await;
+    // The first fills the block that begins with other groups' records.
+    let (filler, damaged) = (Bytes::from(vec![b'f'; 40_000]), Bytes::from(vec![b'd'; 40_000]));
+    for command in [filler, damaged.clone()] {
+        nodes[0].propose(GROUP, command).await.expect("proposed");
+    }
+    propose(&nodes[0], healthy, "before").await;
+    shut_down(std::mem::take(&mut nodes)).await;
+    damage_log(&configs[0], &damaged);
+
+    for life in ["first", "second"] {
+        nodes = open(&configs).await;
+        let status = nodes[0].status().await;
+        assert_eq!(status.fenced.keys().collect::<Vec<_>>(), [&GROUP], "{life} life");
+        assert!(nodes[0].leadership(GROUP).is_err(), "{life} life");
+        // The two others are a majority of it, and all three of the other one.
+        nodes[1].propose(GROUP, Bytes::from(life)).await.expect("two of three");
+        propose(&nodes[0], healthy, life).await;
+        if life == "first" {
+            shut_down(std::mem::take(&mut nodes)).await;
+        }
+    }
+    let third = nodes.pop().expect("three nodes");
+    third.shutdown().await;
+    propose(&nodes[0], healthy, "two left").await;
+    assert_eq!(journal(&nodes[0], healthy).await, "before first second two left");
+    // What the fenced one would say could only be trusted by mistake.
+    let alone = nodes[1].propose(GROUP, Bytes::from("alone")).await;
+    assert!(alone.is_err(), "{alone:?}");
+    assert!(nodes[0].leadership(GROUP).is_err(), "it did not begin anew");
+    shut_down(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_with_nothing_whole_left_does_not_start_again_whatever_it_finds() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let config = local::configs(1, dir.path()).expect("settings").remove(0);
+    let open =
+        |config: EngineConfig| Engine::open(config, vec![Arc::new(JournalKind)], &NoopRecorder);
+    let node = open(config.clone()).await.expect("opens");
+    create(std::slice::from_ref(&node), GROUP).await;
+    propose(&node, GROUP, "kept").await;
+    node.shutdown().await;
+    let manifest = std::fs::read_dir(config.data_dir.join("log")).expect("a directory");
+    let manifest = manifest.map(|file| file.expect("a file").path());
+    let manifest = manifest
+        .filter(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("MAN"))
+        })
+        .max()
+        .expect("a manifest");
+    let whole = std::fs::read(&manifest).expect("read");
+    let mut damaged = whole.clone();
+    damaged[20] ^= 1;
+    std::fs::write(&manifest, damaged).expect("written");
+    let refused = open(config.clone()).await;
+    assert!(matches!(refused, Err(OpenError::Fenced(_))), "{refused:?}");
+    std::fs::write(&manifest, whole).expect("written");
+    let refused = open(config).await;
+    assert!(matches!(refused, Err(OpenError::Fenced(_))), "{refused:?}");
 }

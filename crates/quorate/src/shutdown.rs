@@ -8,6 +8,7 @@
 //! | 3 | a part of a node ended by itself |
 //! | 4 | the node has been removed from its cluster; it need not be started again |
 //! | 5 | the node's data directory is an older copy of what it had, or a second copy in use |
+//! | 6 | the node is fenced: its log or state is damaged ([`quorate_node::EXIT_FENCED`]); replace it. `check`: it found damage |
 //! | 70 | a node's log or state could not be written ([`quorate_node::EXIT_STORAGE_FAILED`]) |
 //! | 130 | a second Ctrl-C or SIGTERM ended it at once |
 
@@ -35,6 +36,8 @@ pub enum Exit {
     Removed,
     /// The node's data directory is a copy that must not be used.
     Copy,
+    /// What is on disk is not what was written.
+    Damaged,
 }
 
 impl From<Exit> for ExitCode {
@@ -45,6 +48,8 @@ impl From<Exit> for ExitCode {
             Exit::Broken => 3,
             Exit::Removed => 4,
             Exit::Copy => 5,
+            // The process ends by the same number when the damage is met while it runs.
+            Exit::Damaged => quorate_node::EXIT_FENCED as u8,
         })
     }
 }

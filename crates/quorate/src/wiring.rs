@@ -4,6 +4,7 @@
 //! to the engine they are bytes. What the gateway asks "from memory" is what the engine publishes with every
 //! turn of a group, except for the size of the state, which a task of the engine's thread measures.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -173,10 +174,9 @@ impl Backend for EngineBackend {
             db_size_bytes: self.state_bytes(),
             db_in_use_bytes: self.state_bytes(),
             is_learner: self.engine.is_learner(GroupId::FIRST_DATA),
-            errors: match leader {
-                Some(_) => Vec::new(),
-                None => vec!["etcdserver: no leader".to_owned()],
-            },
+            errors: fenced(self.engine.fenced())
+                .chain(leader.is_none().then(|| "etcdserver: no leader".to_owned()))
+                .collect(),
         }
     }
 
@@ -209,6 +209,13 @@ impl Backend for EngineBackend {
             .into_iter()
             .all(|group| self.leader(group).is_some() && self.engine.is_caught_up(group))
     }
+}
+
+/// What a status says of groups that do not take part here any more.
+fn fenced(fenced: &BTreeMap<GroupId, String>) -> impl Iterator<Item = String> {
+    fenced
+        .iter()
+        .map(|(group, reason)| format!("quorate: group {group} is fenced on this node: {reason}"))
 }
 
 fn group_status(group: &quorate_node::GroupStatus, node: NodeId) -> GroupStatus {

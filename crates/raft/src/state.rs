@@ -414,11 +414,13 @@ impl State {
         let (ticket, hard_state, release) =
             self.persist.begin(hard_state, self.log.last().index, bytes);
         let knows_nothing = self.membership().voters.is_empty();
-        let hard_state = hard_state.map(|new| {
-            let is_lost = quorate_types::defect!(VoteNotSaved)
-                || quorate_types::defect!(NewbornVoteNotSaved) && knows_nothing;
-            if is_lost { HardState { vote: None, ..new } } else { new }
-        });
+        let forgets = [
+            quorate_types::defect!(VoteNotSaved),
+            knows_nothing && quorate_types::defect!(NewbornVoteNotSaved),
+        ]
+        .contains(&true);
+        let vote = |new: HardState| if forgets { None } else { new.vote };
+        let hard_state = hard_state.map(|new| HardState { vote: vote(new), ..new });
         Some(Append { ticket, hard_state, entries, release })
     }
 

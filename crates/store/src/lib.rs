@@ -32,7 +32,7 @@ pub use engine::{
     StateEngine,
 };
 #[cfg(feature = "rocks")]
-pub use engine::{RocksConfig, RocksState};
+pub use engine::{OnDamage, OpenStateError, RocksConfig, RocksState};
 pub use group_row::GroupRow;
-pub use kv::{KvKind, KvMachine};
+pub use kv::{KeyspaceCheck, KvKind, KvMachine, check_keyspace};
 pub use snapshot::{Export, GroupRows, Install, SnapshotError, SnapshotHeader, SnapshotReader};

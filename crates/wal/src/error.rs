@@ -12,7 +12,7 @@ pub enum LogError {
     /// A write was tried after one that had failed. It was not attempted.
     #[error("log refused: an earlier write or sync failed")]
     Poisoned,
-    /// What is on disk is not what was written: fence the group, or the node.
+    /// What is on disk is not what was written: fence the group.
     #[error("log of group {group} is damaged at index {index}: {what}")]
     Damaged {
         /// Whose record it is.
@@ -22,6 +22,10 @@ pub enum LogError {
         /// What does not fit, in words.
         what: String,
     },
+    /// The engine's files are not what was written, and no telling which groups that concerns: fence every
+    /// group of the node.
+    #[error("the log is damaged: {0}")]
+    DamagedEngine(String),
     /// What is on disk was written by a release that this one does not understand: run that one.
     #[error("log was written in an unknown format: {0}")]
     Format(String),

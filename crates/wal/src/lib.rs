@@ -46,6 +46,7 @@
 pub mod directory;
 pub mod error;
 mod fetcher;
+pub mod format;
 pub mod log_store;
 pub mod mem;
 mod metrics;

@@ -147,10 +147,19 @@ pub trait LogStore: Send + 'static {
     /// [`LogError::Poisoned`] ever after.
     fn write(&mut self, batch: &[Write]) -> Result<Written, LogError>;
 
-    /// Every log as it is now.
+    /// Makes it known, durably, that the last batch was synced: after it there is something that was
+    /// written later. Until then, a last batch that cannot be read any more looks as if the power had gone
+    /// while it was written. Changes nothing else, and costs a sync: it is for when nothing else is to be
+    /// written.
     ///
     /// # Errors
-    /// When the engine fails, or finds damage.
+    /// As [`write`](Self::write).
+    fn seal(&mut self) -> Result<(), LogError>;
+
+    /// Every log as it is now, but for those that are damaged.
+    ///
+    /// # Errors
+    /// When the engine fails, or finds damage that may concern every log.
     fn recover(&mut self) -> Result<BTreeMap<GroupId, RecoveredLog>, LogError>;
 
     /// One log as it is now, for a group that is loaded again; `None` if there is none.
@@ -159,6 +168,10 @@ pub trait LogStore: Send + 'static {
     /// How many batches this store has ever made durable, over all restarts. A node whose directory was
     /// rolled back to an older copy betrays itself by a smaller number.
     fn synced_batches(&self) -> u64;
+
+    /// Bytes that were written again since the store was opened, to reorganise what is there: beside what
+    /// [`Written`] counts, that is what goes to the disk.
+    fn rewritten_bytes(&self) -> u64;
 
     /// A reader for another thread.
     fn reader(&self) -> Box<dyn LogReader>;

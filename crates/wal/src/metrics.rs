@@ -16,6 +16,10 @@ pub(crate) struct WalMetrics {
     pub(crate) queue_bytes: Gauge,
     pub(crate) poisoned: Gauge,
     pub(crate) syncs: Counter,
+    pub(crate) seals: Counter,
+    pub(crate) entries: Counter,
+    pub(crate) rewritten_bytes: Counter,
+    pub(crate) entry_bytes: Counter,
     pub(crate) written_bytes: Counter,
     pub(crate) refused_tasks: Counter,
     pub(crate) fetches: Counter,
@@ -62,6 +66,26 @@ impl WalMetrics {
                 "1 once a write or sync of the log has failed: the node acknowledges nothing more.",
             ),
             syncs: make.counter("quorate_wal_syncs_total", Unit::Count, "Synced batches."),
+            seals: make.counter(
+                "quorate_wal_seals_total",
+                Unit::Count,
+                "Synced records that say nothing, each behind the last batch before a pause.",
+            ),
+            entries: make.counter(
+                "quorate_wal_entries_total",
+                Unit::Count,
+                "Entries written to the log.",
+            ),
+            entry_bytes: make.counter(
+                "quorate_wal_entry_bytes_total",
+                Unit::Bytes,
+                "Bytes of the commands written to the log, without keys and framing.",
+            ),
+            rewritten_bytes: make.counter(
+                "quorate_wal_rewritten_bytes_total",
+                Unit::Bytes,
+                "Bytes of the log that were written again since the start, by flushes and compactions.",
+            ),
             written_bytes: make.counter(
                 "quorate_wal_written_bytes_total",
                 Unit::Bytes,

@@ -30,6 +30,10 @@ pub struct WalConfig {
     pub queue_bytes_max: usize,
     /// Fetches that may wait for the fetcher; beyond that [`Wal::fetch`] refuses.
     pub queue_fetches_max: usize,
+    /// When nothing was written for so long, the last batch is sealed ([`LogStore::seal`]), once. Until
+    /// then damage to it cannot be told from a write that never was acknowledged; a shorter time costs a
+    /// sync in each shorter pause.
+    pub seal_after: Duration,
 }
 
 impl WalConfig {
@@ -41,6 +45,8 @@ impl WalConfig {
     pub const QUEUE_BYTES_MAX: usize = 64 << 20;
     /// 1,024: fetches are asked for one at a time by each replica that has to look back.
     pub const QUEUE_FETCHES_MAX: usize = 1 << 10;
+    /// 100 ms: many syncs, so that a log under load is never sealed.
+    pub const SEAL_AFTER: Duration = Duration::from_millis(100);
 }
 
 impl Default for WalConfig {
@@ -50,6 +56,7 @@ impl Default for WalConfig {
             queue_tasks_max: Self::QUEUE_TASKS_MAX,
             queue_bytes_max: Self::QUEUE_BYTES_MAX,
             queue_fetches_max: Self::QUEUE_FETCHES_MAX,
+            seal_after: Self::SEAL_AFTER,
         }
     }
 }
@@ -213,7 +220,7 @@ impl Wal {
             completions,
             Arc::clone(&shared),
             metrics.clone(),
-            config.batch_bytes_max,
+            &config,
         );
         let threads = vec![
             spawn("quorate-wal", move || writer.run()),

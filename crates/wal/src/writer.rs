@@ -3,15 +3,18 @@
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use quorate_types::GroupId;
 
 use crate::error::LogError;
 use crate::log_store::{LogStore, Write};
 use crate::metrics::WalMetrics;
-use crate::wal::{AbortOnPanic, Completions, Persisted, Shared, Task};
+use crate::wal::{AbortOnPanic, Completions, Persisted, Shared, Task, WalConfig};
+
+/// The engine sums up over its threads what it has written again: not for every batch.
+const REWRITTEN_EVERY_BATCHES: u64 = 64;
 
 /// What waits for the writer.
 pub(crate) enum Job {
@@ -28,6 +31,10 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     metrics: WalMetrics,
     batch_bytes_max: usize,
+    seal_after: Duration,
+    /// The last batch has nothing behind it yet.
+    unsealed: bool,
+    batches: u64,
     /// The batch under construction, in the order of submission.
     batch: Vec<Write>,
     batch_cost_bytes: usize,
@@ -42,7 +49,7 @@ impl Writer {
         completions: Arc<dyn Completions>,
         shared: Arc<Shared>,
         metrics: WalMetrics,
-        batch_bytes_max: usize,
+        config: &WalConfig,
     ) -> Self {
         let (batch, done) = (Vec::new(), Vec::new());
         Self {
@@ -51,7 +58,10 @@ impl Writer {
             completions,
             shared,
             metrics,
-            batch_bytes_max,
+            batch_bytes_max: config.batch_bytes_max,
+            seal_after: config.seal_after,
+            unsealed: false,
+            batches: 0,
             batch,
             batch_cost_bytes: 0,
             done,
@@ -61,8 +71,8 @@ impl Writer {
     /// Runs until every sender is gone and the queue is empty, or until a write fails.
     pub(crate) fn run(mut self) {
         let _abort = AbortOnPanic;
-        while let Ok(first) = self.jobs.recv() {
-            let reload = self.gather(first);
+        while let Some(first) = self.next() {
+            let reload = first.and_then(|first| self.gather(first));
             if let Err(error) = self.write() {
                 self.poison(&error);
                 return;
@@ -70,6 +80,18 @@ impl Writer {
             if let Some((group, generation)) = reload {
                 self.completions.reloaded(group, generation, self.store.log(group));
             }
+        }
+    }
+
+    /// The next job; `Some(None)` when the last batch has waited long enough for one behind it, and `None`
+    /// at the end, once that batch is sealed.
+    fn next(&mut self) -> Option<Option<Job>> {
+        if !self.unsealed {
+            return self.jobs.recv().ok().map(Some);
+        }
+        match self.jobs.recv_timeout(self.seal_after) {
+            Ok(job) => Some(Some(job)),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Some(None),
         }
     }
 
@@ -98,12 +120,13 @@ impl Writer {
 
     fn write(&mut self) -> Result<(), LogError> {
         if self.batch.is_empty() {
-            return Ok(());
+            return self.seal();
         }
         self.metrics.queue_tasks.set(self.jobs.len() as f64);
         let start = Instant::now();
         let written = self.store.write(&self.batch)?;
         self.metrics.sync_seconds.record(start.elapsed());
+        self.unsealed = true;
         self.shared.synced_batches.store(self.store.synced_batches(), Ordering::Relaxed);
         self.shared.oldest_us.store(0, Ordering::Relaxed);
 
@@ -115,15 +138,33 @@ impl Writer {
         self.completions.persisted(&self.done);
 
         let entries: usize = self.batch.iter().map(|write| write.entries().len()).sum();
+        let all = self.batch.iter().flat_map(Write::entries);
+        let entry_bytes: usize = all.map(|entry| entry.payload.len()).sum();
         let groups = self.done.chunk_by(|one, next| one.group == next.group).count();
         self.metrics.batch_entries.record(entries as f64);
         self.metrics.batch_groups.record(groups as f64);
         self.metrics.batch_bytes.record(written.bytes as f64);
         self.metrics.written_bytes.increment(written.bytes);
         self.metrics.syncs.increment(1);
+        self.metrics.entries.increment(entries as u64);
+        self.metrics.entry_bytes.increment(entry_bytes as u64);
+        self.batches += 1;
+        if self.batches.is_multiple_of(REWRITTEN_EVERY_BATCHES) {
+            self.metrics.rewritten_bytes.absolute(self.store.rewritten_bytes());
+        }
 
         self.batch.clear();
         self.done.clear();
+        Ok(())
+    }
+
+    /// Puts something behind the last batch, once.
+    fn seal(&mut self) -> Result<(), LogError> {
+        if mem::take(&mut self.unsealed) {
+            self.store.seal()?;
+            self.metrics.seals.increment(1);
+            self.metrics.rewritten_bytes.absolute(self.store.rewritten_bytes());
+        }
         Ok(())
     }
 

@@ -219,14 +219,16 @@ fn apply(damage: Damage, data: &Path, random: &mut fastrand::Rng) -> String {
 
 /// The files that hold something, by kind: each kind is as likely to be hit, however many there are.
 fn targets(data: &Path) -> Vec<Vec<PathBuf>> {
-    let kinds: [(&str, fn(&str) -> bool); 5] = [
-        ("log", |name| name.ends_with(".log")),
-        ("log", |name| name.ends_with(".sst")),
-        ("state", |name| name.ends_with(".sst")),
-        ("log", |name| name.starts_with("MANIFEST")),
-        ("state", |name| name.starts_with("MANIFEST")),
+    let kinds = [
+        ("log", ".log"),
+        ("log", ".sst"),
+        ("state", ".sst"),
+        ("log", "MANIFEST"),
+        ("state", "MANIFEST"),
     ];
-    let found = kinds.map(|(directory, is_kind)| files(&data.join(directory), &is_kind));
+    let found = kinds.map(|(directory, kind)| {
+        files(&data.join(directory), &|name: &str| name.ends_with(kind) || name.starts_with(kind))
+    });
     found.into_iter().filter(|files| !files.is_empty()).collect()
 }
 

@@ -140,6 +140,10 @@ pub(crate) struct GroupActor {
 }
 
 impl GroupActor {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place of use; each is a different part of the node"
+    )]
     pub(crate) fn new(
         group: Group<ProposalSlot, ReadSlot>,
         generation: Generation,

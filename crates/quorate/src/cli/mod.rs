@@ -4,11 +4,15 @@
 //! - [`dev`]: a whole cluster in one process.
 //! - [`status`]: what nodes say of themselves.
 //! - [`member`]: who belongs to the cluster, and how that changes.
+//! - [`check`]: whether a data directory is whole.
+//! - [`log_dump`]: what a group's log holds.
 //! - [`cert`]: a cluster's authority and its nodes' certificates.
 //! - `sim`: the simulator's own command, [`quorate_sim::cli`].
 
 pub mod cert;
+pub mod check;
 pub mod dev;
+pub mod log_dump;
 pub mod member;
 pub mod serve;
 pub mod status;
@@ -39,6 +43,11 @@ enum Command {
     /// Show, add, promote, remove and replace members of a cluster
     #[command(subcommand)]
     Member(member::Command),
+    /// Check a data directory that no node runs on, and change nothing in it
+    Check(check::Args),
+    /// Look at the log in a data directory that no node runs on
+    #[command(subcommand)]
+    Log(log_dump::Command),
     /// Run a simulated cluster from a seed, under faults, and check what it promised
     Sim(Box<quorate_sim::cli::Args>),
     /// Make a cluster's authority and its nodes' certificates
@@ -71,6 +80,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Dev(args) => dev::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Member(command) => member::run(&command),
+        Command::Check(args) => check::run(&args),
+        Command::Log(command) => log_dump::run(&command),
         Command::Sim(args) => sim(&args),
         Command::Cert(command) => cert::run(&command),
     };

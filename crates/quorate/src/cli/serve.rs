@@ -18,7 +18,8 @@ precedence: --listen-client, QUORATE_LISTEN_CLIENT, or in the file: listen-clien
 
 Exit codes: 0 stopped cleanly; 1 did not start, or did not stop in time; 2 wrong usage or settings; \
 3 a part of the node ended by itself; 4 the node was removed from its cluster; \
-5 its data directory is an older copy, or a second one in use; 70 log or state cannot be written; 130 stopped at once by a \
+5 its data directory is an older copy, or a second one in use; 6 the node is fenced, since its log or \
+state is damaged: replace it; 70 log or state cannot be written; 130 stopped at once by a \
 second signal.")]
 pub struct Args {
     /// File with settings (TOML) [env: QUORATE_CONFIG]
@@ -67,6 +68,7 @@ pub(super) fn failure(error: &NodeError) -> Failure {
         NodeError::Broken(_) => Exit::Broken,
         NodeError::Removed(_) => Exit::Removed,
         NodeError::Copy(_) => Exit::Copy,
+        NodeError::Engine(quorate_node::OpenError::Fenced(_)) => Exit::Damaged,
         NodeError::Bind { .. }
         | NodeError::File { .. }
         | NodeError::Engine(_)

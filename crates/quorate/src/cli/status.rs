@@ -66,6 +66,8 @@ struct NodeView {
     version: String,
     ready: bool,
     db_size_bytes: u64,
+    /// What is wrong with it.
+    errors: Vec<String>,
     cluster_id: String,
     members: Vec<MemberView>,
     groups: Vec<GroupView>,
@@ -173,6 +175,7 @@ fn view(response: StatusResponse) -> Option<NodeView> {
         version: node.version,
         ready: node.ready,
         db_size_bytes: node.db_size_bytes,
+        errors: node.errors,
         cluster_id: hex(cluster.id),
         groups: response.groups.into_iter().map(group).collect(),
         members: cluster.nodes.into_iter().map(member).collect(),
@@ -201,7 +204,8 @@ fn tables(answers: &[Answer]) -> String {
         "GROUP", "KIND", "NODE", "ROLE", "LEADER", "TERM", "COMMIT", "APPLIED", "LAST", "LAG",
     ]);
     let mut replicas = Vec::new();
-    let mut silent = String::new();
+    // What does not fit into a table: who is silent, and what is wrong.
+    let mut notes = String::new();
     for Answer { endpoint, result } in answers {
         match result {
             Ok(node) => {
@@ -214,9 +218,12 @@ fn tables(answers: &[Answer]) -> String {
                     if node.ready { "yes" } else { "no" }.to_owned(),
                     node.db_size_bytes.to_string(),
                 ]);
+                for error in &node.errors {
+                    notes.push_str(&format!("{endpoint}: {error}\n"));
+                }
                 replicas.extend(node.groups.iter().map(|group| (group.id, &node.name, group)));
             }
-            Err(error) => silent.push_str(&format!("{endpoint}: no answer: {error}\n")),
+            Err(error) => notes.push_str(&format!("{endpoint}: no answer: {error}\n")),
         }
     }
     replicas.sort_by_key(|(id, name, _)| (*id, *name));
@@ -236,8 +243,8 @@ fn tables(answers: &[Answer]) -> String {
         ]);
     }
     match nodes.is_empty() {
-        true => silent,
-        false => format!("{nodes}\n{groups}{silent}"),
+        true => notes,
+        false => format!("{nodes}\n{groups}{notes}"),
     }
 }
 
@@ -262,6 +269,7 @@ mod tests {
                 version: "0.1.0".to_owned(),
                 ready: true,
                 db_size_bytes: 4096,
+                errors: vec!["quorate: group 7 is fenced on this node: bad block".to_owned()],
             }),
             cluster: Some(Cluster { id: 0xc1, nodes: vec![member(0xabc, "n1"), member(2, "n2")] }),
             groups: vec![Group {
@@ -294,6 +302,7 @@ n1:2379   n1    abc  c1       0.1.0    yes    4096
 
 GROUP  KIND  NODE  ROLE    LEADER  TERM  COMMIT  APPLIED  LAST  LAG
 2      kv    n1    leader  n1      3     10      10       11    n2:2
+n1:2379: quorate: group 7 is fenced on this node: bad block
 n2:2379: no answer: refused
 ";
         assert_eq!(tables(&answers()), expected);

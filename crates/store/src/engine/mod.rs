@@ -29,7 +29,7 @@ mod traits;
 pub use mem::MemState;
 pub use overlay::{Overlay, Rows, Savepoint};
 #[cfg(feature = "rocks")]
-pub use rocks::{RocksConfig, RocksState};
+pub use rocks::{OnDamage, OpenStateError, RocksConfig, RocksState};
 pub use scope::{ScopedBatch, ScopedView};
 pub use shared::SharedView;
 pub use traits::{RowSource, Span, Staged, StateEngine};

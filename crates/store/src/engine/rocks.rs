@@ -4,15 +4,15 @@
 //! so what a crash leaves is the rows after some prefix of the batches, as the [chapter](super)
 //! promises; no `atomic_flush` is needed for it. A clean close flushes by itself.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use quorate_types::StateReader;
 use quorate_types::machine::{Direction, StateError, Visit};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType,
-    Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+    ErrorKind, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::overlay::Rows;
@@ -113,11 +113,45 @@ impl RocksConfig {
     }
 }
 
+/// Why a [`RocksState`] does not open.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenStateError {
+    /// Its files are not what was written.
+    #[error("state engine: {0}")]
+    Damaged(String),
+    /// Anything else: it is in use, or the system refuses.
+    #[error(transparent)]
+    Failed(#[from] StateError),
+}
+
+/// What is told of the first damage that anybody meets, on the thread that meets it.
+pub type OnDamage = Box<dyn Fn(&str) + Send + Sync>;
+
+/// A database, and the first damage that was met in it.
+pub(super) struct Database {
+    pub(super) rocks: DB,
+    damage: OnceLock<String>,
+    on_damage: OnceLock<OnDamage>,
+}
+
+impl Database {
+    /// An error of the database, for whoever asked; damage is remembered.
+    pub(super) fn failed(&self, error: rocksdb::Error) -> StateError {
+        if error.kind() == ErrorKind::Corruption
+            && self.damage.set(error.to_string()).is_ok()
+            && let (Some(tell), Some(what)) = (self.on_damage.get(), self.damage.get())
+        {
+            tell(what);
+        }
+        failed(error)
+    }
+}
+
 /// The durable engine.
 pub struct RocksState {
     /// Before the database, which it looks at.
     latest: Arc<Latest>,
-    db: Arc<DB>,
+    db: Arc<Database>,
     /// Kept for the tables that are written beside the engine: they must be like its own.
     options: Options,
     unlogged: WriteOptions,
@@ -128,18 +162,65 @@ impl RocksState {
     ///
     /// # Errors
     /// When it cannot be opened: in use, damaged, or not readable.
-    pub fn open(config: &RocksConfig) -> Result<Self, StateError> {
+    pub fn open(config: &RocksConfig) -> Result<Self, OpenStateError> {
         let options = config.options();
-        let db = Arc::new(DB::open(&options, &config.path).map_err(failed)?);
+        let db = DB::open(&options, &config.path).map_err(opening)?;
         tables::remove_staged(&config.path)?;
+        Ok(Self::over(db, options))
+    }
+
+    /// Opens a directory to look at, and changes nothing in it: it can be read, and nothing else. RocksDB
+    /// keeps a diary whenever it opens something; it goes to `diary`.
+    ///
+    /// # Errors
+    /// When it cannot be opened: damaged, not there, or not readable.
+    pub fn open_read_only(config: &RocksConfig, diary: &Path) -> Result<Self, OpenStateError> {
+        let mut options = config.options();
+        options.create_if_missing(false);
+        options.set_db_log_dir(diary);
+        let db = DB::open_for_read_only(&options, &config.path, false).map_err(opening)?;
+        Ok(Self::over(db, options))
+    }
+
+    fn over(rocks: DB, options: Options) -> Self {
+        let db = Arc::new(Database { rocks, damage: OnceLock::new(), on_damage: OnceLock::new() });
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
-        Ok(Self { latest: Arc::default(), db, options, unlogged })
+        Self { latest: Arc::default(), db, options, unlogged }
+    }
+
+    /// Whom to tell of damage; the first one who is named. Reads that meet it fail, and what they would have
+    /// returned is not known.
+    pub fn on_damage(&self, tell: OnDamage) {
+        // A second one would not be told of what the first one knows.
+        drop(self.db.on_damage.set(tell));
+    }
+
+    /// What of its files is not what was written to them, as soon as a read or the engine itself has met it.
+    #[must_use]
+    pub fn damage(&self) -> Option<&str> {
+        self.db.damage.get().map(String::as_str)
+    }
+
+    /// Reads every row there is, overwritten ones too, with the checksums of all that lies on the way.
+    ///
+    /// # Errors
+    /// When one does not match, or cannot be read.
+    pub fn verify(&self) -> Result<(), StateError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_readahead_size(2 << 20);
+        let mut rows = self.db.rocks.raw_iterator_opt(options);
+        rows.seek_to_first();
+        while rows.valid() {
+            rows.next();
+        }
+        rows.status().map_err(|error| self.db.failed(error))
     }
 
     fn property(&self, name: &std::ffi::CStr) -> u64 {
         // Only a name that RocksDB does not know has no value.
-        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+        self.db.rocks.property_int_value(name).ok().flatten().unwrap_or(0)
     }
 }
 
@@ -161,13 +242,13 @@ impl StateEngine for RocksState {
                 None => batch.delete(key),
             }
         }
-        self.db.write_opt(batch, &self.unlogged).map_err(failed)?;
+        self.db.rocks.write_opt(batch, &self.unlogged).map_err(|error| self.db.failed(error))?;
         self.latest.outdate();
         Ok(())
     }
 
     fn flush(&self) -> Result<(), StateError> {
-        self.db.flush().map_err(failed)
+        self.db.rocks.flush().map_err(|error| self.db.failed(error))
     }
 
     fn stage(
@@ -181,7 +262,8 @@ impl StateEngine for RocksState {
     fn durable(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::Persisted);
-        let value = self.db.get_pinned_opt(key, &options).map_err(failed)?;
+        let value = self.db.rocks.get_pinned_opt(key, &options);
+        let value = value.map_err(|error| self.db.failed(error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -193,20 +275,20 @@ impl StateEngine for RocksState {
 
 impl std::fmt::Debug for RocksState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RocksState").field("path", &self.db.path()).finish_non_exhaustive()
+        f.debug_struct("RocksState").field("path", &self.db.rocks.path()).finish_non_exhaustive()
     }
 }
 
 struct RocksView<'d> {
-    db: &'d DB,
+    db: &'d Database,
     snapshot: Snapshot<'d>,
     /// Reads of one row at the snapshot; kept, because making options costs as much as a cached read.
     point: ReadOptions,
 }
 
 impl<'d> RocksView<'d> {
-    fn new(db: &'d DB) -> Self {
-        let snapshot = db.snapshot();
+    fn new(db: &'d Database) -> Self {
+        let snapshot = db.rocks.snapshot();
         let mut point = ReadOptions::default();
         point.set_snapshot(&snapshot);
         Self { db, snapshot, point }
@@ -216,7 +298,7 @@ impl<'d> RocksView<'d> {
 self_cell::self_cell! {
     /// A view that keeps its database open.
     struct OwnedView {
-        owner: Arc<DB>,
+        owner: Arc<Database>,
         #[covariant]
         dependent: RocksView,
     }
@@ -241,7 +323,8 @@ impl StateReader for OwnedView {
 impl StateReader for RocksView<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         // Pinned, so that the value is copied once, from the block into what is handed on.
-        let value = self.db.get_pinned_opt(key, &self.point).map_err(failed)?;
+        let value = self.db.rocks.get_pinned_opt(key, &self.point);
+        let value = value.map_err(|error| self.db.failed(error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -261,7 +344,7 @@ impl StateReader for RocksView<'_> {
         if let Some(end) = end {
             options.set_iterate_upper_bound(end);
         }
-        let mut rows = self.db.raw_iterator_opt(options);
+        let mut rows = self.db.rocks.raw_iterator_opt(options);
         match direction {
             Direction::Forward => rows.seek_to_first(),
             Direction::Backward => rows.seek_to_last(),
@@ -276,8 +359,17 @@ impl StateReader for RocksView<'_> {
             }
         }
         // An iterator ends at damage as it does at the range's end; only its status tells.
-        rows.status().map_err(failed)
+        rows.status().map_err(|error| self.db.failed(error))
     }
+}
+
+/// What opening found: a file that is missing was removed by nobody.
+fn opening(error: rocksdb::Error) -> OpenStateError {
+    let is_missing = error.kind() == ErrorKind::IOError && error.as_ref().contains("No such file");
+    if error.kind() == ErrorKind::Corruption || is_missing {
+        return OpenStateError::Damaged(error.into_string());
+    }
+    failed(error).into()
 }
 
 pub(super) fn failed(error: rocksdb::Error) -> StateError {

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quorate_types::machine::StateError;
-use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter};
+use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter};
 
-use super::rocks::failed;
+use super::rocks::{Database, failed};
 use super::shared::Latest;
 use super::traits::{RowSource, Span, Staged};
 
@@ -42,7 +42,7 @@ pub(super) fn remove_staged(engine: &Path) -> Result<(), StateError> {
 
 /// Tables that wait to be ingested.
 pub(super) struct Tables {
-    db: Arc<DB>,
+    db: Arc<Database>,
     latest: Arc<Latest>,
     paths: Vec<PathBuf>,
 }
@@ -50,13 +50,13 @@ pub(super) struct Tables {
 impl Tables {
     /// Writes `rows`, and tombstones for all of `spans`.
     pub(super) fn write(
-        db: &Arc<DB>,
+        db: &Arc<Database>,
         latest: &Arc<Latest>,
         options: &Options,
         spans: &[Span],
         rows: &mut RowSource<'_>,
     ) -> Result<Self, StateError> {
-        let directory = db.path().join(DIRECTORY);
+        let directory = db.rocks.path().join(DIRECTORY);
         fs::create_dir_all(&directory).map_err(|error| io(&error))?;
         let mut tables = Self { db: Arc::clone(db), latest: Arc::clone(latest), paths: Vec::new() };
         let mut next = rows()?;
@@ -96,7 +96,8 @@ impl Staged for Tables {
     fn ingest(self: Box<Self>) -> Result<(), StateError> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db.ingest_external_file_opts(&options, self.paths.clone()).map_err(failed)?;
+        let ingested = self.db.rocks.ingest_external_file_opts(&options, self.paths.clone());
+        ingested.map_err(|error| self.db.failed(error))?;
         self.latest.outdate();
         Ok(())
     }

@@ -19,6 +19,7 @@
 //!
 //! Every fact about etcd here was checked against etcd 3.5.1; the tests name them.
 
+pub mod check;
 pub(crate) mod hashing;
 pub(crate) mod interval;
 pub mod machine;
@@ -31,5 +32,6 @@ pub(crate) mod sweep;
 pub(crate) mod txn;
 pub(crate) mod write;
 
+pub use check::{KeyspaceCheck, check_keyspace};
 pub use machine::{KvKind, KvMachine};
 pub use txn::TXN_DEPTH_MAX;

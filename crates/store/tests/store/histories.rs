@@ -9,12 +9,17 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use prost::Message;
-use quorate_store::layout::{self, TAG_CURRENT, TAG_EVENT, TAG_HISTORY};
-use quorate_store::{MemState, SharedView, StateEngine};
-use quorate_types::kv::{Command, Compact, DeleteRange, Op, Query, Range, Txn, command, op, query};
+use quorate_store::layout::{self, Stamp, TAG_CURRENT, TAG_EVENT, TAG_HISTORY};
+use quorate_store::{
+    GroupRow, KeyspaceCheck, MemState, ScopedView, SharedView, StateEngine, check_keyspace,
+};
+use quorate_types::kv::{
+    Command, Compact, DeleteRange, Op, Put, Query, Range, Txn, command, op, query,
+};
+use quorate_types::machine::RowScope;
 
 use crate::generate::{command, range};
-use crate::host::{Host, error, rows};
+use crate::host::{GROUP, Host, error, rows};
 use crate::model::Model;
 
 /// What happens to a replica.
@@ -89,6 +94,59 @@ fn check_swept<E: StateEngine>(host: &Host<E>, model: &Model) {
     assert!(below.len() <= last, "at most one row for each write");
 }
 
+/// What an offline check finds.
+fn misfits(host: &Host<MemState>) -> Vec<String> {
+    check(&host.engine).damage
+}
+
+fn check(engine: &MemState) -> KeyspaceCheck {
+    let view = engine.view();
+    let row = GroupRow::load(GROUP, &*view).unwrap().unwrap_or_default();
+    let scoped = ScopedView::new(&*view, RowScope::Keyspace, GROUP);
+    check_keyspace(&row.meta, &scoped).unwrap()
+}
+
+#[test]
+fn a_row_that_is_lost_or_of_another_time_is_found_by_a_check() {
+    let mut host = Host::new(MemState::new());
+    let key = Bytes::from_static(b"a");
+    let put = |value: &'static [u8]| Command {
+        at_revision: 0,
+        body: Some(command::Body::Put(Put {
+            key: Bytes::from_static(b"a"),
+            value: Bytes::from_static(value),
+            ..Put::default()
+        })),
+    };
+    for value in [b"one", b"two"] {
+        host.apply(&put(value));
+    }
+    let found = check(&host.engine);
+    assert_eq!((found.revision, found.keys, found.versions, found.events), (3, 1, 2, 2));
+    assert_eq!(found.damage, Vec::<String>::new());
+    let whole = rows(&host.engine);
+    // Every row of the keyspace is needed; so is the meta that says how far it is.
+    for lost in whole.keys() {
+        let engine = MemState::new();
+        let kept = whole.iter().filter(|(row, _)| *row != lost);
+        engine
+            .write(kept.map(|(row, value)| (row.clone(), Some(value.clone()))).collect())
+            .unwrap();
+        assert!(check(&engine).damage_count > 0, "without {}", lost.escape_ascii());
+    }
+    // The older of two versions in the place of the newer one, and a row that is none.
+    let older = &whole[&layout::history(&key, Stamp { revision: 2, sub: 0 })[..]];
+    let newer = layout::history(&key, Stamp { revision: 3, sub: 0 });
+    let current = layout::current(&key);
+    for (row, value) in [(newer, older.clone()), (current, Bytes::from_static(b"?"))] {
+        let engine = MemState::new();
+        let mut changed = whole.clone();
+        changed.insert(row.into(), value);
+        engine.write(changed.into_iter().map(|(row, value)| (row, Some(value))).collect()).unwrap();
+        assert!(check(&engine).damage_count > 0);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
@@ -123,8 +181,10 @@ proptest! {
             }
         }
         check_all_revisions(&host, &model);
+        prop_assert_eq!(misfits(&host), Vec::<String>::new());
         while host.sweep(3) {}
         check_all_revisions(&host, &model);
+        prop_assert_eq!(misfits(&host), Vec::<String>::new());
         check_swept(&host, &model);
         let swept = rows(&host.engine);
         prop_assert!(!host.sweep(100), "nothing is left");
@@ -308,7 +368,7 @@ fn a_failed_engine_is_an_error_and_not_an_outcome() {
 
 fn put(key: &[u8], value: &[u8]) -> Command {
     let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-    let put = quorate_types::kv::Put { key, value, ..Default::default() };
+    let put = Put { key, value, ..Default::default() };
     Command { at_revision: 0, body: Some(command::Body::Put(put)) }
 }
 
@@ -316,13 +376,13 @@ fn put(key: &[u8], value: &[u8]) -> Command {
 fn rows_are_where_the_layout_says() {
     let mut host = Host::new(MemState::new());
     host.apply(&put(b"a\0b", b"value"));
-    let stamp = layout::Stamp { revision: 2, sub: 0 };
+    let stamp = Stamp { revision: 2, sub: 0 };
     let tags: Vec<_> = rows(&host.engine).keys().cloned().collect();
     let expected = [
         layout::current(b"a\0b"),
         layout::event(stamp).to_vec(),
         layout::history(b"a\0b", stamp),
-        layout::group(crate::host::GROUP).to_vec(),
+        layout::group(GROUP).to_vec(),
     ];
     assert_eq!(tags, expected.map(Bytes::from));
     assert_eq!(tagged(&host, TAG_CURRENT).len(), 1);

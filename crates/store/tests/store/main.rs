@@ -7,7 +7,10 @@
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
 //! - [`snapshots`]: exported, damaged, installed.
 //! - [`engines`]: the promises of the engines and of the overlay.
+//! - `damage`: bit flips and cuts on copies of RocksDB's files.
 
+#[cfg(feature = "rocks")]
+mod damage;
 mod engines;
 mod etcd_facts;
 mod generate;

@@ -46,25 +46,33 @@
 //!
 //! [`RocksLog::write`](crate::LogStore::write) is one `WriteBatch` with `sync`: it is in the write-ahead log,
 //! and that is synced, when it returns. Nothing is ever written around the write-ahead log. Recovery is
-//! RocksDB's point-in-time mode, the only one that allows recycled files: it stops at the first record that
-//! is torn.
+//! RocksDB's point-in-time mode: it stops at the first record that does not fit. So the files are judged before (see `files`): a torn end is cut off, and where something
+//! is lost that was synced, the logs do not open. For that, every batch begins with a mark and ends with the
+//! store's own row: the mark is known to no client, and that row survives in memory whatever is removed, so
+//! that a sorted file always has the last sequence number of what went into it.
 
+mod files;
 mod index;
 mod options;
 mod reader;
 mod record;
 mod recovery;
+mod view;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use bytes::BytesMut;
 use quorate_types::{GroupId, HardState};
-use rocksdb::{DB, WriteBatch, WriteOptions};
+use rocksdb::statistics::Ticker;
+use rocksdb::{DB, ErrorKind, Options, WriteBatch, WriteOptions};
 
+pub use self::files::CutTail;
 pub use self::options::RocksOptions;
+pub use self::view::RocksLogView;
 
 use self::index::{GroupLog, Index};
 use self::record::Key;
@@ -79,10 +87,18 @@ pub struct RocksLog {
     index: Arc<RwLock<Index>>,
     synced: WriteOptions,
     synced_batches: u64,
+    /// Groups whose rows are damaged. Nothing is written for them.
+    damaged: BTreeMap<GroupId, LogError>,
+    /// What this process begins its batches with.
+    mark: [u8; 8],
+    /// Where the engine counts.
+    options: Options,
     /// Where values are encoded before RocksDB copies them into the batch.
     scratch: BytesMut,
     batch_capacity_bytes: usize,
     failed: bool,
+    /// Shared with readers: the directory is let go when the engine is closed.
+    lock: Arc<File>,
 }
 
 /// A batch is allotted as much as the last one took, but not more than this.
@@ -90,28 +106,55 @@ const BATCH_CAPACITY_BYTES_MAX: usize = 4 << 20;
 
 impl RocksLog {
     /// Opens the logs in `directory`, makes it if need be, and reads every record: checksums, and that no
-    /// log has a gap.
+    /// log has a gap. An end of the write-ahead log that was never synced is cut off. Groups whose records
+    /// do not fit are [`damaged`](Self::damaged), and have no log here.
     ///
     /// # Errors
-    /// [`LogError::Damaged`] names the first group and index that do not fit, [`LogError::Format`] a newer
-    /// release's record, [`LogError::Engine`] whatever RocksDB or the file system say, such as that another
-    /// process has the directory open.
+    /// [`LogError::DamagedEngine`] when something is lost that may concern every group,
+    /// [`LogError::Format`] for a newer release's record, [`LogError::Engine`] whatever RocksDB or the file
+    /// system say, such as that another process has the directory open.
     pub fn open(directory: &Path, options: &RocksOptions) -> Result<Self, LogError> {
         make_directory(directory)
             .map_err(|error| LogError::Engine(format!("{}: {error}", directory.display())))?;
-        let db = DB::open(&options.to_rocksdb(), directory).map_err(engine)?;
-        let (index, synced_batches) = recovery::scan(&db)?;
+        let lock = files::lock(directory)?;
+        files::cut(&files::examine(directory)?.tails)?;
+        let options = options.to_rocksdb();
+        let db = DB::open(&options, directory).map_err(opening)?;
+        let recovery::Recovered { index, synced_batches, damaged } = recovery::scan(&db)?;
         let mut synced = WriteOptions::new();
         synced.set_sync(true);
-        Ok(Self {
+        let mut log = Self {
             db: Arc::new(db),
             index: Arc::new(RwLock::new(index)),
             synced,
             synced_batches,
+            damaged,
+            // The keys of such a hash are the system's random numbers.
+            mark: RandomState::new().hash_one(directory).to_le_bytes(),
+            options,
             scratch: BytesMut::new(),
             batch_capacity_bytes: 0,
             failed: false,
-        })
+            lock: Arc::new(lock),
+        };
+        // The new log file has something from the start that goes on where the sorted files end: should
+        // the manifest lose its last changes, the gap shows.
+        log.seal()?;
+        Ok(log)
+    }
+
+    /// The groups whose records are not what was written, with the first one that does not fit. They must
+    /// not take part here any more, and nothing may be written for them.
+    #[must_use]
+    pub fn damaged(&self) -> &BTreeMap<GroupId, LogError> {
+        &self.damaged
+    }
+
+    /// Every group that there is a row of, damaged ones too.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        let index = self.index.read().expect(UNPOISONED);
+        let whole: Vec<_> = index.keys().copied().collect();
+        whole.into_iter().chain(self.damaged.keys().copied())
     }
 
     /// Writes what is in memory to files, so that what was truncated there is dropped. For tests and
@@ -128,15 +171,31 @@ impl RocksLog {
         self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
     }
 
-    fn encode(&mut self, writes: &[Write]) -> WriteBatch {
+    /// A batch after which so many were synced.
+    fn encode(&mut self, writes: &[Write], synced_batches: u64) -> WriteBatch {
         let mut batch = WriteBatch::with_capacity_bytes(self.batch_capacity_bytes);
+        batch.put_log_data(self.mark);
         let mut encoder = Encoder { batch: &mut batch, scratch: &mut self.scratch };
         let mut index = self.index.write().expect(UNPOISONED);
         for write in writes {
+            let group = write.group();
+            let damage = self.damaged.get(&group);
+            assert!(damage.is_none(), "group {group}: a write for a damaged log: {damage:?}");
             encoder.write(&mut index, write);
         }
-        encoder.put(Key::Store, |body| record::put_store(body, self.synced_batches + 1));
+        // Last, and in every batch: see the chapter.
+        encoder.put(Key::Store, |body| record::put_store(body, synced_batches));
         batch
+    }
+
+    /// Writes a batch and syncs it; gives its bytes.
+    fn sync(&mut self, batch: WriteBatch) -> Result<usize, LogError> {
+        let bytes = batch.size_in_bytes();
+        if let Err(error) = self.db.write_opt(batch, &self.synced) {
+            self.failed = true;
+            return Err(engine(error));
+        }
+        Ok(bytes)
     }
 }
 
@@ -145,15 +204,19 @@ impl LogStore for RocksLog {
         if self.failed {
             return Err(LogError::Poisoned);
         }
-        let batch = self.encode(writes);
-        let bytes = batch.size_in_bytes();
-        if let Err(error) = self.db.write_opt(batch, &self.synced) {
-            self.failed = true;
-            return Err(engine(error));
-        }
+        let batch = self.encode(writes, self.synced_batches + 1);
+        let bytes = self.sync(batch)?;
         self.batch_capacity_bytes = bytes.min(BATCH_CAPACITY_BYTES_MAX);
         self.synced_batches += 1;
         Ok(Written { bytes: bytes as u64 })
+    }
+
+    fn seal(&mut self) -> Result<(), LogError> {
+        if self.failed {
+            return Err(LogError::Poisoned);
+        }
+        let batch = self.encode(&[], self.synced_batches);
+        self.sync(batch).map(drop)
     }
 
     fn recover(&mut self) -> Result<BTreeMap<GroupId, RecoveredLog>, LogError> {
@@ -169,8 +232,14 @@ impl LogStore for RocksLog {
         self.synced_batches
     }
 
+    fn rewritten_bytes(&self) -> u64 {
+        self.options.get_ticker_count(Ticker::FlushWriteBytes)
+            + self.options.get_ticker_count(Ticker::CompactWriteBytes)
+    }
+
     fn reader(&self) -> Box<dyn LogReader> {
-        Box::new(reader::RocksReader::new(Arc::clone(&self.db), Arc::clone(&self.index)))
+        let (db, index) = (Arc::clone(&self.db), Arc::clone(&self.index));
+        Box::new(reader::RocksReader::new(db, index, Arc::clone(&self.lock)))
     }
 }
 
@@ -276,6 +345,15 @@ fn make_directory(directory: &Path) -> std::io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
         _ => File::open(".")?.sync_all(),
     }
+}
+
+/// What opening found: a file that is missing was removed by nobody.
+fn opening(error: rocksdb::Error) -> LogError {
+    let is_missing = error.kind() == ErrorKind::IOError && error.as_ref().contains("No such file");
+    if error.kind() == ErrorKind::Corruption || is_missing {
+        return LogError::DamagedEngine(error.into_string());
+    }
+    engine(error)
 }
 
 fn engine(error: rocksdb::Error) -> LogError {

@@ -4,10 +4,11 @@
 //! not at all. The index only says where to begin and what is gone: the iterator starts at a live record and
 //! never walks over a truncated prefix.
 
+use std::fs::File;
 use std::sync::{Arc, RwLock};
 
 use quorate_types::{Entry, GroupId, LogIndex};
-use rocksdb::{DB, ReadOptions};
+use rocksdb::{DB, ErrorKind, ReadOptions};
 
 use super::index::Index;
 use super::record::{self, Key};
@@ -18,11 +19,13 @@ use crate::log_store::LogReader;
 pub(super) struct RocksReader {
     db: Arc<DB>,
     index: Arc<RwLock<Index>>,
+    /// Let go after the engine.
+    _lock: Arc<File>,
 }
 
 impl RocksReader {
-    pub(super) fn new(db: Arc<DB>, index: Arc<RwLock<Index>>) -> Self {
-        Self { db, index }
+    pub(super) fn new(db: Arc<DB>, index: Arc<RwLock<Index>>, lock: Arc<File>) -> Self {
+        Self { db, index, _lock: lock }
     }
 
     /// The first live record of `group`, or `None` when the log ends before `from`.
@@ -69,8 +72,13 @@ impl LogReader for RocksReader {
             run.extend(entries)?;
             rows.next();
         }
-        rows.status().map_err(engine)?;
-        Ok(run.up_to(bytes_max))
+        match rows.status() {
+            Ok(()) => Ok(run.up_to(bytes_max)),
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                Err(run.damaged(from.plus(run.entries.len() as u64), error.into_string()))
+            }
+            Err(error) => Err(engine(error)),
+        }
     }
 }
 

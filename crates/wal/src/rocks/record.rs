@@ -45,6 +45,46 @@ const TAG_HARD_STATE: u8 = 3;
 const TAG_BATCH: u8 = 4;
 const TAG_INTENT: u8 = 5;
 
+/// All rows of one kind. They lie together, in the order of their groups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Table {
+    /// [`Key::Store`].
+    Store,
+    /// [`Key::Group`].
+    Groups,
+    /// [`Key::HardState`].
+    HardStates,
+    /// [`Key::Batch`].
+    Batches,
+    /// [`Key::Intent`].
+    Intents,
+}
+
+impl Table {
+    /// The first key that may be one of them, and the first behind them.
+    pub(super) fn span(self) -> (Vec<u8>, Vec<u8>) {
+        (vec![self.tag()], vec![self.tag() + 1])
+    }
+
+    /// As [`Self::span`], of one group.
+    pub(super) fn span_of(self, group: GroupId) -> (Vec<u8>, Vec<u8>) {
+        let start = [&[self.tag()][..], &group.value().to_be_bytes()].concat();
+        // No first index is so high, and other rows have none.
+        let end = [&start[..], &[u8::MAX; 9]].concat();
+        (start, end)
+    }
+
+    const fn tag(self) -> u8 {
+        match self {
+            Self::Store => TAG_STORE,
+            Self::Groups => TAG_GROUP,
+            Self::HardStates => TAG_HARD_STATE,
+            Self::Batches => TAG_BATCH,
+            Self::Intents => TAG_INTENT,
+        }
+    }
+}
+
 impl Key {
     pub(super) fn encode(self) -> EncodedKey {
         let (tag, group, index, length) = match self {

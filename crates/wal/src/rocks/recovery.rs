@@ -2,30 +2,52 @@
 //!
 //! The one scan of the engine. It happens right after RocksDB's own recovery, which has flushed its memory
 //! and thereby dropped what was removed there.
+//!
+//! What does not fit is damage to the group whose row it is. A block of a file that cannot be read is damage
+//! to every group that may have rows in it: the scan goes on group by group then, and those that cannot be
+//! read to their end are the ones.
+
+use std::collections::BTreeMap;
 
 use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, Term};
-use rocksdb::{DB, ReadOptions};
+use rocksdb::{DB, ErrorKind, ReadOptions};
 
 use super::engine;
 use super::index::{GroupLog, Index};
-use super::record::{self, Key, RecordError};
+use super::record::{self, Key, RecordError, Table};
 use crate::error::LogError;
 
-/// The index of what is live, and how many batches were ever synced.
-pub(super) fn scan(db: &DB) -> Result<(Index, u64), LogError> {
+/// What the rows hold.
+pub(super) struct Recovered {
+    /// What is live, without the groups that are damaged.
+    pub(super) index: Index,
+    /// How many batches were ever synced.
+    pub(super) synced_batches: u64,
+    /// The first thing that does not fit, of each group that is damaged.
+    pub(super) damaged: BTreeMap<GroupId, LogError>,
+}
+
+/// Reads all rows.
+///
+/// # Errors
+/// [`LogError::DamagedEngine`] when rows cannot be read and no telling whose, [`LogError::Format`],
+/// [`LogError::Engine`].
+pub(super) fn scan(db: &DB) -> Result<Recovered, LogError> {
     let mut recovery = Recovery::default();
-    let mut options = ReadOptions::default();
-    options.fill_cache(false);
-    options.set_verify_checksums(true);
-    options.set_readahead_size(READAHEAD_BYTES);
-    let mut rows = db.raw_iterator_opt(options);
-    rows.seek_to_first();
-    while let Some((key, value)) = rows.item() {
-        recovery.row(key, value)?;
-        rows.next();
+    // Which groups there are must be known as a whole.
+    recovery.read(db, Table::Store.span())?;
+    recovery.read(db, Table::Groups.span())?;
+    for table in [Table::HardStates, Table::Batches, Table::Intents] {
+        match recovery.read(db, table.span()) {
+            Err(LogError::DamagedEngine(_)) => recovery.read_by_group(db, table)?,
+            other => other?,
+        }
     }
-    rows.status().map_err(engine)?;
-    Ok((recovery.index, recovery.synced_batches))
+    let (_, end) = Table::Intents.span();
+    recovery.read(db, (end, vec![u8::MAX; 32]))?;
+    let Recovery { mut index, synced_batches, damaged, .. } = recovery;
+    index.retain(|group, _| !damaged.contains_key(group));
+    Ok(Recovered { index, synced_batches, damaged })
 }
 
 /// The scan is sequential and cold: large reads.
@@ -37,26 +59,99 @@ const READAHEAD_BYTES: usize = 2 << 20;
 struct Recovery {
     index: Index,
     synced_batches: u64,
+    damaged: BTreeMap<GroupId, LogError>,
+    /// The key of the last row.
+    last: Vec<u8>,
 }
 
 impl Recovery {
+    /// Reads the rows from the first key of `span` up to the second one.
+    fn read(&mut self, db: &DB, (start, end): (Vec<u8>, Vec<u8>)) -> Result<(), LogError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_verify_checksums(true);
+        options.set_readahead_size(READAHEAD_BYTES);
+        options.set_iterate_lower_bound(start);
+        options.set_iterate_upper_bound(end);
+        let mut rows = db.raw_iterator_opt(options);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            self.row(key, value)?;
+            self.last.clear();
+            self.last.extend_from_slice(key);
+            rows.next();
+        }
+        // An iterator ends at damage as it does at the end; only its status tells.
+        match rows.status() {
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                Err(LogError::DamagedEngine(error.into_string()))
+            }
+            other => other.map_err(engine),
+        }
+    }
+
+    /// Goes on behind the last row that could be read, one group at a time.
+    fn read_by_group(&mut self, db: &DB, table: Table) -> Result<(), LogError> {
+        let mut from = table.span().0.max([&self.last[..], &[0]].concat());
+        let groups: Vec<_> = self.index.keys().copied().collect();
+        for group in groups {
+            let (start, end) = table.span_of(group);
+            from = from.max(start);
+            if from >= end {
+                continue;
+            }
+            match self.read(db, (from.clone(), end)) {
+                Err(LogError::DamagedEngine(what)) => {
+                    let index = self.index.get(&group).map_or(LogIndex::ZERO, |log| match table {
+                        Table::Batches => log.last().index.next(),
+                        _ => LogIndex::ZERO,
+                    });
+                    self.note(LogError::Damaged { group, index, what });
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the first damage of each group.
+    fn note(&mut self, error: LogError) {
+        if let LogError::Damaged { group, .. } = error {
+            self.damaged.entry(group).or_insert(error);
+        }
+    }
+
     fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), LogError> {
         let Some(name) = Key::decode(key) else {
             return Err(LogError::Format(format!("unknown row {}", key.escape_ascii())));
         };
         let (group, index) = match name {
-            Key::Store => (GroupId::ZERO, LogIndex::ZERO),
+            Key::Store => {
+                let decoded = self.decode(name, key, value);
+                return decoded.map_err(|error| match error {
+                    RecordError::Version(_) => LogError::Format(error.to_string()),
+                    _ => LogError::DamagedEngine(format!("the store's own row: {error}")),
+                });
+            }
             Key::Group(group) | Key::HardState(group) | Key::Intent(group) => {
                 (group, LogIndex::ZERO)
             }
             Key::Batch(group, first) => (group, first),
         };
-        self.decode(name, key, value).map_err(|error| match error {
-            RecordError::Version(_) => LogError::Format(format!("{error} in group {group}")),
-            RecordError::Checksum | RecordError::Body(_) => {
-                LogError::Damaged { group, index, what: error.to_string() }
+        if self.damaged.contains_key(&group) {
+            return Ok(());
+        }
+        match self.decode(name, key, value) {
+            Err(RecordError::Version(version)) => {
+                let error = RecordError::Version(version);
+                return Err(LogError::Format(format!("{error} in group {group}")));
             }
-        })
+            Err(error @ (RecordError::Checksum | RecordError::Body(_))) => {
+                self.note(LogError::Damaged { group, index, what: error.to_string() });
+            }
+            Ok(()) => {}
+        }
+        Ok(())
     }
 
     fn decode(&mut self, name: Key, key: &[u8], value: &[u8]) -> Result<(), RecordError> {

@@ -2,6 +2,8 @@
 
 mod abort;
 mod crash;
+#[cfg(feature = "rocks")]
+mod damage;
 mod model;
 #[cfg(feature = "rocks")]
 mod rocks;

@@ -126,6 +126,12 @@ impl Model {
         self.logs.iter().map(|(group, log)| (*group, log.recovered())).collect()
     }
 
+    /// All entries of a group.
+    #[cfg(feature = "rocks")]
+    pub(crate) fn entries(&self, group: GroupId) -> Vec<Entry> {
+        self.logs.get(&group).map_or_else(Vec::new, |log| log.entries.values().cloned().collect())
+    }
+
     /// Compares everything that can be asked of `log`.
     pub(crate) fn check(&self, log: &mut impl LogStore) {
         assert_eq!(log.recover(), Ok(self.recovered()));

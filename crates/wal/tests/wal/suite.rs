@@ -29,6 +29,7 @@ pub(crate) trait Place {
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Write(Vec<Change>),
+    Seal,
     Reopen,
     CutPower { batches: Vec<Vec<Change>>, seed: u64 },
     Tidy { thoroughly: bool },
@@ -46,6 +47,11 @@ pub(crate) fn run(place: &mut impl Place, steps: &[Step]) {
                 let batches = log.synced_batches();
                 log.write(&batch).expect("nothing fails here");
                 assert_eq!(log.synced_batches(), batches + 1);
+            }
+            Step::Seal => {
+                let batches = log.synced_batches();
+                log.seal().expect("nothing fails here");
+                assert_eq!(log.synced_batches(), batches, "a seal is no batch");
             }
             Step::Reopen => {
                 let batches = log.synced_batches();
@@ -76,6 +82,7 @@ pub(crate) fn run(place: &mut impl Place, steps: &[Step]) {
 pub(crate) fn history(steps_max: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => batch().prop_map(Step::Write),
+        1 => Just(Step::Seal),
         1 => Just(Step::Reopen),
         1 => (proptest::collection::vec(batch(), 0..3), any::<u64>())
             .prop_map(|(batches, seed)| Step::CutPower { batches, seed }),

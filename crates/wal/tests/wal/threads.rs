@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -422,4 +424,37 @@ fn what_is_not_synced_grows_old_until_its_sync_returns() {
     assert_eq!(node.persisted(), [done(9, 0)]);
     assert_eq!(node.persisted(), [done(1, 1)]);
     assert_eq!(node.wal.oldest_unsynced(), None);
+}
+
+#[test]
+fn the_last_batch_before_a_pause_is_sealed_once() {
+    let figures = Figures::default();
+    // Any pause is long enough.
+    let config = WalConfig { seal_after: Duration::ZERO, ..WalConfig::default() };
+    let node = Node::start_with(config, &figures);
+    for index in 2..5 {
+        node.submit(1, index, index);
+        assert_eq!(node.persisted(), [done(1, index)]);
+        while figures.count("quorate_wal_seals_total") < index - 1 {
+            thread::yield_now();
+        }
+    }
+    assert!(node.rest().is_empty());
+    assert_eq!(figures.count("quorate_wal_seals_total"), 3, "nothing new, nothing to seal");
+    assert_eq!(figures.count("quorate_wal_syncs_total"), 3);
+    assert_eq!(figures.count("quorate_wal_entries_total"), 3);
+}
+
+#[test]
+fn a_log_under_load_is_sealed_at_its_end_alone() {
+    let figures = Figures::default();
+    let config = WalConfig { seal_after: Duration::from_secs(3_600), ..WalConfig::default() };
+    let node = Node::start_with(config, &figures);
+    for index in 2..5 {
+        node.submit(1, index, index);
+        assert_eq!(node.persisted(), [done(1, index)]);
+    }
+    assert_eq!(figures.count("quorate_wal_seals_total"), 0);
+    assert!(node.rest().is_empty());
+    assert_eq!(figures.count("quorate_wal_seals_total"), 1);
 }
