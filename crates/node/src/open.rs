@@ -134,7 +134,7 @@ pub(crate) async fn open(
     let mut log = RocksLog::open(&data_dir.log_path(), &RocksOptions::default())?;
     let state: Arc<dyn StateEngine> =
         Arc::new(RocksState::open(&RocksConfig::new(data_dir.state_path()))?);
-    let files = Files::open(data_dir.path())?;
+    let files = Files::open(data_dir.path())?.with_reserve(config.disk_reserve_bytes);
     // Before anything else: a group with an intent is neither what it was nor what it will be.
     redo_all(&mut log, &*state, &files, &kinds)?;
     let mut recovered = log.recover()?;

@@ -99,6 +99,7 @@ fn router(node: NodeId) -> Arc<Router> {
         request_timeout: PATIENCE,
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
         stopping: AtomicBool::new(false),
+        disks: Arc::default(),
     })
 }
 
