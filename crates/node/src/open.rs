@@ -140,7 +140,7 @@ pub(crate) async fn open(
     let data_dir = Arc::new(DataDir::open(&config.data_dir)?);
     let start = Start::of(&config, &data_dir).await?;
     let (mut log, state, fence) = open_stores(&data_dir, &config.node_name)?;
-    let files = Files::open(data_dir.path())?;
+    let files = Files::open(data_dir.path())?.with_reserve(config.disk_reserve_bytes);
     // Before anything else: a group with an intent is neither what it was nor what it will be.
     redo_all(&mut log, &*state, &files, &kinds)?;
     let mut recovered = log.recover()?;

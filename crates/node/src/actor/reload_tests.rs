@@ -256,6 +256,8 @@ async fn a_panic_in_apply_leaves_what_other_groups_apply_at_the_same_time_alone(
         );
         assert_eq!(lost.map(|proposed| proposed.id), Err(EngineError::TimedOut));
         assert_eq!(applied.expect("applied").outcome, round.to_string());
+        // Loaded again, and past the entry: the next panic is not meant for that.
+        nodes.journal(0, GROUP).await;
     }
     assert_eq!(nodes.journal(0, OTHER).await, "x x");
     assert_eq!(nodes.journal(0, GROUP).await, "panic panic");

@@ -29,12 +29,15 @@ const PART: &str = "part";
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
     directory: Arc<Path>,
+    /// What snapshots leave alone of the disk, if not the default.
+    reserve_bytes: Option<u64>,
 }
 
 /// A file that is written evenly.
 #[derive(Debug)]
 pub(crate) struct EvenFile {
     file: File,
+    reserve_bytes: Option<u64>,
     unsynced_bytes: usize,
 }
 
@@ -63,7 +66,12 @@ impl Files {
             DirBuilder::new().mode(0o700).create(&directory)?;
             File::open(data_dir)?.sync_all()?;
         }
-        Ok(Self { directory: directory.into() })
+        Ok(Self { directory: directory.into(), reserve_bytes: None })
+    }
+
+    /// Leaves so many bytes of the disk alone instead of the default.
+    pub(crate) fn with_reserve(self, reserve_bytes: Option<u64>) -> Self {
+        Self { reserve_bytes, ..self }
     }
 
     /// Removes everything but the files of these names.
@@ -86,8 +94,8 @@ impl Files {
     /// A new file for a snapshot on its way out.
     pub(crate) fn outgoing(&self, group: GroupId, export: u64) -> io::Result<(PathBuf, EvenFile)> {
         let path = self.path(&format!("out-{}-{export:016x}", group.value()));
-        let file = EvenFile::new(private().create(true).truncate(true).write(true).open(&path)?);
-        Ok((path, file))
+        let file = private().create(true).truncate(true).write(true).open(&path)?;
+        Ok((path, EvenFile::new(file, self.reserve_bytes)))
     }
 
     /// Goes on with what an earlier attempt left of a snapshot, or begins; parts of other snapshots of
@@ -113,14 +121,19 @@ impl Files {
         let mut bytes = file.metadata()?.len();
         // The rest of it, and all of it once more as tables beside the engine.
         let needed = bytes_max.saturating_mul(2).saturating_sub(bytes);
-        if needed > room(&file)? {
+        if needed > room(&file, self.reserve_bytes)? {
             return Err(no_room());
         }
         if bytes > bytes_max {
             file.set_len(0)?;
             bytes = 0;
         }
-        Ok(Incoming { files: self.clone(), name, file: EvenFile::new(file), bytes })
+        Ok(Incoming {
+            files: self.clone(),
+            name,
+            file: EvenFile::new(file, self.reserve_bytes),
+            bytes,
+        })
     }
 }
 
@@ -132,11 +145,11 @@ fn private() -> OpenOptions {
 }
 
 /// Bytes that the disk of `file` has above the reserve.
-fn room(file: &File) -> io::Result<u64> {
+fn room(file: &File, reserve: Option<u64>) -> io::Result<u64> {
     let disk = rustix::fs::fstatvfs(file)?;
     let total = disk.f_blocks.saturating_mul(disk.f_frsize);
     let available = disk.f_bavail.saturating_mul(disk.f_frsize);
-    Ok(available.saturating_sub(reserve_bytes(total)))
+    Ok(available.saturating_sub(reserve.unwrap_or_else(|| reserve_bytes(total))))
 }
 
 fn no_room() -> io::Error {
@@ -144,8 +157,8 @@ fn no_room() -> io::Error {
 }
 
 impl EvenFile {
-    fn new(file: File) -> Self {
-        Self { file, unsynced_bytes: 0 }
+    fn new(file: File, reserve_bytes: Option<u64>) -> Self {
+        Self { file, reserve_bytes, unsynced_bytes: 0 }
     }
 
     /// Writes all of `bytes`.
@@ -155,7 +168,7 @@ impl EvenFile {
         if self.unsynced_bytes >= SYNC_BYTES {
             self.unsynced_bytes = 0;
             self.file.sync_data()?;
-            if room(&self.file)? == 0 {
+            if room(&self.file, self.reserve_bytes)? == 0 {
                 return Err(no_room());
             }
         }

@@ -174,6 +174,18 @@ async fn a_node_that_was_removed_is_told_so_by_both_kinds_of_connection() {
 }
 
 #[tokio::test]
+async fn a_node_that_runs_on_a_copy_is_told_so_by_both_kinds_of_connection() {
+    let ca = authority();
+    let (mut one, mut two) = (Node::open(&ca, 1).await, Node::open(&ca, 2).await);
+    *one.probe.refuse.lock().unwrap() = Some(Refusal::Copy("n2 is a copy".into()));
+    two.dial(&one);
+    assert_eq!(two.copy(1).await, "refused by the peer: n2 is a copy");
+    assert_eq!(one.refused(2).await, "refused by us: n2 is a copy");
+    one.dial(&two);
+    assert_eq!(two.copy(1).await, "refused by the peer: n2 is a copy");
+}
+
+#[tokio::test]
 async fn a_node_without_an_id_can_ask_those_it_knows_by_name_and_nothing_else() {
     let ca = authority();
     let mut one = Node::open(&ca, 1).await;

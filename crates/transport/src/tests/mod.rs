@@ -218,6 +218,14 @@ impl Node {
         .await
     }
 
+    async fn copy(&mut self, peer: u64) -> String {
+        self.wait(|event| match event {
+            Event::Peer(node, PeerEvent::Copy { reason }) if node == NodeId(peer) => Some(reason),
+            _ => None,
+        })
+        .await
+    }
+
     async fn messages(&mut self) -> (NodeId, Vec<Message>) {
         self.wait(|event| match event {
             Event::Messages(from, messages) => Some((from, messages)),
