@@ -134,7 +134,7 @@ fn find(known: &VecDeque<Checkpoint>, at: EntryId) -> Option<Digest> {
 /// True when a replica takes down its digest after the entry at `index`, with so many entries between.
 #[must_use]
 pub const fn is_checkpoint(index: LogIndex, interval: u64) -> bool {
-    index.value() % interval == 0
+    index.value().is_multiple_of(interval)
 }
 
 #[cfg(test)]

@@ -689,7 +689,7 @@ fn a_snapshot_is_sent_to_a_member_once_at_a_time_and_only_by_a_leader() {
     let mut cluster = Cluster::led();
     let at = cluster.group(1).replica().last();
     let (term, digest) = (cluster.group(1).replica().term(), Digest(0));
-    let mut ask = |cluster: &mut Cluster, from: u64, to: u64| {
+    let ask = |cluster: &mut Cluster, from: u64, to: u64| {
         let body = Body::Digest { at, digest, wants_snapshot: true };
         let (from, to) = (NodeId(from), NodeId(to));
         cluster.group(to.value()).step(Message { group: GROUP, from, to, term, body });

@@ -57,7 +57,7 @@ impl Tally {
         self.format = FORMAT;
         let text = serde_json::to_vec_pretty(self).map_err(|error| error.to_string())?;
         let next = path.with_extension("next");
-        let parent = path.parent().unwrap_or(Path::new("."));
+        let parent = path.parent().unwrap_or_else(|| Path::new("."));
         let written = fs::create_dir_all(parent)
             .and_then(|()| fs::write(&next, text))
             .and_then(|()| fs::rename(&next, path));
