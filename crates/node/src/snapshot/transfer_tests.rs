@@ -137,7 +137,7 @@ impl Node {
         let engine: Arc<dyn StateEngine> = Arc::new(state.clone());
         let (applier, _) = Applier::start(
             Arc::clone(&engine),
-            Box::new(|_, _, _, _| {}),
+            Box::new(|_, _, _| {}),
             Box::new(|_, _| {}),
             Arc::clone(&router.metrics),
         )
