@@ -128,6 +128,7 @@ mod tests {
 
     #[test]
     #[ignore = "a measurement: cargo test --release -p quorate-types what_a_put_costs -- --ignored --nocapture"]
+    #[expect(clippy::print_stderr, reason = "what it is for")]
     fn what_a_put_costs() {
         const PUTS: u32 = 1_000_000;
         for value_bytes in [128, 256, 1024] {
