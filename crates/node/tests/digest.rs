@@ -211,3 +211,24 @@ async fn a_leader_whose_state_is_wrong_hands_over_and_rebuilds_it() {
     cluster.spoil_and_mend(leader).await;
     cluster.shut_down().await;
 }
+
+#[test]
+#[ignore = "a measurement: cargo test --release --workspace --test digest what_a_put_costs -- --ignored --nocapture"]
+#[expect(clippy::print_stderr, reason = "what it is for")]
+fn what_a_put_costs() {
+    const PUTS: u32 = 1_000_000;
+    for value_bytes in [128, 256, 1024] {
+        let value = vec![7; value_bytes];
+        let mut digest = Digest::default();
+        let began = std::time::Instant::now();
+        for number in 0..PUTS {
+            // The three rows of a put of the keyspace.
+            let key = number.to_le_bytes();
+            digest.put(&key, &value[..16]);
+            digest.put(&key, &value);
+            digest.put(&key, &value[..32]);
+        }
+        let each = began.elapsed() / PUTS;
+        eprintln!("{value_bytes} B: {each:?} a put ({digest:?})");
+    }
+}

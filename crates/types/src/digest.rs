@@ -125,25 +125,4 @@ mod tests {
         }
         assert_ne!(of(&right[..1]), of(&[right[0], right[0]]), "written twice is not written once");
     }
-
-    #[test]
-    #[ignore = "a measurement: cargo test --release -p quorate-types what_a_put_costs -- --ignored --nocapture"]
-    #[expect(clippy::print_stderr, reason = "a figure for whoever runs it with --nocapture")]
-    fn what_a_put_costs() {
-        const PUTS: u32 = 1_000_000;
-        for value_bytes in [128, 256, 1024] {
-            let value = vec![7; value_bytes];
-            let mut digest = Digest::default();
-            let began = std::time::Instant::now();
-            for number in 0..PUTS {
-                // The three rows of a put of the keyspace.
-                let key = number.to_le_bytes();
-                digest.put(&key, &value[..16]);
-                digest.put(&key, &value);
-                digest.put(&key, &value[..32]);
-            }
-            let each = began.elapsed() / PUTS;
-            eprintln!("{value_bytes} B: {each:?} a put ({digest:?})");
-        }
-    }
 }

@@ -10,9 +10,6 @@ use crate::cluster::Cluster;
 use crate::http;
 use crate::verify::say;
 
-/// Counted by a node when a snapshot is in place.
-const INSTALLED: &str = "quorate_node_snapshots_installed_total";
-
 /// How much, how fast, how often.
 #[derive(Debug, Args)]
 pub struct Settings {
@@ -63,7 +60,7 @@ pub fn run(settings: &Settings) -> Result<(), String> {
         // Its own endpoint takes no load: it is the three others that should not notice.
         let process = cluster.nodes[joins].process.take();
         let mut during = Vec::new();
-        while !has_installed(&cluster.nodes[joins].metrics) {
+        while !is_ready(&cluster.nodes[joins].metrics) {
             during.push(slice(&cluster)?);
         }
         cluster.nodes[joins].process = process;
@@ -103,10 +100,7 @@ fn member(cluster: &Cluster, args: &[&str]) -> Result<(), String> {
     if code == Some(0) { Ok(()) } else { Err(format!("quorate member {args:?}: {said}")) }
 }
 
-fn has_installed(metrics: &str) -> bool {
-    let Ok((200, page)) = http::get(metrics, "/metrics") else { return false };
-    let line = page.lines().find(|line| line.starts_with(INSTALLED));
-    let count = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-    // One for placement, one for the data.
-    count.unwrap_or_default() >= 2
+/// It serves: all of the data is there.
+fn is_ready(metrics: &str) -> bool {
+    matches!(http::get(metrics, "/readyz"), Ok((200, _)))
 }

@@ -32,7 +32,7 @@ const LOAD: [&str; 5] = ["--every-endpoint", "--value-size", "4096", "--writers"
 const HISTORY_STEP: usize = 16;
 
 /// How long a node may take to catch up.
-const CATCH_UP_BOUND: Duration = Duration::from_secs(60);
+const CATCH_UP_BOUND: Duration = Duration::from_secs(20);
 
 /// How long a node may take to end after it has answered that it cannot read.
 const END_BOUND: Duration = Duration::from_secs(5);
@@ -219,16 +219,16 @@ fn apply(damage: Damage, data: &Path, random: &mut fastrand::Rng) -> String {
 
 /// The files that hold something, by kind: each kind is as likely to be hit, however many there are.
 fn targets(data: &Path) -> Vec<Vec<PathBuf>> {
-    let kinds = [
-        ("log", ".log"),
-        ("log", ".sst"),
-        ("state", ".sst"),
-        ("log", "MANIFEST"),
-        ("state", "MANIFEST"),
+    /// Whether a file's name is one of a kind.
+    type IsKind = fn(&str) -> bool;
+    let kinds: [(&str, IsKind); 5] = [
+        ("log", |name| name.ends_with(".log")),
+        ("log", |name| name.ends_with(".sst")),
+        ("state", |name| name.ends_with(".sst")),
+        ("log", |name| name.starts_with("MANIFEST")),
+        ("state", |name| name.starts_with("MANIFEST")),
     ];
-    let found = kinds.map(|(directory, kind)| {
-        files(&data.join(directory), &|name: &str| name.ends_with(kind) || name.starts_with(kind))
-    });
+    let found = kinds.map(|(directory, is_kind)| files(&data.join(directory), &is_kind));
     found.into_iter().filter(|files| !files.is_empty()).collect()
 }
 
