@@ -1,5 +1,6 @@
 //! `bench-engine`: three nodes in one process over loopback QUIC, everything synced, clients in the
 //! process. Prints writes per second, latencies, and CPU per write: all three replicas and the clients.
+//! With `--idle-groups` it prints what groups cost that have nothing to do, awake and asleep.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its product")]
 
@@ -22,6 +23,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
+mod idle;
+
 /// Measures the embeddable engine.
 #[derive(Parser, Debug)]
 struct Args {
@@ -37,6 +40,9 @@ struct Args {
     /// Seconds to measure each combination for, after a fifth of it to warm up.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Instead of writes, measure so many idle groups for these seconds, awake and asleep.
+    #[arg(long, value_delimiter = ',', value_name = "GROUPS")]
+    idle_groups: Vec<u64>,
     /// Print JSON lines instead of a table.
     #[arg(long)]
     json: bool,
@@ -115,13 +121,36 @@ struct Node {
 
 /// What a node's thread is told.
 enum Order {
-    Create { groups: Vec<GroupId>, voters: Vec<NodeId>, done: oneshot::Sender<()> },
-    Load { clients: usize, groups: u64, bytes: usize, run: Arc<Run>, done: oneshot::Sender<Tally> },
+    Create {
+        groups: Vec<GroupId>,
+        voters: Vec<NodeId>,
+        done: oneshot::Sender<()>,
+    },
+    /// To be answered when every group has a leader, and all sleep if they are to.
+    Settle {
+        asleep: bool,
+        done: oneshot::Sender<()>,
+    },
+    /// One write to each of so many of the groups that the node leads.
+    Touch {
+        groups: u64,
+        done: oneshot::Sender<Vec<Duration>>,
+    },
+    Load {
+        clients: usize,
+        groups: u64,
+        bytes: usize,
+        run: Arc<Run>,
+        done: oneshot::Sender<Tally>,
+    },
     Stop,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
+    if !args.idle_groups.is_empty() {
+        return idle::run(&args);
+    }
     if !args.json {
         println!("| groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write |");
         println!("|---|---|---|---|---|---|---|");
@@ -249,6 +278,13 @@ async fn serve(
                     created.expect("the group is created");
                 }
                 let _ = done.send(());
+            }
+            Order::Settle { asleep, done } => {
+                idle::settle(&engine, asleep).await;
+                let _ = done.send(());
+            }
+            Order::Touch { groups, done } => {
+                let _ = done.send(idle::touch(&engine, groups).await);
             }
             Order::Load { clients, groups, bytes, run, done } => {
                 let load = load(Arc::clone(&engine), clients, groups, bytes, run);
