@@ -3,11 +3,13 @@
 //! what the logs wrote for it: syncs per entry, and bytes to the disk per byte of a command.
 //!
 //! `--rtt-ms` puts a distance between the nodes, and `--window` fixes how many appends may be under way to a peer,
-//! to see what the window that adapts to the distance is worth.
+//! to see what the window that adapts to the distance is worth. With `--idle-groups` it prints what groups cost that
+//! have nothing to do, awake and asleep.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is its product")]
 
 mod counters;
+mod idle;
 
 use std::error::Error;
 use std::fmt;
@@ -53,6 +55,9 @@ struct Args {
     /// Appends that may be under way to a peer although they are not full: `adaptive`, or a number.
     #[arg(long, value_delimiter = ',', default_values_t = [Window(None)])]
     window: Vec<Window>,
+    /// Instead of writes, measure so many idle groups for these seconds, awake and asleep.
+    #[arg(long, value_delimiter = ',', value_name = "GROUPS")]
+    idle_groups: Vec<u64>,
     /// Print JSON lines instead of a table.
     #[arg(long)]
     json: bool,
@@ -180,13 +185,36 @@ struct Node {
 
 /// What a node's thread is told.
 enum Order {
-    Create { groups: Vec<GroupId>, voters: Vec<NodeId>, done: oneshot::Sender<()> },
-    Load { clients: usize, groups: u64, bytes: usize, run: Arc<Run>, done: oneshot::Sender<Tally> },
+    Create {
+        groups: Vec<GroupId>,
+        voters: Vec<NodeId>,
+        done: oneshot::Sender<()>,
+    },
+    /// To be answered when every group has a leader, and all sleep if they are to.
+    Settle {
+        asleep: bool,
+        done: oneshot::Sender<()>,
+    },
+    /// One write to each of so many of the groups that the node leads.
+    Touch {
+        groups: u64,
+        done: oneshot::Sender<Vec<Duration>>,
+    },
+    Load {
+        clients: usize,
+        groups: u64,
+        bytes: usize,
+        run: Arc<Run>,
+        done: oneshot::Sender<Tally>,
+    },
     Stop,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
+    if !args.idle_groups.is_empty() {
+        return idle::run(&args);
+    }
     if !args.json {
         println!(
             "| rtt ms | window | groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write | syncs/entry | log bytes/byte |"
@@ -345,6 +373,13 @@ async fn serve(
                     created.expect("the group is created");
                 }
                 let _ = done.send(());
+            }
+            Order::Settle { asleep, done } => {
+                idle::settle(&engine, asleep).await;
+                let _ = done.send(());
+            }
+            Order::Touch { groups, done } => {
+                let _ = done.send(idle::touch(&engine, groups).await);
             }
             Order::Load { clients, groups, bytes, run, done } => {
                 let load = load(Arc::clone(&engine), clients, groups, bytes, run);
