@@ -102,7 +102,6 @@ fn router(node: NodeId) -> Arc<Router> {
         disks: Arc::default(),
         wheel: Arc::new(Mutex::new(Wheel::new(node, FailureDetector::new(1), 1))),
         stopping: AtomicBool::new(false),
-        disks: Arc::default(),
     })
 }
 
