@@ -98,7 +98,7 @@ fn a_node_whose_log_is_damaged_is_fenced_until_it_is_replaced() {
 #[test]
 fn a_running_node_is_neither_checked_nor_dumped_and_a_stopped_one_tells_its_log() {
     let Some(mut cluster) = quorate("a data directory is looked at") else { return };
-    await_writes(&cluster);
+    cluster.write_through(0);
     let directory = data_dir(&cluster, 0);
     for args in [&["check"][..], &["log", "dump", "--group", "2"]] {
         let (code, said) = run(args, &directory);

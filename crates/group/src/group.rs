@@ -5,22 +5,20 @@ use std::mem;
 
 use bytes::Bytes;
 use quorate_raft::{
-    Append, Config, LogFetch, LogState, MembershipChange, MembershipError, ProgressState,
-    ProposeError, ReadId, Ready, Replica, Role, RoleChange, Ticket, TransferError,
+    Append, Config, LogFetch, LogState, MembershipChange, MembershipError, ProposeError, ReadId,
+    Ready, Replica, Role, RoleChange, Ticket, TransferError,
 };
 use quorate_types::{
     Entry, EntryId, GroupId, LogIndex, Message, Moment, NodeId, Payload, SnapshotMeta, Term,
 };
 
 use self::distrust::Comparison;
-use crate::disk::{Fitness, is_quorum};
+use crate::disk::Fitness;
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
 
 mod distrust;
-
-/// A leader whose node is unfit has this part of an election timeout to hand over; then it steps down.
-const HANDOVER_PART: u32 = 4;
+mod fitness;
 
 /// Who stands for election in the place of a lost leader waits for this part of the election timeout: the
 /// other nodes find the loss at about the same time, and would refuse before.
@@ -337,46 +335,6 @@ impl<P, R> Group<P, R> {
     /// When this replica does not lead, or `to` is no voter.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferError> {
         self.replica.transfer_leadership(to)
-    }
-
-    /// What the node's disk allows; to be told again now and then while it is unfit, with the other nodes
-    /// that are unfit too. A leader on an unfit node hands over to a fit voter; if nobody has taken over
-    /// soon, it steps down, as long as the fit voters can elect another one. That needs nothing of its own
-    /// disk. Nobody on an unfit node campaigns, and on one without room nothing is appended or applied.
-    pub fn set_fitness(&mut self, fitness: Fitness, unfit: &BTreeSet<NodeId>) {
-        if self.fitness == Fitness::Fit {
-            self.unfit_since = self.tick;
-        }
-        self.fitness = fitness;
-        let (may_lead, takes_entries) = (fitness == Fitness::Fit, fitness != Fitness::Exhausted);
-        self.replica.set_fit(may_lead, takes_entries);
-        if !may_lead && self.replica.role() == Role::Leader {
-            self.give_leadership_away(unfit);
-        }
-    }
-
-    fn give_leadership_away(&mut self, unfit: &BTreeSet<NodeId>) {
-        let (own, membership) = (self.replica.config().node, self.replica.membership());
-        let is_fit = |node: NodeId| node != own && !unfit.contains(&node);
-        if !is_quorum(membership, is_fit) {
-            // Whoever else could be elected is no better off, or there is nobody.
-            return;
-        }
-        let patience = (self.replica.config().election_ticks_min / HANDOVER_PART).max(1);
-        if self.tick - self.unfit_since >= u64::from(patience) {
-            self.replica.step_down();
-            return;
-        }
-        let follows = |node: &NodeId| {
-            let progress = self.replica.progress(*node)?;
-            let is_fed = progress.state == ProgressState::Replicate;
-            (is_fed && is_fit(*node)).then_some((progress.match_index, *node))
-        };
-        let heir = membership.voters.iter().filter_map(follows).max();
-        if let Some((_, heir)) = heir.filter(|_| self.replica.transferring_to().is_none()) {
-            // It is a voter, and this replica leads: nothing is refused.
-            let _ = self.replica.transfer_leadership(heir);
-        }
     }
 
     /// Changes who should lead; see [`Config::preferred_leader`].

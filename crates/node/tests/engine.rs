@@ -368,7 +368,8 @@ async fn a_group_whose_log_is_damaged_takes_part_no_more_and_the_others_do() {
     for life in ["first", "second"] {
         nodes = open(&configs).await;
         let status = nodes[0].status().await;
-        assert_eq!(status.fenced.keys().collect::<Vec<_>>(), [&GROUP], "{life} life");
+        let fenced = &status.fenced;
+        assert_eq!(fenced.keys().collect::<Vec<_>>(), [&GROUP], "{life} life: {fenced:?}");
         assert!(nodes[0].leadership(GROUP).is_err(), "{life} life");
         // The two others are a majority of it, and all three of the other one.
         nodes[1].propose(GROUP, Bytes::from(life)).await.expect("two of three");

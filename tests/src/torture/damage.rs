@@ -40,9 +40,9 @@ const END_BOUND: Duration = Duration::from_secs(5);
 /// How many groups of a node take no part, since their log or state is damaged.
 const FENCED: &str = "quorate_node_groups_fenced";
 
-/// Exit codes with which a node may end because of damage: it does not start; it is fenced; what it must
-/// read cannot be read.
-const CODES: [i32; 3] = [1, 5, 70];
+/// Exit codes with which a node may end because of damage: it does not start; it has less than it told the
+/// others; it is fenced; what it must read cannot be read.
+const CODES: [i32; 4] = [1, 5, 6, 70];
 
 /// What is done to a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -57,7 +57,8 @@ pub fn run(command: &Command) -> Result<(), Failure> {
 
 fn line(entry: &DumpedEntry) -> String {
     let DumpedEntry { id, kind, bytes, what } = entry;
-    let line = format!("{:>8} t{:<6} {kind:<10} {bytes:>8} B  {what}", id.index, id.term.value());
+    let line =
+        format!("{:>8} t{:<6} {kind:<10} {bytes:>8} B  {what}", id.index.value(), id.term.value());
     format!("{}\n", line.trim_end())
 }
 

@@ -2,6 +2,7 @@
 //! flushes and compactions at every moment.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,11 +49,20 @@ impl Directory {
     }
 }
 
+/// Copies a directory as a crash would leave it. The engine that is open there may remove files meanwhile:
+/// then it is done again, since a mixture of before and after is nothing that a crash leaves.
 pub(crate) fn copy_files(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    let names = || -> BTreeSet<OsString> {
+        fs::read_dir(from).unwrap().map(|file| file.unwrap().file_name()).collect()
+    };
+    loop {
+        fs::create_dir_all(to).unwrap();
+        let before = names();
+        let copied = before.iter().all(|name| fs::copy(from.join(name), to.join(name)).is_ok());
+        if copied && names() == before {
+            return;
+        }
+        fs::remove_dir_all(to).unwrap();
     }
 }
 
