@@ -158,8 +158,11 @@ impl Node {
         timeout(PATIENCE, self.offers.recv()).await.expect("no snapshot comes").unwrap()
     }
 
+    /// Those that are in use; what was given up is removed a little later.
     fn files(&self) -> usize {
-        std::fs::read_dir(self.directory.path().join("snapshots")).unwrap().count()
+        let files = std::fs::read_dir(self.directory.path().join("snapshots")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name());
+        names.filter(|name| !name.to_string_lossy().starts_with("gone-")).count()
     }
 }
 

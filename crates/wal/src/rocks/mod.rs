@@ -356,8 +356,12 @@ fn opening(error: rocksdb::Error) -> LogError {
     engine(error)
 }
 
+/// A block that cannot be read may be met by whatever the engine does, a compaction for instance.
 fn engine(error: rocksdb::Error) -> LogError {
-    LogError::Engine(error.into_string())
+    match error.kind() {
+        ErrorKind::Corruption => LogError::DamagedEngine(error.into_string()),
+        _ => LogError::Engine(error.into_string()),
+    }
 }
 
 /// Encoding panics only on broken invariants, and then the writer's thread takes the process down.

@@ -68,15 +68,9 @@ impl Table {
 
     /// As [`Self::span`], of one group.
     pub(super) fn span_of(self, group: GroupId) -> (Vec<u8>, Vec<u8>) {
-        let name = [&[self.tag()][..], &group.value().to_be_bytes()].concat();
+        let start = [&[self.tag()][..], &group.value().to_be_bytes()].concat();
         // No first index is so high, and other rows have none.
-        let end = [&name[..], &[u8::MAX; 9]].concat();
-        // With an index if rows have one. RocksDB shortens the border between two blocks, perhaps to just
-        // this name: a seek to it would look into the block before, which may be the damaged one.
-        let start = match self {
-            Self::Batches => Key::Batch(group, LogIndex::ZERO).encode().as_ref().to_vec(),
-            Self::Store | Self::Groups | Self::HardStates | Self::Intents => name,
-        };
+        let end = [&start[..], &[u8::MAX; 9]].concat();
         (start, end)
     }
 
