@@ -149,11 +149,13 @@ impl World {
         let at = &mut self.nodes[node.value() as usize - 1];
         let Some((group, snapshot)) = at.installing.clone() else { return Ok(()) };
         if !rows_written {
-            // The machine of the old rows must not write beside the new ones; `finish_install` opens another.
+            // The machine of the old rows must not write beside the new ones.
             if let Some(resident) = at.resident_mut(group) {
                 resident.sweeping = false;
             }
             replace_rows(at, group, &snapshot)?;
+            // Nor may what it remembers be read beside them: it goes with its rows, as on a node.
+            reopen(at, group, &snapshot)?;
             self.queue.push(at_us, Event::Install { node, life, rows_written: true });
             return self.crashes_installing(node, 1).map(drop);
         }
@@ -184,12 +186,6 @@ impl World {
         at.files.remove(&file_name(group));
         let Some(process) = &mut at.process else { return Ok(()) };
         let Some(resident) = process.residents.get_mut(&group) else { return Ok(()) };
-        {
-            let view = at.state.view();
-            let scoped = ScopedView::new(&*view, resident.kind.scope(), group);
-            let opened = resident.kind.open(group, &snapshot.row.meta, &scoped);
-            resident.machine = opened.map_err(broken)?;
-        }
         resident.applied = snapshot.meta.last;
         resident.membership = snapshot.meta.membership.clone();
         resident.sweeping = true;
@@ -260,6 +256,17 @@ fn file_content(meta: &SnapshotMeta) -> Bytes {
 
 fn broken(error: impl ToString) -> Violation {
     Oracle::Assertion.broken(error.to_string())
+}
+
+/// Opens the machine of `group` anew, from the rows of `snapshot`.
+fn reopen(at: &mut Node, group: GroupId, snapshot: &Snapshot) -> Checked {
+    let Some(process) = &mut at.process else { return Ok(()) };
+    let Some(resident) = process.residents.get_mut(&group) else { return Ok(()) };
+    let view = at.state.view();
+    let scoped = ScopedView::new(&*view, resident.kind.scope(), group);
+    let opened = resident.kind.open(group, &snapshot.row.meta, &scoped);
+    resident.machine = opened.map_err(broken)?;
+    Ok(())
 }
 
 /// All rows of a machine, by its own names.
