@@ -80,6 +80,16 @@ pub fn etcd(test: &str) -> Option<Etcd> {
 pub fn skip(test: &str, reason: &str) {
     let required = env::var_os("REQUIRE_PEERS").is_some_and(|value| value == "1");
     assert!(!required, "{test} cannot be skipped under REQUIRE_PEERS=1: {reason}");
+    say_skipped(test, reason);
+}
+
+/// The same for what takes rights that not every user and every container has, as mounting does: not even
+/// `REQUIRE_PEERS=1` can give those.
+pub fn skip_without_rights(test: &str, reason: &str) {
+    say_skipped(test, reason);
+}
+
+fn say_skipped(test: &str, reason: &str) {
     // Nothing is left to do when standard error is closed.
     let _ = writeln!(std::io::stderr(), "{test}: skipped: {reason}");
 }

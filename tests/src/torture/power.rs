@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::Session;
 use crate::cluster::Cluster;
-use crate::programs::skip;
+use crate::programs::skip_without_rights;
 use crate::verify::await_writes;
 use crate::wait;
 
@@ -140,7 +140,10 @@ pub fn disk(test: &str) -> Option<(Disk, TempDir)> {
     match Disk::new(directory.path(), "disk") {
         Ok(disk) => Some((disk, directory)),
         Err(reason) => {
-            skip(test, &format!("file systems cannot be made and mounted here: {reason}"));
+            skip_without_rights(
+                test,
+                &format!("file systems cannot be made and mounted here: {reason}"),
+            );
             None
         }
     }

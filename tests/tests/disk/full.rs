@@ -35,7 +35,10 @@ impl Disks {
         let mut disks = Self { dir, mounts: Vec::new() };
         for number in 1..=count {
             if let Err(reason) = disks.add(number) {
-                programs::skip(test, &format!("no small disk can be mounted: {reason}"));
+                programs::skip_without_rights(
+                    test,
+                    &format!("no small disk can be mounted: {reason}"),
+                );
                 return None;
             }
         }
