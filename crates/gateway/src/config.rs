@@ -17,6 +17,10 @@ pub struct GatewayConfig {
     pub grpc_keepalive_interval: Duration,
     /// Time that a client has to answer a ping before it is cut off. Default 20 s, as etcd's.
     pub grpc_keepalive_timeout: Duration,
+    /// Least time between two pings of a client with an open call; without one it is two hours. The third
+    /// ping that comes sooner ends the connection with `too_many_pings`. Default 5 s, as etcd's. Lower:
+    /// clients behind impatient middleboxes may keep their connections alive more eagerly.
+    pub grpc_keepalive_min_time: Duration,
     /// Requests that one connection may have open at a time; a client's library queues the rest. Default
     /// 10,000: a request waiting costs a few KiB.
     pub max_concurrent_streams: u32,
@@ -48,6 +52,7 @@ impl Default for GatewayConfig {
             max_txn_ops: 128,
             grpc_keepalive_interval: Duration::from_secs(60),
             grpc_keepalive_timeout: Duration::from_secs(20),
+            grpc_keepalive_min_time: Duration::from_secs(5),
             max_concurrent_streams: 10_000,
             max_connections: 16_384,
             first_bytes_timeout: Duration::from_secs(10),

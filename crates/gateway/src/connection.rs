@@ -19,6 +19,7 @@ use crate::config::GatewayConfig;
 use crate::door::Door;
 use crate::http::{Pages, Port};
 use crate::metrics::GatewayMetrics;
+use crate::pings::Guarded;
 
 /// Bytes that a client may send ahead on one stream: most requests need no refill.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -62,11 +63,16 @@ impl<B: Backend> Connection<B> {
         };
         let (reader, writer) = stream.into_split();
         let reader = io::Cursor::new(first).chain(reader);
-        let io = TokioIo::new(tokio::io::join(reader, writer));
+        let io = tokio::io::join(reader, writer);
         let ended = match (protocol, self.port) {
-            (Protocol::Http2, Port::Client) => self.serve_calls(io).await,
+            (Protocol::Http2, Port::Client) => {
+                let min_time = self.config.grpc_keepalive_min_time;
+                let refused = self.metrics.connections_pinging_total.clone();
+                let io = Guarded::new(io, PREFACE.len() as u64, min_time, refused);
+                self.serve_calls(TokioIo::new(io)).await
+            }
             // The pages are for HTTP/1; so this ends in the parser's own refusal.
-            (Protocol::Http2 | Protocol::Other, _) => self.serve_pages(io).await,
+            (Protocol::Http2 | Protocol::Other, _) => self.serve_pages(TokioIo::new(io)).await,
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");

@@ -4,7 +4,8 @@
 //! the data stands behind the [`Backend`] trait.
 //!
 //! - [`backend`]: the one way out.
-//! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them.
+//! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
+//!   often its client may ping.
 //! - `door`: from an HTTP/2 request to the service that answers it.
 //! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
 //! - `desk`: what the services share.
@@ -35,6 +36,7 @@ mod health;
 mod kv;
 mod maintenance;
 mod metrics;
+mod pings;
 mod translate;
 mod writes;
 

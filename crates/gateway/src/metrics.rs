@@ -68,6 +68,8 @@ pub(crate) struct GatewayMetrics {
     pub(crate) connections_total: Counter,
     /// Connections that ended before they had said which protocol they speak.
     pub(crate) connections_mute_total: Counter,
+    /// Connections that were ended because their clients pinged too often.
+    pub(crate) connections_pinging_total: Counter,
 }
 
 /// Handles of one method.
@@ -87,6 +89,8 @@ impl GatewayMetrics {
             connections_total: register.counter("quorate_gateway_connections_total", vec![]),
             connections_mute_total: register
                 .counter("quorate_gateway_connections_mute_total", vec![]),
+            connections_pinging_total: register
+                .counter("quorate_gateway_connections_pinging_total", vec![]),
         }
     }
 
@@ -139,6 +143,10 @@ impl Register<'_> {
         counter(
             "quorate_gateway_connections_mute_total",
             "Client connections that ended before they spoke a known protocol.",
+        );
+        counter(
+            "quorate_gateway_connections_pinging_total",
+            "Client connections ended because their clients pinged too often.",
         );
         self.recorder.describe_histogram(
             "grpc_server_handling_seconds".into(),

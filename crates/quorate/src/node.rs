@@ -380,6 +380,7 @@ fn gateway_config(config: &ServeConfig) -> GatewayConfig {
         max_txn_ops: config.max_txn_ops,
         grpc_keepalive_interval: config.keepalive.interval.unwrap_or(NEVER),
         grpc_keepalive_timeout: config.keepalive.timeout,
+        grpc_keepalive_min_time: config.keepalive.min_time,
         ..GatewayConfig::default()
     }
 }
