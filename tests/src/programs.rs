@@ -22,6 +22,14 @@ pub fn quorate_load() -> PathBuf {
     built("quorate-load", "QUORATE_LOAD_BIN")
 }
 
+/// The program `raft-script`.
+///
+/// # Panics
+/// When it is not built.
+pub fn raft_script() -> PathBuf {
+    built("raft-script", "RAFT_SCRIPT_BIN")
+}
+
 /// The program that `variable` names, else the one that was built beside this test.
 fn built(program: &str, variable: &str) -> PathBuf {
     if let Some(given) = env::var_os(variable) {

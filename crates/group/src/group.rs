@@ -13,6 +13,7 @@ use quorate_types::{
 };
 
 use self::distrust::Comparison;
+pub use self::distrust::WrongState;
 use crate::disk::Fitness;
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
@@ -378,7 +379,14 @@ impl<P, R> Group<P, R> {
         self.effects.extend(fetch.into_iter().map(Effect::Fetch));
         self.proposals.commit(self.replica.commit(), on_commit);
         self.effects.extend(membership.map(Effect::Membership));
-        self.effects.extend(snapshot_requests.into_iter().map(Effect::SendSnapshot));
+        for request in snapshot_requests {
+            if self.comparison.is_distrusted() {
+                // Nobody shall begin from rows that are known to be wrong.
+                self.replica.snapshot_sent(request.to, None);
+            } else {
+                self.effects.push(Effect::SendSnapshot(request));
+            }
+        }
         self.to_apply.extend(committed);
         if install.is_some() {
             // The snapshot contains all of it.

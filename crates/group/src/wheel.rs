@@ -116,6 +116,12 @@ impl Wheel {
         told
     }
 
+    /// True while nothing is heard of `node`; see [`FailureDetector::is_gone`].
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.nodes.is_gone(node)
+    }
+
     /// The groups that are to be ticked.
     pub fn awake(&self) -> impl Iterator<Item = GroupId> {
         self.awake.iter().copied()

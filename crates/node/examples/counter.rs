@@ -15,6 +15,8 @@ use quorate_types::{
     Committed, GroupId, MachineKind, ReadError, StateBatch, StateMachine, StateReader,
 };
 
+type Answer = Result<Bytes, ReadError>;
+
 /// A command is a number to add, as eight bytes; the outcome is the new sum.
 #[derive(Debug)]
 struct CounterKind;
@@ -64,13 +66,7 @@ impl MachineKind for CounterKind {
         Ok(Box::new(Counter { sum: number(meta) }))
     }
 
-    fn read(
-        &self,
-        _: GroupId,
-        _: &Bytes,
-        meta: &[u8],
-        _: &dyn StateReader,
-    ) -> Result<Bytes, ReadError> {
+    fn read(&self, _: GroupId, _: &Bytes, meta: &[u8], _: &dyn StateReader) -> Answer {
         Ok(bytes(number(meta)))
     }
 }
@@ -93,8 +89,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let read = nodes[0].read(group, Bytes::new(), Consistency::Linearizable).await?;
     println!("every node agrees on {}", number(&read.answer));
-    for node in nodes {
-        node.shutdown().await;
-    }
+    futures::future::join_all(nodes.into_iter().map(Engine::shutdown)).await;
     Ok(())
 }

@@ -14,6 +14,8 @@ use quorate_types::{
     Committed, GroupId, MachineKind, ReadError, StateBatch, StateMachine, StateReader,
 };
 
+type Answer = Result<Bytes, ReadError>;
+
 /// Commands are `acquire <lock> <holder>` and `release <lock> <holder>`; a row holds each lock's holder
 /// and token.
 #[derive(Debug)]
@@ -71,13 +73,7 @@ impl MachineKind for LocksKind {
         Ok(Box::new(Locks))
     }
 
-    fn read(
-        &self,
-        _: GroupId,
-        lock: &Bytes,
-        _: &[u8],
-        state: &dyn StateReader,
-    ) -> Result<Bytes, ReadError> {
+    fn read(&self, _: GroupId, lock: &Bytes, _: &[u8], state: &dyn StateReader) -> Answer {
         Ok(state.get(lock)?.unwrap_or_default())
     }
 }
@@ -93,13 +89,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for node in &nodes {
         node.create_group(group, "locks", None, voters.clone()).await?;
     }
-    for command in ["acquire door ann", "acquire door bob", "release door ann", "acquire door bob"]
-    {
+    let (ann, bob) = ("acquire door ann", "acquire door bob");
+    for command in [ann, bob, "release door ann", bob] {
         let proposed = nodes[1].propose(group, Bytes::from(command)).await?;
         println!("{command}: {}", String::from_utf8_lossy(&proposed.outcome));
     }
-    for node in nodes {
-        node.shutdown().await;
-    }
+    futures::future::join_all(nodes.into_iter().map(Engine::shutdown)).await;
     Ok(())
 }

@@ -319,7 +319,11 @@ impl Rounds {
             for task in tasks {
                 entries += task.entries.len();
                 let (group, generation) = (task.group, task.generation);
-                let Some(owned) = self.machines.get_mut(&group) else { continue };
+                let Some(owned) = self.machines.get_mut(&group) else {
+                    // It panicked as it was opened, perhaps before its group could be told.
+                    lost.push((group, generation));
+                    continue;
+                };
                 let savepoint = overlay.savepoint();
                 let applied =
                     catch_unwind(AssertUnwindSafe(|| apply_task(owned, task, &mut overlay)));

@@ -23,7 +23,7 @@ use quorate_types::{
 use quorate_wal::{RecoveredLog, Wal, Write};
 use tokio::sync::{Notify, watch};
 
-use crate::actor::{Drive, Glance, GroupActor, GroupReport, Reloader, Rest};
+use crate::actor::{Drive, Glance, GroupActor, GroupReport, Input, Reloader, Rest};
 use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::EngineConfig;
@@ -179,9 +179,10 @@ impl Engine {
             memberships: Vec::new(),
             intent: None,
         };
-        parts
-            .spawn_group(group, generation, &kind, log)
-            .map_err(|error| EngineError::Read(error.to_string()))
+        parts.spawn_group(group, generation, &kind, log).map_err(|error| {
+            parts.with_host(|host| host.dismiss(group));
+            EngineError::Read(error.to_string())
+        })
     }
 
     /// Replicates `command` and returns what the group's machine made of it, once it is applied where
@@ -231,6 +232,20 @@ impl Engine {
     /// When the group does not live here.
     pub fn leadership(&self, group: GroupId) -> Result<watch::Receiver<Leadership>, EngineError> {
         Ok(self.parts.router.resident(group)?.leadership.clone())
+    }
+
+    /// Who should lead `group`: when somebody else does and this voter has caught up, the leader hands over
+    /// to it. To be told to every node that may lead, and again after a restart; `None`: nobody.
+    ///
+    /// # Errors
+    /// When the group does not live here.
+    pub fn prefer_leader(
+        &self,
+        group: GroupId,
+        preferred: Option<NodeId>,
+    ) -> Result<(), EngineError> {
+        let router = &self.parts.router;
+        router.tell(&*router.resident(group)?, Input::Prefer(preferred))
     }
 
     /// The placement map as this node knows it.

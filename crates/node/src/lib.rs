@@ -67,6 +67,6 @@ pub use quorate_group::{Leadership, Proposed};
 pub use quorate_placement::{MemberRefusal, PlacementMap, Standing};
 pub use quorate_raft::Role;
 pub use quorate_store::KvKind;
-pub use quorate_transport::{Fate, Link, Shape, Shaped, Straight, TlsConfig, tls};
+pub use quorate_transport::{Distant, Fate, Link, Shape, Shaped, Straight, TlsConfig, tls};
 pub use router::{Consistency, EngineError, ReadAnswer, Route};
 pub use snapshot::{InstallError, WordsError};

@@ -16,7 +16,7 @@ pub(crate) struct NodeMetrics {
     pub(crate) commit_seconds: Histogram,
     pub(crate) reply_seconds: Histogram,
     pub(crate) election_seconds: Histogram,
-    pub(crate) elections: Counter,
+    elections: Vec<(&'static str, Counter)>,
     leader_changes: Vec<(&'static str, Counter)>,
     pub(crate) leaders: Gauge,
     pub(crate) groups: Gauge,
@@ -54,7 +54,7 @@ const PEERS_MAX: usize = 64;
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
 /// One of each kind of cause; who else was part of it makes no label.
-const CAUSES: [Cause; 10] = [
+const CAUSES: [Cause; 13] = [
     Cause::ElectionTimeout,
     Cause::Asked,
     Cause::PreVotesGranted,
@@ -63,24 +63,32 @@ const CAUSES: [Cause; 10] = [
     Cause::VoteGranted(NodeId::ZERO),
     Cause::HeardLeader(NodeId::ZERO),
     Cause::HigherTerm(NodeId::ZERO),
+    Cause::Transferred(NodeId::ZERO),
+    Cause::LeaderForgotten,
+    Cause::Removed,
     Cause::QuorumLost,
     Cause::Unfit,
 ];
+
+/// Why a replica stands for election.
+const ELECTION_CAUSES: [Cause; 3] =
+    [Cause::ElectionTimeout, Cause::Asked, Cause::Transferred(NodeId::ZERO)];
 
 impl NodeMetrics {
     /// Registers everything with `recorder`; `peers` are the other nodes, by id and name.
     pub(crate) fn new(recorder: &dyn Recorder, peers: &[(NodeId, String)]) -> Self {
         let registry = Registry { recorder };
-        let change = |cause: Cause| {
+        let by_cause = |cause: Cause, name: &'static str, text: &'static str| {
             let labels = vec![Label::new("cause", cause.name())];
-            (
-                cause.name(),
-                registry.counter_with(
-                    "quorate_raft_leader_changes_total",
-                    labels,
-                    "Leaderships won or lost by replicas of this node, by cause.",
-                ),
-            )
+            (cause.name(), registry.counter_with(name, labels, text))
+        };
+        let change = |cause| {
+            let text = "Leaderships won or lost by replicas of this node, by cause.";
+            by_cause(cause, "quorate_raft_leader_changes_total", text)
+        };
+        let election = |cause| {
+            let text = "Elections that replicas of this node stood for, by cause.";
+            by_cause(cause, "quorate_raft_elections_total", text)
         };
         let lag = |(node, name): &(NodeId, String)| (*node, registry.replication_lag(name));
         Self {
@@ -96,10 +104,7 @@ impl NodeMetrics {
                 "quorate_raft_election_seconds",
                 "From the loss of a leader to the next one, as a replica saw it.",
             ),
-            elections: registry.counter(
-                "quorate_raft_elections_total",
-                "Elections that replicas of this node stood for.",
-            ),
+            elections: ELECTION_CAUSES.into_iter().map(election).collect(),
             leader_changes: CAUSES.into_iter().map(change).collect(),
             leaders: registry.gauge("quorate_raft_leaders", "Groups that this node leads."),
             groups: registry.gauge("quorate_raft_groups", "Groups that this node hosts."),
@@ -213,13 +218,20 @@ impl NodeMetrics {
         }
     }
 
+    /// A replica of this node has won or lost a leadership.
     pub(crate) fn leader_change(&self, cause: Cause) {
-        if let Some((_, counter)) =
-            self.leader_changes.iter().find(|(known, _)| *known == cause.name())
-        {
-            counter.increment(1);
-        }
+        count(&self.leader_changes, cause);
     }
+
+    /// A replica of this node stands for election.
+    pub(crate) fn election(&self, cause: Cause) {
+        count(&self.elections, cause);
+    }
+}
+
+fn count(counters: &[(&'static str, Counter)], cause: Cause) {
+    let counter = counters.iter().find(|(known, _)| *known == cause.name());
+    counter.into_iter().for_each(|(_, counter)| counter.increment(1));
 }
 
 struct Registry<'r> {

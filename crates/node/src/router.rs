@@ -19,13 +19,14 @@ use quorate_raft::Role;
 use quorate_transport::{NotSent, RequestError, Transport, Unknown};
 use quorate_types::{Epoch, GroupId, NodeId, ReadError, Term};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::actor::{
     Glance, GroupActor, GroupReport, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply,
     ReadSlot,
 };
 use crate::disks::Disks;
+use crate::engine::lock;
 use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
 use crate::state::GroupState;
@@ -34,8 +35,8 @@ use crate::state::GroupState;
 /// between an election and the news of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long an answer may still come from a node that leads no more: it lives, and answers soon, or it
-/// does not.
+/// How long an answer may still come from a node that leads no more, unless nothing is heard of it: then
+/// there will be none.
 const DEPOSED_GRACE: Duration = Duration::from_millis(500);
 
 /// Why a request to the engine failed.
@@ -329,7 +330,13 @@ impl Router {
                 // The group has left this node; what was asked may still be answered.
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(DEPOSED_GRACE).await;
+            let gone = async {
+                while !lock(&self.wheel).is_gone(leader) {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            };
+            // Either way nothing more is waited for.
+            drop(timeout(DEPOSED_GRACE, gone).await);
         };
         tokio::select! {
             answer = self.ask(leader, request, deadline) => answer,

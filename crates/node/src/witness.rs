@@ -77,9 +77,10 @@ impl Witness {
             self.news = true;
         }
         let is_same = known.live.is_some_and(|live| live.session == hello.session);
-        // Of one process words may overtake each other; 0 is said by who does not count.
+        // Of one process words may overtake each other. 0 is said by who does not count, and by a directory
+        // that has not started: if it has synced anything before, it is a copy of what it was then.
         let (told, most) = (hello.synced_batches, known.memory.synced_batches);
-        if !is_same && told != 0 && told < most {
+        if !is_same && told < most && (told != 0 || !hello.started) {
             return Err(Refusal::Copy(format!(
                 "node {name} returned with an older copy of its data ({told} batches, it had {most}): \
                  it must be replaced, not restarted"
@@ -225,6 +226,16 @@ mod tests {
         assert_eq!(witness.admit(&hello(1, 100), 0), Ok(()));
         assert_eq!(witness.admit(&hello(2, 0), 60_000), Ok(()), "a node of an older version");
         assert!(is_copy(witness.admit(&hello(3, 99), 120_000)), "what was told is not forgotten");
+    }
+
+    #[test]
+    fn a_copy_from_before_a_founder_had_started_is_refused() {
+        let mut witness = Witness::default();
+        let founding = Hello { started: false, ..hello(1, 0) };
+        assert_eq!(witness.admit(&founding, 0), Ok(()), "nothing was synced yet");
+        assert_eq!(witness.admit(&hello(1, 3), 10), Ok(()), "it has started meanwhile");
+        let copy = Hello { started: false, ..hello(2, 0) };
+        assert!(is_copy(witness.admit(&copy, 60_000)), "it would vote a second time");
     }
 
     #[test]

@@ -145,6 +145,25 @@ async fn what_was_answered_is_in_the_indexes_that_a_node_shows() {
 }
 
 #[tokio::test]
+async fn the_preferred_node_comes_to_lead_whoever_was_elected() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let nodes = open(&local::configs(3, dir.path()).expect("settings")).await;
+    create(&nodes, GROUP).await;
+    propose(&nodes[0], GROUP, "a").await;
+    for preferred in [nodes[0].node(), nodes[1].node()] {
+        for node in &nodes {
+            node.prefer_leader(GROUP, Some(preferred)).expect("it lives here");
+        }
+        let mut leadership = nodes[2].leadership(GROUP).expect("it lives here");
+        let leads = leadership.wait_for(|now| now.leader == Some(preferred));
+        let led = tokio::time::timeout(PATIENCE, leads).await.map(|led| led.is_ok());
+        assert_eq!(led, Ok(true), "{preferred} never led");
+    }
+    assert_eq!(propose(&nodes[2], GROUP, "b").await, "2");
+    shut_down(nodes).await;
+}
+
+#[tokio::test]
 async fn groups_share_a_node_but_nothing_else() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let nodes = open(&local::configs(3, dir.path()).expect("settings")).await;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
 use quorate_gateway::{Backend, Gateway, GatewayConfig};
-use quorate_node::{Engine, EngineConfig, Expelled, OpenError, TlsConfig};
+use quorate_node::{Engine, EngineConfig, Expelled, Link, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -104,18 +104,19 @@ struct RunningNode {
     upkeep: JoinHandle<()>,
 }
 
-/// Runs nodes until `stop` is requested or one of them ends by itself; `on_ready` is called once, when
-/// all of them serve. One wrong node stops all.
+/// Runs nodes until `stop` is requested or one of them ends by itself; `link` lies between them and their
+/// peers; `on_ready` is called once, when all of them serve. One wrong node stops all.
 ///
 /// # Errors
 /// The first node that did not start, broke, or did not stop in time, with its name.
 pub async fn run(
     configs: Vec<ServeConfig>,
+    link: Arc<dyn Link>,
     stop: Stop,
     on_ready: impl FnOnce(),
 ) -> Result<(), (String, NodeError)> {
     let (halt, halted) = Stop::channel();
-    let Some(mut nodes) = start_all(configs, &stop, &halt, halted).await? else {
+    let Some(mut nodes) = start_all(configs, &link, &stop, &halt, halted).await? else {
         return Ok(());
     };
     let ended = tokio::select! {
@@ -129,6 +130,7 @@ pub async fn run(
 /// Starts nodes side by side, since each waits for the others. `None`: `stop` was requested meanwhile.
 async fn start_all(
     configs: Vec<ServeConfig>,
+    link: &Arc<dyn Link>,
     stop: &Stop,
     halt: &watch::Sender<bool>,
     halted: Stop,
@@ -137,9 +139,9 @@ async fn start_all(
     // Several nodes are a whole cluster, which stops as one.
     let ending = if configs.len() > 1 { Ending::WithCluster } else { Ending::Alone };
     for config in configs {
-        let (halted, name) = (halted.clone(), config.name.clone());
+        let (halted, name, link) = (halted.clone(), config.name.clone(), Arc::clone(link));
         starting.spawn(async move {
-            RunningNode::start(config, ending, &halted).await.map_err(|error| (name, error))
+            RunningNode::start(config, link, ending, &halted).await.map_err(|error| (name, error))
         });
     }
     let (mut nodes, mut failed) = (Vec::new(), None);
@@ -216,7 +218,12 @@ async fn stop_all(nodes: Vec<RunningNode>) -> Result<(), (String, NodeError)> {
 
 impl RunningNode {
     /// Starts a node, as the chapter of this file says.
-    async fn start(config: ServeConfig, ending: Ending, halt: &Stop) -> Result<Self, NodeError> {
+    async fn start(
+        config: ServeConfig,
+        link: Arc<dyn Link>,
+        ending: Ending,
+        halt: &Stop,
+    ) -> Result<Self, NodeError> {
         let name = config.name.clone();
         let node = name.as_str();
         let clients = bind("listen-client", config.listen_client)?;
@@ -230,7 +237,7 @@ impl RunningNode {
         );
 
         let exporter = Exporter::new(node)?;
-        let engine_config = wiring::engine_config(&config, tls);
+        let engine_config = EngineConfig { link, ..wiring::engine_config(&config, tls) };
         let (engine_stop, stop) = Stop::channel();
         let (open, opened) = oneshot::channel();
         let (expel, expelled) = watch::channel(None);

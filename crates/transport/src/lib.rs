@@ -55,7 +55,7 @@ pub use endpoint::{OpenError, Transport};
 pub use handler::{Handler, PeerEvent, Pulse, Refusal};
 pub use hello::Hello;
 pub use identity::NameError;
-pub use link::{Fate, Link, Shape, Shaped, Straight};
+pub use link::{Distant, Fate, Link, Shape, Shaped, Straight};
 pub use reply::Replier;
 pub use request::{NotSent, RequestError, Unknown};
 pub use snapshot::{SnapshotError, SnapshotOffer, SnapshotReceiver, SnapshotSource, Unfinished};

@@ -42,6 +42,19 @@ impl Link for Straight {
     }
 }
 
+/// Every frame is so much longer underway: nodes that are all equally far from each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Distant {
+    /// Added to every frame.
+    pub delay: Duration,
+}
+
+impl Link for Distant {
+    fn fate(&self, _from: NodeId, _to: NodeId) -> Fate {
+        Fate { delay: self.delay, deliver: true }
+    }
+}
+
 /// How frames travel one way between two nodes.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub struct Shape {

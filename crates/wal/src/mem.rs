@@ -166,15 +166,7 @@ impl MemLog {
     /// # Errors
     /// As [`LogStore::write`].
     pub fn sync(&mut self) -> Result<(), LogError> {
-        let mut state = self.disk.lock();
-        state.waiting_syncs += 1;
-        self.disk.shared.changed.notify_all();
-        while state.held && state.process == self.process {
-            state = self.disk.shared.changed.wait(state).expect(UNPOISONED);
-        }
-        state.waiting_syncs -= 1;
-        state.check_process(self.process)?;
-        state.check_failed()?;
+        let mut state = self.released()?;
         match &mut state.syncs_before_failure {
             Some(0) => {
                 state.syncs_before_failure = None;
@@ -194,6 +186,22 @@ impl MemLog {
     }
 }
 
+impl MemLog {
+    /// The disk, once syncs are not held.
+    fn released(&self) -> Result<MutexGuard<'_, State>, LogError> {
+        let mut state = self.disk.lock();
+        state.waiting_syncs += 1;
+        self.disk.shared.changed.notify_all();
+        while state.held && state.process == self.process {
+            state = self.disk.shared.changed.wait(state).expect(UNPOISONED);
+        }
+        state.waiting_syncs -= 1;
+        state.check_process(self.process)?;
+        state.check_failed()?;
+        Ok(state)
+    }
+}
+
 impl LogStore for MemLog {
     fn write(&mut self, batch: &[Write]) -> Result<Written, LogError> {
         let written = self.stage(batch)?;
@@ -203,9 +211,7 @@ impl LogStore for MemLog {
 
     /// This disk knows by itself what was synced.
     fn seal(&mut self) -> Result<(), LogError> {
-        let state = self.disk.lock();
-        state.check_process(self.process)?;
-        state.check_failed()
+        self.released().map(drop)
     }
 
     fn recover(&mut self) -> Result<BTreeMap<GroupId, RecoveredLog>, LogError> {

@@ -301,8 +301,9 @@ impl Wal {
         self.shared.synced_batches.load(Ordering::Relaxed)
     }
 
-    /// How long ago the oldest write was submitted that is not durable yet; `None` when all are. What is
-    /// far older than a sync takes shows a disk that hangs.
+    /// How long ago the oldest write was submitted that the disk is being asked for, or a seal was begun;
+    /// `None` while the disk is asked for nothing. What is far older than a sync takes shows a disk that
+    /// hangs.
     #[must_use]
     pub fn oldest_unsynced(&self) -> Option<Duration> {
         let submitted_us = self.shared.oldest_us.load(Ordering::Relaxed).checked_sub(1)?;

@@ -161,7 +161,10 @@ impl Writer {
     /// Puts something behind the last batch, once.
     fn seal(&mut self) -> Result<(), LogError> {
         if mem::take(&mut self.unsealed) {
+            // What is submitted meanwhile waits behind it, and a disk that hangs shows here too.
+            self.shared.oldest_us.store(self.shared.now_us() + 1, Ordering::Relaxed);
             self.store.seal()?;
+            self.shared.oldest_us.store(0, Ordering::Relaxed);
             self.metrics.seals.increment(1);
             self.metrics.rewritten_bytes.absolute(self.store.rewritten_bytes());
         }

@@ -2,16 +2,16 @@
 //!
 //! A replica that finds itself in the minority takes part in everything that rests on the log, which is
 //! right: it votes, appends and acknowledges, so that the group keeps its quorum. What rests on its state
-//! it leaves: nobody reads it or is answered out of it, and if it leads, it hands that over to one of those
-//! who agree. It asks its leader for a snapshot, and puts it in the place of the rows alone. Then it
+//! it leaves: nobody reads it or is answered out of it, it stands for no election, and if it leads, it hands
+//! that over to one of those who agree. It asks its leader for a snapshot, and puts it in the place of the rows alone. Then it
 //! applies what follows in its log again, and is what the others are.
 //!
-//! Nothing of it is written down: after a restart the state is wrong still, and the next checkpoint
-//! says so again.
+//! It outlives a panic of the group ([`Group::inherit`]), which wrong rows may well cause. Nothing of it is
+//! written down: after a restart the state is wrong still, and the next checkpoint says so again.
 
 use std::collections::BTreeSet;
 
-use quorate_raft::{Role, SnapshotRequest};
+use quorate_raft::{ProgressState, Role, SnapshotRequest};
 use quorate_types::{Body, EntryId, Message, NodeId, SnapshotMeta};
 
 use super::Group;
@@ -30,13 +30,21 @@ pub(super) struct Comparison {
 /// This replica's state is wrong.
 #[derive(Debug)]
 struct Distrust {
+    known: WrongState,
+    /// When the leader is asked next.
+    ask_tick: u64,
+    rebuild: Rebuild,
+    /// When it began to hand its leadership over.
+    handing_over_since: Option<u64>,
+}
+
+/// How it is known that a replica's state is wrong; for its next life, see [`Group::inherit`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WrongState {
     /// Where that showed.
     at: Checkpoint,
     /// Who agrees with each other.
     agreed: Vec<NodeId>,
-    /// When the leader is asked next.
-    ask_tick: u64,
-    rebuild: Rebuild,
 }
 
 #[derive(PartialEq, Eq, Debug)]
@@ -111,6 +119,17 @@ impl<P, R> Group<P, R> {
         self.comparison.is_distrusted()
     }
 
+    /// What the next life of this replica must know of its state, if the rows stay as they are.
+    #[must_use]
+    pub fn wrong_state(&self) -> Option<WrongState> {
+        self.comparison.distrust.as_ref().map(|distrust| distrust.known.clone())
+    }
+
+    /// The last life of this replica ended with a wrong state, which is still there.
+    pub fn inherit(&mut self, known: WrongState) {
+        self.distrust(known);
+    }
+
     /// True while the content of a snapshot that has arrived is needed.
     #[must_use]
     pub fn wants_content(&self) -> bool {
@@ -155,22 +174,38 @@ impl<P, R> Group<P, R> {
     pub(super) fn tick_distrust(&mut self) {
         let Some(distrust) = &mut self.comparison.distrust else { return };
         if self.replica.role() == Role::Leader {
-            let voters = &self.replica.membership().voters;
-            let successor = distrust.agreed.iter().find(|peer| voters.contains(peer)).copied();
-            if let Some(successor) = successor
-                && self.replica.transferring_to().is_none()
-            {
-                let begun = self.replica.transfer_leadership(successor);
-                assert_eq!(begun, Ok(()), "group {}: a leader and a voter", self.id());
-            }
+            let since = *distrust.handing_over_since.get_or_insert(self.tick);
+            self.hand_over(since);
             return;
         }
+        distrust.handing_over_since = None;
         let Some(leader) = self.replica.leader() else { return };
         if distrust.rebuild == Rebuild::Wanted && self.tick >= distrust.ask_tick {
             distrust.ask_tick = self.tick + u64::from(self.replica.config().election_ticks_max);
-            let Checkpoint { at, digest } = distrust.at;
+            let Checkpoint { at, digest } = distrust.known.at;
             let asked = self.message(leader, Body::Digest { at, digest, wants_snapshot: true });
             self.effects.push(Effect::Send(vec![asked]));
+        }
+    }
+
+    /// Hands the leadership to the most advanced of those who agree; steps down when nobody has taken over
+    /// after an election timeout, so that the others elect whoever they can.
+    fn hand_over(&mut self, since: u64) {
+        if self.tick - since >= u64::from(self.replica.config().election_ticks_min) {
+            self.replica.step_down();
+            return;
+        }
+        let agreed = self.comparison.distrust.iter().flat_map(|distrust| &distrust.known.agreed);
+        let voters = &self.replica.membership().voters;
+        let follows = |node: &NodeId| {
+            let progress = self.replica.progress(*node)?;
+            let is_fed = progress.state == ProgressState::Replicate && voters.contains(node);
+            is_fed.then_some((progress.match_index, *node))
+        };
+        let heir = agreed.filter_map(follows).max();
+        if let Some((_, heir)) = heir.filter(|_| self.replica.transferring_to().is_none()) {
+            let begun = self.replica.transfer_leadership(heir);
+            assert_eq!(begun, Ok(()), "group {}: a leader and a voter", self.id());
         }
     }
 
@@ -189,6 +224,7 @@ impl<P, R> Group<P, R> {
     pub(super) fn end_distrust(&mut self) {
         self.comparison.digests.forget_own();
         if self.comparison.distrust.take().is_some() {
+            self.renew_fitness();
             self.effects.push(Effect::Distrusted(false));
         }
     }
@@ -210,11 +246,17 @@ impl<P, R> Group<P, R> {
         let Finding { divergences, majority } = finding;
         self.effects.extend(divergences.into_iter().map(Effect::Diverged));
         if let Some(agreed) = majority {
-            let (ask_tick, rebuild) = (self.tick, Rebuild::Wanted);
-            self.comparison.distrust = Some(Distrust { at: own, agreed, ask_tick, rebuild });
-            self.effects.push(Effect::Distrusted(true));
-            self.answer_all();
+            self.distrust(WrongState { at: own, agreed });
         }
+    }
+
+    fn distrust(&mut self, known: WrongState) {
+        let (ask_tick, rebuild) = (self.tick, Rebuild::Wanted);
+        self.comparison.distrust =
+            Some(Distrust { known, ask_tick, rebuild, handing_over_since: None });
+        self.renew_fitness();
+        self.effects.push(Effect::Distrusted(true));
+        self.answer_all();
     }
 
     /// Whoever waits for something that rests on the state gets no answer out of it.

@@ -21,11 +21,16 @@ impl<P, R> Group<P, R> {
             self.unfit_since = self.tick;
         }
         self.fitness = fitness;
-        let (may_lead, takes_entries) = (fitness == Fitness::Fit, fitness != Fitness::Exhausted);
-        self.replica.set_fit(may_lead, takes_entries);
-        if !may_lead && self.replica.role() == Role::Leader {
+        self.renew_fitness();
+        if fitness != Fitness::Fit && self.replica.role() == Role::Leader {
             self.give_leadership_away(unfit);
         }
+    }
+
+    /// Lets the replica know whether it may campaign, which rests on its disk and on its state.
+    pub(super) fn renew_fitness(&mut self) {
+        let may_lead = self.fitness == Fitness::Fit && !self.is_distrusted();
+        self.replica.set_fit(may_lead, self.fitness != Fitness::Exhausted);
     }
 
     fn give_leadership_away(&mut self, unfit: &BTreeSet<NodeId>) {

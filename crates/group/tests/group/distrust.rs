@@ -183,6 +183,46 @@ fn a_distrusted_leader_answers_nobody_and_hands_over() {
 }
 
 #[test]
+fn a_distrusted_leader_whose_heir_is_gone_leaves_it_to_the_others() {
+    let mut cluster = Cluster::led();
+    let known = distrusted(3).group(3).wrong_state().expect("distrusted");
+    cluster.cut = vec![NodeId(2)];
+    cluster.group(1).inherit(known);
+    // Who agreed then were nodes 1 and 2: nobody that could take over is among them.
+    for _ in 0..60 {
+        cluster.tick(1..=3);
+        cluster.settle();
+    }
+    assert_eq!(cluster.group(3).leadership().leader, Some(NodeId(3)));
+    cluster.propose(3, 'x');
+    cluster.settle();
+    assert!(matches!(cluster.heard(3).answers[..], [('x', Ok(_))]), "the group goes on");
+}
+
+#[test]
+fn a_wrong_state_is_known_to_the_next_life_and_begins_no_other_replica() {
+    let known = distrusted(3).group(3).wrong_state().expect("distrusted");
+    let mut cluster = Cluster::led();
+    cluster.cut = vec![NodeId(3)];
+    for name in ['a', 'b', 'c'] {
+        cluster.propose(1, name);
+        cluster.settle();
+    }
+    let applied = cluster.group(1).applied_index();
+    cluster.group(1).compact(applied);
+    cluster.group(1).inherit(known);
+    cluster.group(1).read('r');
+    cluster.cut.clear();
+    // Before it has handed over it is asked for what its log does not hold any more.
+    cluster.tick(1..=2);
+    cluster.settle();
+    let heard = cluster.heard(1);
+    assert_eq!((heard.distrusted, heard.grants.len()), (vec![true], 0));
+    assert!(cluster.undone[&NodeId(1)].snapshots.is_empty(), "its rows are wrong");
+    assert!(cluster.group(1).is_distrusted());
+}
+
+#[test]
 fn a_snapshot_is_sent_to_a_member_once_at_a_time_and_only_by_a_leader() {
     let mut cluster = Cluster::led();
     let at = cluster.group(1).replica().last();

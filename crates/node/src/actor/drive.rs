@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quorate_group::{Divergence, Effect, Generation, GrowthGate, Leadership, Refusal, Room};
-use quorate_raft::{LogFetch, Role, SnapshotRequest};
+use quorate_raft::{LogFetch, SnapshotRequest};
 use quorate_store::GroupRow;
 use quorate_transport::Transport;
 use quorate_types::{Body, GroupId, LogIndex, Membership, Message, NodeId, SnapshotMeta};
@@ -15,6 +15,7 @@ use quorate_wal::{Fetch, Task, Wal, Write};
 use tokio::sync::{oneshot, watch};
 
 use crate::actor::Input;
+use crate::actor::herald::Herald;
 use crate::actor::slot::{ProposalSlot, ReadGrant, ReadReply, ReadSlot};
 use crate::apply::{Applier, ApplyTask, OpenMachine};
 use crate::forward::Reply;
@@ -45,7 +46,7 @@ pub(crate) struct Drive {
     router: Arc<Router>,
     state: GroupState,
     metrics: Arc<NodeMetrics>,
-    leadership: watch::Sender<Leadership>,
+    herald: Herald,
     /// Appends that the log's full queue refused, oldest first: offered again at the next turn, before
     /// anything newer, so that a group's appends stay in order. Bounded by the group's uncommitted
     /// and in-flight bounds.
@@ -63,8 +64,6 @@ pub(crate) struct Drive {
     installing: bool,
     /// Its state is known to be wrong.
     distrusted: bool,
-    /// When this replica last began to look for a leader.
-    leaderless_since: Option<Instant>,
 }
 
 impl Drive {
@@ -85,7 +84,7 @@ impl Drive {
         snapshots: Arc<Snapshots>,
         target: Target,
     ) -> Self {
-        let leaderless_since = Some(Instant::now());
+        let herald = Herald::new(group, leadership, Arc::clone(&metrics));
         let refused = VecDeque::new();
         Self {
             group,
@@ -96,7 +95,7 @@ impl Drive {
             router,
             state,
             metrics,
-            leadership,
+            herald,
             refused,
             fetching: Vec::new(),
             snapshots,
@@ -105,7 +104,6 @@ impl Drive {
             to_install: None,
             installing: false,
             distrusted: false,
-            leaderless_since,
         }
     }
 
@@ -145,6 +143,8 @@ impl Drive {
                     );
                 }
                 Effect::Distrusted(is) => {
+                    // What was exported of the wrong rows must reach nobody, then or later.
+                    self.snapshots.exports.forget_all(self.group);
                     self.metrics.states_distrusted.increment(if is { 1.0 } else { -1.0 });
                     self.distrusted = is;
                     tracing::error!(
@@ -177,7 +177,7 @@ impl Drive {
                 Effect::Membership(membership) => {
                     tracing::info!(group = %self.group, ?membership, "membership");
                 }
-                Effect::Leadership(leadership) => self.publish(leadership, now),
+                Effect::Leadership(leadership) => self.herald.publish(leadership, now),
             }
         }
         if self.refused.is_empty()
@@ -226,7 +226,7 @@ impl Drive {
                     metrics.snapshots_installed.increment(1);
                     Input::Installed { generation, meta }
                 }
-                Err(PlaceError::Install(error)) => {
+                Err(error @ (PlaceError::Install(_) | PlaceError::Panicked)) => {
                     tracing::error!(%group, %error, "a snapshot cannot be installed");
                     Input::InstallFailed { generation }
                 }
@@ -254,7 +254,7 @@ impl Drive {
                     metrics.states_rebuilt.increment(1);
                     Input::Rebuilt { generation, meta }
                 }
-                Err(PlaceError::Install(error)) => {
+                Err(error @ (PlaceError::Install(_) | PlaceError::Panicked)) => {
                     tracing::error!(%group, %error, "the state cannot be rebuilt");
                     Input::RebuildFailed { generation }
                 }
@@ -269,7 +269,7 @@ impl Drive {
     fn send_snapshot(&self, request: SnapshotRequest) {
         let SnapshotRequest { to, min_index } = request;
         let (group, generation) = (self.group, self.generation);
-        let (from, term) = (self.router.node, self.leadership.borrow().term);
+        let (from, term) = (self.router.node, self.herald.term());
         let message = move |meta| Message { group, from, to, term, body: Body::Snapshot { meta } };
         let (router, transport) = (Arc::clone(&self.router), self.transport.clone());
         let (snapshots, target) = (Arc::clone(&self.snapshots), self.target.clone());
@@ -306,7 +306,6 @@ impl Drive {
         }
         self.fetching.clear();
         (self.arrived, self.to_install) = (None, None);
-        self.leaderless_since = Some(Instant::now());
         self.resign();
     }
 
@@ -335,7 +334,7 @@ impl Drive {
     ) {
         self.generation = life;
         self.applier.open(machine);
-        self.publish(leadership, Instant::now());
+        self.herald.publish(leadership, Instant::now());
     }
 
     /// True when `command` must be refused because disks are nearly full.
@@ -360,7 +359,7 @@ impl Drive {
 
     /// What the group does not know because it is not loaded.
     pub(crate) fn refusal(&self) -> Refusal {
-        Refusal::NotLeader { leader: None, term: self.leadership.borrow().term }
+        Refusal::NotLeader { leader: None, term: self.herald.term() }
     }
 
     /// The group is gone from this node: nobody may take it for a leader or a replica any more.
@@ -379,14 +378,7 @@ impl Drive {
         if std::mem::take(&mut self.distrusted) {
             self.metrics.states_distrusted.decrement(1.0);
         }
-        if self.leadership.borrow().role == Role::Leader {
-            self.metrics.leaders.decrement(1.0);
-        }
-        self.leadership.send_modify(|now| {
-            now.role = Role::Follower;
-            now.leader = None;
-            now.serving = false;
-        });
+        self.herald.resign();
     }
 
     fn fetch(&mut self, fetch: LogFetch) -> Option<LogFetch> {
@@ -407,6 +399,11 @@ impl Drive {
             self.metrics.appends_refused.increment(1);
             self.refused.push_back(*refused.task);
         }
+    }
+
+    /// Whether appends wait to be offered to the log again.
+    pub(crate) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     fn offer_refused(&mut self) {
@@ -430,38 +427,6 @@ impl Drive {
         for (peer, messages) in by_peer {
             self.transport.send(peer, messages);
         }
-    }
-
-    fn publish(&mut self, now_leads: Leadership, now: Instant) {
-        let before = *self.leadership.borrow();
-        match (now_leads.leader, self.leaderless_since) {
-            (Some(_), Some(since)) => {
-                self.metrics.election_seconds.record(now.saturating_duration_since(since));
-                self.leaderless_since = None;
-            }
-            (None, None) => self.leaderless_since = Some(now),
-            (Some(_), None) | (None, Some(_)) => {}
-        }
-        let (led, leads) = (before.role == Role::Leader, now_leads.role == Role::Leader);
-        if led != leads {
-            self.metrics.leaders.increment(if leads { 1.0 } else { -1.0 });
-            if let Some(cause) = now_leads.cause {
-                self.metrics.leader_change(cause);
-            }
-        }
-        if now_leads.role == Role::Candidate && before.role != Role::Candidate {
-            self.metrics.elections.increment(1);
-        }
-        tracing::info!(
-            group = %self.group,
-            role = ?now_leads.role,
-            term = %now_leads.term,
-            leader = ?now_leads.leader,
-            serving = now_leads.serving,
-            cause = ?now_leads.cause,
-            "leadership"
-        );
-        self.leadership.send_replace(now_leads);
     }
 }
 

@@ -20,7 +20,9 @@ use kameo::actor::{ActorRef, WeakActorRef};
 use kameo::error::{ActorStopReason, Infallible};
 use kameo::mailbox::{MailboxReceiver, Signal};
 use kameo::message::{Context, Message};
-use quorate_group::{Effect, Fitness, Generation, Group, GrowthGate, Leadership, Refusal};
+use quorate_group::{
+    Effect, Fitness, Generation, Group, GrowthGate, Leadership, Refusal, WrongState,
+};
 use quorate_raft::{MembershipChange, PeerProgress, Role, Ticket};
 use quorate_store::GroupRow;
 use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, SnapshotMeta};
@@ -87,6 +89,8 @@ pub(crate) enum Input {
     Unreachable(NodeId),
     /// The leadership should go to this node, if it is here.
     Transfer(NodeId),
+    /// This voter should lead whenever it can.
+    Prefer(Option<NodeId>),
     /// The membership should change.
     Change { change: MembershipChange, slot: ProposalSlot },
     /// Somebody wants to know how the group is.
@@ -130,6 +134,10 @@ pub(crate) struct GroupActor {
     reload: Option<Reload>,
     /// The group is kept away from this node: it has panicked too often, or cannot be loaded.
     quarantined: bool,
+    /// That the last life has left a wrong state behind.
+    wrong_state: Option<WrongState>,
+    /// Who should lead, over all lives.
+    preferred_leader: Option<NodeId>,
     #[cfg(test)]
     panic_in_turn: bool,
     /// Set once everything that was known committed at the last stop is applied again, and this replica
@@ -166,6 +174,8 @@ impl GroupActor {
             reloader,
             reload: None,
             quarantined: false,
+            wrong_state: None,
+            preferred_leader: None,
             #[cfg(test)]
             panic_in_turn: false,
             caught_up,
@@ -187,6 +197,9 @@ impl GroupActor {
     fn panicked(&mut self) {
         self.inputs = 0;
         self.caught_up.store(false, Ordering::Release);
+        if self.is_loaded() {
+            self.wrong_state = self.group.wrong_state();
+        }
         // What is loading asks again with each tick.
         self.rest.wake();
         self.drive.metrics().group_panics.increment(1);
@@ -257,6 +270,10 @@ impl GroupActor {
             | Input::Wake
             | Input::Unreachable(_)
             | Input::Transfer(_) => None,
+            Input::Prefer(preferred) => {
+                self.preferred_leader = preferred;
+                None
+            }
             #[cfg(test)]
             Input::Panic { .. } => None,
         };
@@ -279,6 +296,10 @@ impl GroupActor {
                 self.drive.begin_life(generation, machine, group.leadership());
                 (self.group, self.generation, self.caught_up_at) =
                     (group, generation, caught_up_at);
+                self.group.prefer_leader(self.preferred_leader);
+                if let Some(wrong) = self.wrong_state.take() {
+                    self.group.inherit(wrong);
+                }
                 self.reload = None;
                 self.glance.renew(self.group.replica(), self.group.applied_index());
                 self.note_applied();
@@ -323,7 +344,12 @@ impl GroupActor {
         }
         match self.group.leadership().leader {
             // One with a wrong state has something to do: it asks for another one.
-            Some(leader) if self.group.is_asleep() && !self.group.is_distrusted() => {
+            // So has one whose appends the log has refused: they are offered again with each turn.
+            Some(leader)
+                if self.group.is_asleep()
+                    && !self.group.is_distrusted()
+                    && !self.drive.has_refused() =>
+            {
                 let report = self.report();
                 self.rest.sleep(leader, report);
             }
@@ -525,6 +551,12 @@ impl GroupActor {
                 if let Err(error) = self.group.transfer_leadership(to) {
                     tracing::debug!(group = %self.group.id(), %to, %error, "nothing to hand over");
                 }
+            }
+            Input::Prefer(preferred) => {
+                self.preferred_leader = preferred;
+                self.group.prefer_leader(preferred);
+                // Asleep, a leader hands nothing over.
+                self.group.wake();
             }
             Input::Change { change, slot } => self.group.change_membership(change, slot),
             // The asker may have given up.

@@ -3,6 +3,7 @@
 //! - `group`: [`GroupActor`] drains a burst of its mailbox into one turn.
 //! - `reload`: what a group that has panicked begins its next life from.
 //! - `drive`: [`Drive`] carries a turn's effects out, without ever waiting.
+//! - `herald`: tells the rest of the node who leads.
 //! - `glance`: [`Glance`] shows a few facts of a group to everybody.
 //! - `rest`: [`Rest`] lets the rest of the node know whether a group sleeps.
 //! - `slot`: who waits for an answer, here or on another node.
@@ -10,6 +11,7 @@
 mod drive;
 mod glance;
 mod group;
+mod herald;
 mod reload;
 #[cfg(test)]
 mod reload_tests;

@@ -99,6 +99,11 @@ impl Exports {
         }
     }
 
+    /// Forgets whatever there is of `group`; transfers that are under way go on with theirs.
+    pub(crate) fn forget_all(&self, group: GroupId) {
+        lock(&self.latest).remove(&group);
+    }
+
     /// Forgets what nobody used for a while.
     pub(crate) fn forget_unused(&self, now: Instant) {
         let unused = |kept: &Kept| now.saturating_duration_since(kept.used) >= KEPT;

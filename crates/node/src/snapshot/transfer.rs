@@ -14,7 +14,7 @@ use quorate_types::codec::{put_frame_header, put_message, take_frame};
 use quorate_types::{GroupId, LogIndex, Message, NodeId, SnapshotMeta};
 use quorate_wal::Wal;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::export::{ExportError, Exports};
 use super::files::{Files, Incoming, Received};
@@ -89,9 +89,19 @@ pub(crate) enum PlaceError {
     /// Before anything was changed.
     #[error(transparent)]
     Install(#[from] InstallError),
+    /// A panic while it was staged, before anything was changed.
+    #[error("staging it panicked")]
+    Panicked,
     /// The node is stopping, or its log has failed; the next start goes on.
     #[error("the node is stopping")]
     Stopping,
+}
+
+impl PlaceError {
+    /// A task that staged has not come to its end.
+    fn of_staging(error: JoinError) -> Self {
+        if error.is_panic() { Self::Panicked } else { Self::Stopping }
+    }
 }
 
 /// An announcement that was read and found sound.
@@ -273,7 +283,7 @@ impl Snapshots {
     /// then. The replica must neither append nor apply until it hears of it.
     ///
     /// # Errors
-    /// When it is not in place. The node must stop: the group is half changed, perhaps.
+    /// When it is not in place: nothing was changed, or the node is stopping and the next start goes on.
     pub(crate) async fn install(
         self: Arc<Self>,
         arrived: Arrived,
@@ -284,7 +294,7 @@ impl Snapshots {
         let group = target.group;
         let (this, name) = (Arc::clone(&self), file.name().to_owned());
         let prepare = move || Installation::prepare(&target, &this.files, &name, &*this.state);
-        let prepared = spawn_blocking(prepare).await.map_err(|_| PlaceError::Stopping)?;
+        let prepared = spawn_blocking(prepare).await.map_err(PlaceError::of_staging)?;
         let (installation, staged) = prepared?;
         assert_eq!(*installation.meta(), meta, "group {group}: another snapshot than arrived");
         let mut staged = Some(staged);
@@ -325,7 +335,7 @@ impl Snapshots {
         let group = target.group;
         let (this, name) = (Arc::clone(&self), file.name().to_owned());
         let prepare = move || Installation::prepare(&target, &this.files, &name, &*this.state);
-        let prepared = spawn_blocking(prepare).await.map_err(|_| PlaceError::Stopping)?;
+        let prepared = spawn_blocking(prepare).await.map_err(PlaceError::of_staging)?;
         let (installation, install) = prepared?;
         assert_eq!(*installation.meta(), meta, "group {group}: another snapshot than arrived");
         let (done, replaced) = oneshot::channel();

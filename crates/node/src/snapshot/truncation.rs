@@ -52,7 +52,12 @@ pub(crate) fn through(extent: &Extent, kept: u64) -> Option<LogIndex> {
     let needed = peers.iter().filter(is_near).map(|held| held.through.value()).min();
     let through = needed.map_or(wanted, |needed| needed.min(wanted));
     let gathered = through.checked_sub(base.value())?;
-    (gathered >= (kept / PART).max(1)).then_some(LogIndex(through))
+    (gathered >= gathered_min(kept)).then_some(LogIndex(through))
+}
+
+/// Fewer entries beyond those that are kept are not worth a write.
+pub(crate) const fn gathered_min(kept: u64) -> u64 {
+    if kept < PART { 1 } else { kept / PART }
 }
 
 /// The next step on the way from `base` to `through`.
@@ -67,7 +72,7 @@ pub(crate) fn is_held_by_memory(extent: &Extent, applied: LogIndex, kept: u64) -
     // A whole part more than needed, so that the engine has its time to flush by itself.
     through(extent, kept).is_none()
         && through(&flushed, kept)
-            .is_some_and(|through| through.since(extent.base) >= (kept / PART).max(1) * 2)
+            .is_some_and(|through| through.since(extent.base) >= gathered_min(kept) * 2)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use quorate_node::{Distant, Link, Straight};
 use tempfile::TempDir;
 
 use super::cert::{self, CertError, Files};
@@ -25,6 +27,9 @@ const NODES_MAX: u16 = 9;
 /// Between the ports of two nodes.
 const PORT_STEP: u16 = 10;
 
+/// The longest round trip: half of an election timeout, beyond which nobody stays leader.
+const RTT_MS_MAX: u64 = 500;
+
 /// The name of the cluster.
 const CLUSTER: &str = "dev";
 
@@ -41,6 +46,9 @@ pub struct Args {
     /// Client port of the first node
     #[arg(long, value_name = "PORT", default_value_t = 2379)]
     port: u16,
+    /// Milliseconds that a round trip between two nodes takes, beside what loopback takes
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=RTT_MS_MAX))]
+    rtt: u64,
     /// Directory of all data, kept on exit [default: a temporary one, removed on exit]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -102,7 +110,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let seconds = began.elapsed().as_secs_f64();
             print(&format!("ready after {seconds:.1} s\n\n{hint}"));
         };
-        node::run(configs, stop, on_ready).await.map_err(|(node, error)| {
+        node::run(configs, link(args.rtt), stop, on_ready).await.map_err(|(node, error)| {
             let failure = super::serve::failure(&error);
             Failure { message: format!("{node}: {}", failure.message), ..failure }
         })
@@ -111,6 +119,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         dir.close().map_err(|error| failed(&error))?;
     }
     ended
+}
+
+/// What lies between the nodes, if a round trip takes so long.
+fn link(rtt_ms: u64) -> Arc<dyn Link> {
+    match Duration::from_millis(rtt_ms) / 2 {
+        Duration::ZERO => Arc::new(Straight),
+        delay => Arc::new(Distant { delay }),
+    }
 }
 
 fn check_ports(args: &Args) -> Result<(), Failure> {
@@ -231,7 +247,7 @@ mod tests {
     use super::*;
 
     fn args(nodes: u16, port: u16) -> Args {
-        Args { nodes, port, data_dir: None, log_format: None, log_level: None }
+        Args { nodes, port, rtt: 0, data_dir: None, log_format: None, log_level: None }
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct DumpArgs {
 /// Runs the command.
 ///
 /// # Errors
-/// When the directory is in use or the group has no log (exit code 1), or the log is damaged (5).
+/// When the directory is in use or the group has no log (exit code 1), or the log is damaged (6).
 pub fn run(command: &Command) -> Result<(), Failure> {
     let Command::Dump(args) = command;
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, error);

@@ -1,7 +1,10 @@
 //! `quorate serve`: one node.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
+
+use quorate_node::Straight;
 
 use super::{Failure, block_on};
 use crate::config::values::ClusterState;
@@ -58,7 +61,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
             let seconds = began.elapsed().as_secs_f64();
             tracing::info!(node, seconds, "ready");
         };
-        node::run(vec![config], stop, on_ready).await.map_err(|(_, error)| failure(&error))
+        let link = Arc::new(Straight);
+        node::run(vec![config], link, stop, on_ready).await.map_err(|(_, error)| failure(&error))
     })
 }
 

@@ -48,7 +48,7 @@ pub struct ServeConfig {
     pub tls: TlsFiles,
     /// Between a leader's heartbeats.
     pub heartbeat: Duration,
-    /// The least time without a heartbeat before an election; at most twice this.
+    /// The least time without a heartbeat before an election; at most half as long again.
     pub election: Duration,
     /// Idle groups fall asleep after this long; zero: never.
     pub sleep_after: Duration,

@@ -115,7 +115,7 @@ settings! {
     /// Milliseconds between a leader's heartbeats [default: 100]
     heartbeat_interval: Millis = "heartbeat-interval", "MS";
     /// Milliseconds without a heartbeat before an election; the actual value is drawn between this and
-    /// twice this [default: 1000]
+    /// half as much again [default: 1000]
     election_timeout: Millis = "election-timeout", "MS";
     /// Time without anything to do after which a group falls asleep: it costs nothing then, and its first
     /// read takes a round trip more; 0: never [default: 5s]

@@ -197,6 +197,32 @@ fn nothing_completes_before_its_sync_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_disk_that_hangs_in_a_seal_shows() {
+    let node = Node::start(WalConfig { seal_after: Duration::ZERO, ..WalConfig::default() });
+    node.disk.hold_syncs();
+    node.submit(1, 2, 1);
+    node.disk.wait_for_held_sync();
+    assert!(node.wal.oldest_unsynced().is_some(), "in the sync of a batch");
+    node.disk.release_syncs();
+    assert_eq!(node.persisted(), [done(1, 1)]);
+    node.disk.hold_syncs();
+    // Until the writer seals what it has written, unless it has done so already; a further batch then
+    // leaves it something to seal.
+    while node.wal.oldest_unsynced().is_none() {
+        node.disk.release_syncs();
+        node.submit(1, 3, 2);
+        drop(node.persisted());
+        node.disk.hold_syncs();
+        std::thread::yield_now();
+    }
+    node.disk.wait_for_held_sync();
+    node.submit(2, 2, 1);
+    assert!(node.wal.oldest_unsynced().is_some(), "in a seal, with a write behind it");
+    node.disk.release_syncs();
+    while node.persisted() != [done(2, 1)] {}
+}
+
+#[test]
 fn the_first_failed_sync_poisons_once_and_for_all() {
     let node = Node::start(WalConfig::default());
     node.occupy();
