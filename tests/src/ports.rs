@@ -18,16 +18,26 @@ static TAKEN: AtomicU16 = AtomicU16::new(0);
 /// # Panics
 /// When all are in use.
 pub fn free() -> u16 {
+    free_run(1)
+}
+
+/// The first of `count` such ports, one after the other.
+///
+/// # Panics
+/// When there is no such run.
+pub fn free_run(count: u16) -> u16 {
     // Test programs that run at the same time begin at different places.
     let start = (std::process::id().wrapping_mul(61) % u32::from(COUNT)) as u16;
     for _ in 0..COUNT {
-        let next = TAKEN.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + start.wrapping_add(next) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok()
-            && UdpSocket::bind(("127.0.0.1", port)).is_ok()
-        {
-            return port;
+        let next = TAKEN.fetch_add(count, Ordering::Relaxed);
+        let first = FIRST + start.wrapping_add(next) % COUNT;
+        if (first..first + count).all(is_free) {
+            return first;
         }
     }
-    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+    panic!("no {count} free ports between {FIRST} and {}", FIRST + COUNT);
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok()
 }

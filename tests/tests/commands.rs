@@ -13,16 +13,8 @@ use tempfile::TempDir;
 /// How long a cluster may take to serve, or to end.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// The first of nine ports that three nodes take, ten apart.
-fn ports_of_three_nodes() -> u16 {
-    loop {
-        let first = ports::free();
-        let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (0..3).all(|node| (0..3).all(|offset| is_free(first + 10 * node + offset))) {
-            return first;
-        }
-    }
-}
+/// From the first client port of three nodes to the last port for scrapers: nodes are ten apart.
+const PORTS_OF_THREE: u16 = 23;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lie in the tree").to_owned()
@@ -58,7 +50,7 @@ fn said(command: &mut Command) -> String {
 #[test]
 fn dev_serves_a_whole_cluster_and_leaves_nothing_behind() {
     let dir = TempDir::new().expect("a temporary directory");
-    let port = ports_of_three_nodes();
+    let port = ports::free_run(PORTS_OF_THREE);
     let mut command = quorate();
     command.args(["dev", "--port", &port.to_string(), "--rtt", "10"]);
     let mut dev = Process::start("dev", &mut command, &dir.path().join("dev.log"));
@@ -94,7 +86,7 @@ fn dev_serves_a_whole_cluster_and_leaves_nothing_behind() {
 #[test]
 fn three_processes_are_started_killed_and_restarted_by_name() {
     let dir = TempDir::new().expect("a temporary directory");
-    let port = ports_of_three_nodes();
+    let port = ports::free_run(PORTS_OF_THREE);
     let cluster = |args: &[&str]| {
         let mut command = Command::new(root().join("deploy/local/cluster"));
         command.args(args).env("QUORATE_LOCAL", dir.path()).env("PORT", port.to_string());
@@ -107,8 +99,8 @@ fn three_processes_are_started_killed_and_restarted_by_name() {
             (self.0)(&["stop"]);
         }
     }
-    let started = cluster(&["start"]);
     let stop = Stop(&cluster);
+    let started = cluster(&["start"]);
     assert_eq!(started.matches("serves").count(), 3, "{started}");
     cluster(&["kill", "n2"]);
     let status = cluster(&["status"]);
@@ -124,21 +116,21 @@ fn three_processes_are_started_killed_and_restarted_by_name() {
     assert_eq!(cluster(&["status"]).matches("stopped").count(), 3);
 }
 
-/// What a scrape of a node has to have, from the first write on, each with a part of a row.
-const SCRAPED: &[&str] = &[
-    "quorate_raft_commit_seconds_count",
-    "quorate_raft_reply_seconds_count",
-    "quorate_raft_election_seconds_count",
-    "quorate_raft_elections_total{cause=\"election_timeout\"",
-    "quorate_raft_leader_changes_total{cause=\"elected\"",
-    "quorate_raft_replication_lag_entries{",
-    "quorate_wal_sync_seconds_count",
-    "quorate_wal_batch_entries_count",
-    "quorate_wal_queue_tasks",
-    "quorate_transport_queued_bytes",
-    "quorate_apply_queue_depth",
-    "quorate_node_proposal_bytes_available",
-    "grpc_server_handled_total{",
+/// What a scrape of a node has to have from the first write on: names, and a label where there is one.
+const SCRAPED: &[(&str, &str)] = &[
+    ("quorate_raft_commit_seconds_count", ""),
+    ("quorate_raft_reply_seconds_count", ""),
+    ("quorate_raft_election_seconds_count", ""),
+    ("quorate_raft_elections_total", "cause=\"election_timeout\""),
+    ("quorate_raft_leader_changes_total", "cause=\"elected\""),
+    ("quorate_raft_replication_lag_entries", ""),
+    ("quorate_wal_sync_seconds_count", ""),
+    ("quorate_wal_batch_entries_count", ""),
+    ("quorate_wal_queue_tasks", ""),
+    ("quorate_transport_queued_bytes", ""),
+    ("quorate_apply_queue_depth", ""),
+    ("quorate_node_proposal_bytes_available", ""),
+    ("grpc_server_handled_total", ""),
 ];
 
 #[test]
@@ -150,24 +142,24 @@ fn a_scrape_tells_of_commits_syncs_elections_lags_and_queues() {
     let page = |cluster: &Cluster, number: usize| {
         http::get(&cluster.nodes[number].metrics, "/metrics").expect("a scrape").1
     };
-    let sum = |page: &str, name: &str| -> f64 {
-        let rows = page.lines().filter(|line| line.starts_with(name));
-        rows.filter_map(|row| row.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    let rows = |page: &str, (name, label): (&str, &str)| -> Vec<f64> {
+        let named = |row: &&str| row.split(['{', ' ']).next() == Some(name) && row.contains(label);
+        page.lines().filter(named).filter_map(|row| row.rsplit(' ').next()?.parse().ok()).collect()
     };
     let leader = cluster.leader();
     cluster.write_through(leader);
     let scraped = page(&cluster, leader);
-    let missing: Vec<_> =
-        SCRAPED.iter().filter(|name| !scraped.lines().any(|line| line.contains(*name))).collect();
+    let missing: Vec<_> = SCRAPED.iter().filter(|row| rows(&scraped, **row).is_empty()).collect();
     assert!(missing.is_empty(), "{missing:?} are missing in:\n{scraped}");
-    assert!(sum(&scraped, "quorate_raft_commit_seconds_count") >= 1.0, "{scraped}");
+    let commits: f64 = rows(&scraped, ("quorate_raft_commit_seconds_count", "")).iter().sum();
+    assert!(commits >= 1.0, "{scraped}");
 
     let others: Vec<_> = (0..3).filter(|number| *number != leader).collect();
-    let count = |cluster: &Cluster, name: &str| -> f64 {
-        others.iter().map(|&number| sum(&page(cluster, number), name)).sum()
+    let count = |cluster: &Cluster, row| -> f64 {
+        others.iter().flat_map(|&number| rows(&page(cluster, number), row)).sum()
     };
-    let timeouts = "quorate_raft_elections_total{cause=\"election_timeout\"";
-    let won = "quorate_raft_leader_changes_total{cause=\"elected\"";
+    let timeouts = ("quorate_raft_elections_total", "cause=\"election_timeout\"");
+    let won = ("quorate_raft_leader_changes_total", "cause=\"elected\"");
     let before = (count(&cluster, timeouts), count(&cluster, won));
     cluster.kill(leader);
     cluster.write_through(others[0]);
