@@ -5,7 +5,7 @@
 use quorate_types::NodeId;
 
 use crate::fault::{Fault, FaultKind, Target, node_name};
-use crate::plan::{Cluster, Disk, Network, Plan, PlannedRequest};
+use crate::plan::{Cluster, Disk, Network, Plan, PlannedRequest, RequestKind};
 use crate::swarm::DRIFT_PPM_MAX;
 
 /// Now and then, puts a recipe in the place of the faults of `plan`.
@@ -182,6 +182,7 @@ fn tail_race(random: &mut fastrand::Rng, plan: &mut Plan) {
                 at_us: at_us + 10 + number * 500,
                 node: node_name(NodeId(node)),
                 key: (number % u64::from(plan.workload.keys)) as u32,
+                kind: RequestKind::Put,
             });
             plan.workload.requests.extend(puts);
         }
