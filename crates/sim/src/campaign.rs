@@ -21,6 +21,15 @@ pub struct Report {
     pub failures: BTreeMap<u64, Violation>,
 }
 
+impl Report {
+    /// Adds what came of other seeds.
+    pub fn add(&mut self, other: Self) {
+        self.seeds += other.seeds;
+        self.counts.add(&other.counts);
+        self.failures.extend(other.failures);
+    }
+}
+
 /// Runs the plans of `seeds` on `threads` threads. After `failures_max` failures no new seed is begun.
 /// `on_seed` is called after each, with how many are done.
 pub fn campaign(

@@ -16,6 +16,7 @@ use quorate_raft::{MembershipChange, Role};
 use quorate_store::{StateEngine, layout};
 use quorate_types::{GroupId, LogIndex, NodeId, Term};
 
+use crate::check::history::Judgement;
 use crate::check::{Checked, Oracle};
 use crate::client::Ask;
 use crate::event::Event;
@@ -282,7 +283,9 @@ impl World {
             }
             self.compare_rows(group, &present)?;
         }
-        self.checks.history.check(JUDGE_STEPS_MAX)
+        let judged = self.checks.history.check(JUDGE_STEPS_MAX)?;
+        self.counts.undecided += u64::from(judged == Judgement::Undecided);
+        Ok(())
     }
 
     /// Sweeps go at their own pace on each node; when all are through, all rows of a group must be the same.

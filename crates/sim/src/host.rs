@@ -203,8 +203,8 @@ impl World {
                 Effect::Deny { slot, refusal } => {
                     self.answer(node, slot, Answer::Refused(refusal))?;
                 }
-                // Here everybody can reach everybody; who takes part is in the trace of what is committed.
-                Effect::Membership(_) => {}
+                // Here everybody can reach everybody.
+                Effect::Membership(now) => self.note(node, What::members(group, &now)),
                 Effect::SendSnapshot(request) => self.send_snapshot(node, group, request)?,
                 // All machines are the same code, and rows do not rot here: whoever differs has found a bug.
                 Effect::Diverged(divergence) => {

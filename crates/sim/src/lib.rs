@@ -49,7 +49,7 @@ mod world;
 pub use campaign::{Report, campaign};
 pub use check::{Oracle, Violation, history};
 pub use fault::{Fault, FaultKind, Target, node_name, node_of};
-pub use plan::{Clocks, Cluster, Disk, Link, Network, Plan, PlannedRequest, Workload};
+pub use plan::{Clocks, Cluster, Disk, Link, Network, Plan, PlannedRequest, RequestKind, Workload};
 pub use run::{Outcome, run, run_seed};
 pub use shrink::{Shrunk, shrink};
 pub use swarm::EVENTS;

@@ -319,7 +319,18 @@ impl Default for Workload {
     }
 }
 
-/// A put at a given time, by a client of its own, sent to a node.
+/// What a planned request asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestKind {
+    /// A new value.
+    #[default]
+    Put,
+    /// A linearizable read.
+    Read,
+}
+
+/// A request at a given time, by a client of its own, sent to a node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PlannedRequest {
@@ -329,4 +340,7 @@ pub struct PlannedRequest {
     pub node: String,
     /// The key's number.
     pub key: u32,
+    /// What is asked for.
+    #[serde(default)]
+    pub kind: RequestKind,
 }

@@ -5,7 +5,7 @@
 use quorate_types::NodeId;
 
 use crate::fault::{Fault, FaultKind, Target, node_name};
-use crate::plan::{Cluster, Disk, Network, Plan, PlannedRequest};
+use crate::plan::{Cluster, Disk, Network, Plan, PlannedRequest, RequestKind};
 use crate::swarm::DRIFT_PPM_MAX;
 
 /// Now and then, puts a recipe in the place of the faults of `plan`.
@@ -49,29 +49,47 @@ fn three_with_leases(plan: &mut Plan) {
 }
 
 /// A leader that is cut off keeps the longest log in the lowest term, while those who are elected without it die
-/// before they have written anything: what is left differs as much as it can.
+/// before they have written anything, the last of them for good: whoever is left has the highest term and the shorter log.
 fn term_race(random: &mut fastrand::Rng, plan: &mut Plan) {
     three_alone(plan);
     let timeout_us = timeout_us(plan);
     let start_us = random.u64(3..8) * timeout_us;
-    let mut recipe = vec![Fault {
+    plan.faults = vec![Fault {
         at_us: start_us,
         for_us: 10 * timeout_us,
         kind: FaultKind::Partition { side: vec![Target::Leader] },
     }];
+    puts_everywhere(plan, start_us + 10, 1 + random.u64(..3));
     let winners = random.u64(2..4);
+    let mut at_us = start_us + 1;
     for number in 0..winners {
-        recipe.push(Fault {
-            at_us: start_us + 1 + number * 3 * timeout_us,
+        plan.faults.push(Fault {
+            at_us,
             for_us: 1 + random.u64(..timeout_us / 10),
             kind: FaultKind::CrashWinner {
                 after_effects: u32::from(random.u8(..4) == 0),
-                for_good: number + 1 == winners || random.bool(),
+                // With the first of them nobody would be left to elect another.
+                for_good: number + 1 == winners,
             },
         });
+        // The next one has to be waited for before it is elected, and not before the last one was.
+        at_us += random.u64(timeout_us..2 * timeout_us);
     }
     plan.duration_ms = plan.duration_ms.max((start_us + 16 * timeout_us) / 1000);
-    plan.faults = recipe;
+}
+
+/// So many puts through every node: whoever leads writes them, also where it is alone.
+fn puts_everywhere(plan: &mut Plan, at_us: u64, count: u64) {
+    for node in 1..=plan.cluster.voters {
+        let keys = u64::from(plan.workload.keys);
+        let puts = (0..count).map(|number| PlannedRequest {
+            at_us: at_us + number * 500,
+            node: node_name(NodeId(node)),
+            key: (number % keys) as u32,
+            kind: RequestKind::Put,
+        });
+        plan.workload.requests.extend(puts);
+    }
 }
 
 /// A leader whose disk is slow is cut off while it writes: what it wrote is overwritten before it is durable.
@@ -177,14 +195,7 @@ fn tail_race(random: &mut fastrand::Rng, plan: &mut Plan) {
             let cut = FaultKind::Partition { side: vec![target] };
             plan.faults.push(Fault { at_us, for_us: alone_us, kind: cut });
         }
-        for node in 1..=plan.cluster.voters {
-            let puts = (0..random.u64(5..25)).map(|number| PlannedRequest {
-                at_us: at_us + 10 + number * 500,
-                node: node_name(NodeId(node)),
-                key: (number % u64::from(plan.workload.keys)) as u32,
-            });
-            plan.workload.requests.extend(puts);
-        }
+        puts_everywhere(plan, at_us + 10, random.u64(5..25));
         for strike in 0..6 {
             plan.faults.push(Fault {
                 at_us: at_us + alone_us + strike * timeout_us / 4 + random.u64(..timeout_us / 4),

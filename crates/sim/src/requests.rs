@@ -24,6 +24,7 @@ use crate::event::{Answer, Event, Finished};
 use crate::fault::node_of;
 use crate::net::Fate;
 use crate::node::Slot;
+use crate::plan::{PlannedRequest, RequestKind};
 use crate::trace::What;
 use crate::world::World;
 
@@ -91,10 +92,15 @@ impl World {
     pub(crate) fn on_planned(&mut self, number: usize) -> Checked {
         let planned = &self.plan.workload.requests[number];
         let Some(gateway) = node_of(&planned.node) else { return Ok(()) };
-        let key = planned.key;
-        self.last_value += 1;
-        let value = self.last_value;
-        self.ask(NOBODY + number as u32, gateway, Ask::Put { key, value })
+        let PlannedRequest { key, kind, .. } = *planned;
+        let ask = match kind {
+            RequestKind::Put => {
+                self.last_value += 1;
+                Ask::Put { key, value: self.last_value }
+            }
+            RequestKind::Read => Ask::Read { key, local: false },
+        };
+        self.ask(NOBODY + number as u32, gateway, ask)
     }
 
     /// A request reaches its gateway. Returns nothing; see the chapter for what follows.
@@ -368,7 +374,14 @@ impl World {
             Finished::Failed => "failed",
             Finished::Unknown => "unknown",
         };
-        let what = What::Answered { client: request.client, request: id, result: word };
+        let value = match (&request.ask, &result) {
+            (Ask::Put { value, .. }, _) => Some(*value),
+            (Ask::Read { key, local: false }, Finished::Done { outcome }) => {
+                value_in(Outcome::decode(outcome.clone()).ok().as_ref(), *key)
+            }
+            _ => None,
+        };
+        let what = What::Answered { client: request.client, request: id, result: word, value };
         self.note(request.gateway, what);
         match &result {
             Finished::Done { .. } => self.counts.answered += 1,

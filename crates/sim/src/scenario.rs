@@ -3,7 +3,7 @@
 //! A scenario is a TOML file: a [`Plan`] and a list of expectations, each an event that the trace must hold within
 //! a time. All times count from the start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use quorate_raft::Role;
@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{node_name, node_of};
 use crate::plan::Plan;
+use crate::requests::NOBODY;
 use crate::run::{Outcome, run};
 use crate::trace::{TraceEvent, What};
+use crate::world::membership;
 
 /// A plan and what must come of it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -42,12 +44,65 @@ pub struct Expectation {
     /// Not after this time; without it, at any time.
     #[serde(default)]
     pub to_us: Option<u64>,
-    /// Where, by letter; without it, anywhere.
+    /// Where; without it, anywhere.
     #[serde(default)]
-    pub node: Option<String>,
+    pub node: Option<Who>,
     /// What.
     #[serde(flatten)]
     pub event: ExpectedEvent,
+}
+
+/// A node by its letter, or one of several.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Who {
+    /// This one.
+    One(String),
+    /// Any of these.
+    Any(Vec<String>),
+}
+
+impl Who {
+    fn includes(&self, node: Option<NodeId>) -> bool {
+        let is = |name: &String| node.is_some() && node == node_of(name);
+        match self {
+            Self::One(name) => is(name),
+            Self::Any(names) => names.iter().any(is),
+        }
+    }
+}
+
+/// What a planned read sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "toml::Value", into = "toml::Value")]
+pub enum Seen {
+    /// What the so-manieth planned request wrote.
+    Write(u32),
+    /// No value: nobody has written.
+    Nothing,
+}
+
+impl TryFrom<toml::Value> for Seen {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match &value {
+            toml::Value::String(text) if text == "nothing" => Ok(Self::Nothing),
+            toml::Value::Integer(request) => {
+                u32::try_from(*request).map(Self::Write).map_err(|error| error.to_string())
+            }
+            _ => Err(format!("{value} is neither a planned request nor `nothing`")),
+        }
+    }
+}
+
+impl From<Seen> for toml::Value {
+    fn from(seen: Seen) -> Self {
+        match seen {
+            Seen::Write(request) => Self::Integer(request.into()),
+            Seen::Nothing => Self::String("nothing".to_owned()),
+        }
+    }
 }
 
 /// The events that can be expected, all of the data group.
@@ -82,11 +137,32 @@ pub enum ExpectedEvent {
         #[serde(default)]
         term: Option<u64>,
     },
-    /// A replica follows this leader.
+    /// A replica follows a leader.
     Follows {
-        /// By letter.
-        leader: String,
+        /// This one, or one of these.
+        leader: Who,
+        /// In this term, if it matters.
+        #[serde(default)]
+        term: Option<u64>,
     },
+    /// A process starts.
+    Starts,
+    /// A process ends.
+    Stops,
+    /// A replica puts a snapshot in the place of its log and rows.
+    Installs,
+    /// A node that was no voter is one, in the membership in force at `node`.
+    Promotes {
+        /// Who, by letter.
+        who: String,
+    },
+    /// A node that was a voter is none any more, in the membership in force at `node`.
+    Demotes {
+        /// Who, by letter.
+        who: String,
+    },
+    /// After the faults, everybody has come together.
+    Converges,
     /// A replica that led does so no more.
     StepsDown,
     /// A replica asks for votes.
@@ -97,6 +173,9 @@ pub enum ExpectedEvent {
         request: u32,
         /// `ok`, `failed` or `unknown`.
         result: String,
+        /// What a read has to see.
+        #[serde(default)]
+        sees: Option<Seen>,
     },
 }
 
@@ -141,16 +220,16 @@ impl Scenario {
             return Err(ScenarioError::Broken(violation.to_string()));
         }
         let mut seen = vec![false; self.expected.len()];
-        let mut roles = BTreeMap::new();
+        let mut before = Before::of(&self.plan, outcome);
         for event in &outcome.trace {
-            let stepped_down = steps_down(event, &mut roles);
-            let matches = |expected: &Expectation| expected.matches(event, stepped_down);
+            let matches = |expected: &Expectation| expected.matches(event, &before);
             for (expected, seen) in self.expected.iter().zip(&mut seen) {
                 *seen |= matches(expected);
             }
             if let Some(forbidden) = self.forbidden.iter().find(|forbidden| matches(forbidden)) {
                 return Err(ScenarioError::Forbidden(format!("{forbidden}: {event}")));
             }
+            before.remember(event);
         }
         match seen.iter().position(|seen| !seen) {
             Some(missing) => Err(ScenarioError::Missing(self.expected[missing].to_string())),
@@ -159,30 +238,62 @@ impl Scenario {
     }
 }
 
-/// True when `event` says that a node that led does so no more; `roles` remembers what each was.
-fn steps_down(event: &TraceEvent, roles: &mut BTreeMap<NodeId, Role>) -> bool {
-    match (&event.what, event.node) {
-        (What::Role { group: GroupId::FIRST_DATA, role, .. }, Some(node)) => {
-            roles.insert(node, *role) == Some(Role::Leader) && *role != Role::Leader
+/// What an event has to be held against.
+#[derive(Default)]
+struct Before {
+    roles: BTreeMap<NodeId, Role>,
+    /// Who votes at first, and by the node where that has changed.
+    founders: BTreeSet<NodeId>,
+    voters: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// What planned requests write, whether it is done or not.
+    written: BTreeMap<u32, u64>,
+}
+
+impl Before {
+    fn of(plan: &Plan, outcome: &Outcome) -> Self {
+        let mut written = BTreeMap::new();
+        for event in &outcome.trace {
+            if let What::Answered { client, value: Some(value), .. } = event.what
+                && let Some(request) = client.checked_sub(NOBODY)
+            {
+                // The requests of the end of a run come after those of the plan.
+                written.entry(request).or_insert(value);
+            }
         }
-        _ => false,
+        let founders = membership(plan).0.voters;
+        Self { founders, written, ..Self::default() }
+    }
+
+    fn remember(&mut self, event: &TraceEvent) {
+        let Some(node) = event.node else { return };
+        match &event.what {
+            What::Role { group: GroupId::FIRST_DATA, role, .. } => {
+                self.roles.insert(node, *role);
+            }
+            What::Members { group: GroupId::FIRST_DATA, voters, .. } => {
+                self.voters.insert(node, voters.iter().copied().collect());
+            }
+            _ => {}
+        }
+    }
+
+    fn votes(&self, at: Option<NodeId>, node: NodeId) -> bool {
+        let changed = at.and_then(|at| self.voters.get(&at));
+        changed.unwrap_or(&self.founders).contains(&node)
     }
 }
 
 impl Expectation {
-    fn matches(&self, event: &TraceEvent, stepped_down: bool) -> bool {
+    fn matches(&self, event: &TraceEvent, before: &Before) -> bool {
         let in_time =
             event.at_us >= self.from_us && self.to_us.is_none_or(|to_us| event.at_us <= to_us);
-        let here = match &self.node {
-            None => true,
-            Some(name) => event.node.is_some() && event.node == node_of(name),
-        };
-        in_time && here && self.event.matches(event, stepped_down)
+        let here = self.node.as_ref().is_none_or(|who| who.includes(event.node));
+        in_time && here && self.event.matches(event, before)
     }
 }
 
 impl ExpectedEvent {
-    fn matches(&self, event: &TraceEvent, stepped_down: bool) -> bool {
+    fn matches(&self, event: &TraceEvent, before: &Before) -> bool {
         match (self, &event.what) {
             (Self::Receives { message, from }, What::Received { from: sender, brief, .. }) => {
                 brief.kind == message && node_name(*sender) == *from
@@ -192,13 +303,38 @@ impl ExpectedEvent {
             (Self::Serves { term }, What::Role { serving: true, term: of, .. }) => {
                 term.is_none_or(|term| Term(term) == *of)
             }
-            (Self::Follows { leader }, What::Role { role: Role::Follower, leader: of, .. }) => {
-                of.map(node_name).as_ref() == Some(leader)
+            (
+                Self::Follows { leader, term },
+                What::Role { role: Role::Follower, leader: of, term: in_term, .. },
+            ) => leader.includes(*of) && term.is_none_or(|term| Term(term) == *in_term),
+            (Self::StepsDown, What::Role { group: GroupId::FIRST_DATA, role, .. }) => {
+                let was = event.node.and_then(|node| before.roles.get(&node));
+                was == Some(&Role::Leader) && *role != Role::Leader
             }
-            (Self::StepsDown, _) => stepped_down,
-            (Self::Campaigns, What::Role { role: Role::Candidate, .. }) => true,
-            (Self::Answers { request, result }, What::Answered { client, result: of, .. }) => {
-                *client == crate::requests::NOBODY + request && of == result
+            (Self::Campaigns, What::Role { role: Role::Candidate, .. })
+            | (Self::Starts, What::Started)
+            | (Self::Stops, What::Stopped(_))
+            | (Self::Converges, What::Converged)
+            | (Self::Installs, What::Installed { group: GroupId::FIRST_DATA, .. }) => true,
+            (Self::Promotes { who }, What::Members { group: GroupId::FIRST_DATA, voters, .. }) => {
+                node_of(who)
+                    .is_some_and(|who| voters.contains(&who) && !before.votes(event.node, who))
+            }
+            (Self::Demotes { who }, What::Members { group: GroupId::FIRST_DATA, voters, .. }) => {
+                node_of(who)
+                    .is_some_and(|who| !voters.contains(&who) && before.votes(event.node, who))
+            }
+            (
+                Self::Answers { request, result, sees },
+                What::Answered { client, result: of, value, .. },
+            ) => {
+                let saw = |seen: &Seen| match seen {
+                    Seen::Nothing => value.is_none(),
+                    Seen::Write(write) => {
+                        value.is_some() && *value == before.written.get(write).copied()
+                    }
+                };
+                *client == NOBODY + request && of == result && sees.as_ref().is_none_or(saw)
             }
             _ => false,
         }
@@ -207,7 +343,11 @@ impl ExpectedEvent {
 
 impl fmt::Display for Expectation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let node = self.node.as_deref().unwrap_or("anybody");
+        let node = match &self.node {
+            None => "anybody".to_owned(),
+            Some(Who::One(name)) => name.clone(),
+            Some(Who::Any(names)) => names.join(" or "),
+        };
         write!(f, "{node} {:?} from {} us", self.event, self.from_us)?;
         match self.to_us {
             Some(to_us) => write!(f, " to {to_us} us"),

@@ -21,6 +21,7 @@ use crate::check::{Checked, Oracle, Violation};
 use crate::event::Event;
 use crate::net::Fate;
 use crate::node::{Node, Task};
+use crate::trace::What;
 use crate::world::World;
 
 /// A snapshot that was lost is missed after this.
@@ -181,6 +182,7 @@ impl World {
 
     fn finish_install(&mut self, node: NodeId, group: GroupId, snapshot: &Snapshot) -> Checked {
         self.checks.group(group).apply.on_started(node, snapshot.meta.last.index);
+        self.note(node, What::Installed { group, last: snapshot.meta.last.index });
         let at = self.node(node);
         at.installing = None;
         at.files.remove(&file_name(group));

@@ -3,11 +3,12 @@
 //! The hash covers everything that is traced, so two runs with one hash did the same, and a run that differs
 //! from its repetition has found randomness that does not come from the seed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use quorate_raft::Role;
-use quorate_types::{Body, GroupId, LogIndex, Message, NodeId, Term};
+use quorate_types::{Body, GroupId, LogIndex, Membership, Message, NodeId, Term};
 
 use crate::fault::node_name;
 
@@ -45,6 +46,24 @@ pub enum What {
         leader: Option<NodeId>,
         /// It leads and has applied its own no-op.
         serving: bool,
+    },
+    /// Another membership is in force at a replica, committed or not.
+    Members {
+        /// The group.
+        group: GroupId,
+        /// Who votes.
+        voters: Vec<NodeId>,
+        /// Who votes too while the membership is joint.
+        outgoing: Vec<NodeId>,
+        /// Who only receives the log.
+        learners: Vec<NodeId>,
+    },
+    /// A snapshot is in the place of log and rows.
+    Installed {
+        /// The group.
+        group: GroupId,
+        /// It contains everything up to here.
+        last: LogIndex,
     },
     /// A message arrived.
     Received {
@@ -95,6 +114,8 @@ pub enum What {
         request: u64,
         /// A word for the answer.
         result: &'static str,
+        /// What a put writes if it is done, or a linearizable read of a key saw.
+        value: Option<u64>,
     },
     /// The fault of this number in the plan begins.
     FaultBegins(usize),
@@ -104,6 +125,19 @@ pub enum What {
     Healed,
     /// They have.
     Converged,
+}
+
+impl What {
+    /// Another membership is in force.
+    pub(crate) fn members(group: GroupId, membership: &Membership) -> Self {
+        let names = |nodes: &BTreeSet<NodeId>| nodes.iter().copied().collect();
+        Self::Members {
+            group,
+            voters: names(&membership.voters),
+            outgoing: names(&membership.outgoing),
+            learners: names(&membership.learners),
+        }
+    }
 }
 
 /// A message in short.
@@ -197,6 +231,18 @@ impl fmt::Display for What {
                 let serving = if *serving { ", serving" } else { "" };
                 write!(f, "g{group} {} of term {term}, leader {leader}{serving}", role.name())
             }
+            Self::Members { group, voters, outgoing, learners } => {
+                write!(f, "g{group} has the voters {}", names(voters))?;
+                if !outgoing.is_empty() {
+                    write!(f, " in the place of {}", names(outgoing))?;
+                }
+                if learners.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, ", learners {}", names(learners))
+                }
+            }
+            Self::Installed { group, last } => write!(f, "g{group} installs all to {last}"),
             Self::Received { from, sent_us, brief } => {
                 let sent_ms = *sent_us as f64 / 1000.0;
                 let (group, from) = (brief.group, node_name(*from));
@@ -212,7 +258,7 @@ impl fmt::Display for What {
             Self::Asked { client, request, kind } => {
                 write!(f, "client {client} asks #{request} {kind}")
             }
-            Self::Answered { client, request, result } => {
+            Self::Answered { client, request, result, .. } => {
                 write!(f, "client {client} gets #{request} {result}")
             }
             Self::FaultBegins(number) => write!(f, "fault {number} begins"),
@@ -221,6 +267,11 @@ impl fmt::Display for What {
             Self::Converged => f.write_str("converged"),
         }
     }
+}
+
+/// Letters in one word.
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().copied().map(node_name).collect()
 }
 
 /// The trace of a run.

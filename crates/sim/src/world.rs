@@ -78,6 +78,8 @@ pub struct Counts {
     pub lost: u64,
     /// Ticks that groups have slept through.
     pub asleep: u64,
+    /// Histories that the judge gave up: nobody knows whether a single copy could have given them.
+    pub undecided: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
 }
@@ -95,6 +97,7 @@ impl Counts {
         self.starts += other.starts;
         self.lost += other.lost;
         self.asleep += other.asleep;
+        self.undecided += other.undecided;
         self.virtual_ms += other.virtual_ms;
     }
 }
@@ -306,7 +309,7 @@ impl World {
 }
 
 /// Who takes part, and how many nodes there are.
-fn membership(plan: &Plan) -> (Membership, u64) {
+pub(crate) fn membership(plan: &Plan) -> (Membership, u64) {
     let cluster = &plan.cluster;
     let range = |from: u64, count: u64| (from..from + count).map(NodeId);
     let mut membership = Membership::of_voters(range(1, cluster.voters));

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Checked, Oracle};
+use super::{Oracle, Violation};
 
 /// The value of a key: unique for each write, `None` when there is none.
 pub type Value = Option<u64>;
@@ -104,8 +104,8 @@ impl History {
         if undecided { Judgement::Undecided } else { Judgement::Linearizable }
     }
 
-    /// As a check of a run: what cannot be decided is no violation.
-    pub(crate) fn check(&self, steps_max: u64) -> Checked {
+    /// As a check of a run: what cannot be decided is no violation, but has to be counted.
+    pub(crate) fn check(&self, steps_max: u64) -> Result<Judgement, Violation> {
         match self.judge(steps_max) {
             Judgement::NotLinearizable(key) => {
                 let of_key = self.operations.iter().filter(|operation| operation.key == key);
@@ -116,7 +116,7 @@ impl History {
                 let what = format!("key {key}, last of: {}", text[shown..].join("; "));
                 Err(Oracle::Linearizability.broken(what))
             }
-            Judgement::Linearizable | Judgement::Undecided => Ok(()),
+            judged @ (Judgement::Linearizable | Judgement::Undecided) => Ok(judged),
         }
     }
 }

@@ -79,6 +79,10 @@ fn mark_of(plan: &Plan, event: &TraceEvent) -> Option<(Shape, String)> {
         What::Stopped(how) => point(Weight::Trouble, format!("stops: {how}")),
         What::Paused => point(Weight::Trouble, "pauses".to_owned()),
         What::Resumed => point(Weight::Trouble, "goes on".to_owned()),
+        What::Members { .. } => point(Weight::Election, event.what.to_string()),
+        What::Installed { last, .. } => {
+            point(Weight::Replication, format!("installs all to {last}"))
+        }
         What::Role { role, term, leader, serving, .. } => {
             let words = match role {
                 Role::Leader if *serving => format!("serves as leader of term {term}"),
@@ -113,7 +117,7 @@ fn mark_of(plan: &Plan, event: &TraceEvent) -> Option<(Shape, String)> {
         What::Asked { client, request, kind } => {
             point(Weight::Client, format!("client {client} asks #{request} {kind}"))
         }
-        What::Answered { client, request, result } => {
+        What::Answered { client, request, result, .. } => {
             point(Weight::Client, format!("client {client} hears #{request} {result}"))
         }
         What::FaultBegins(number) => Some((Shape::Band, plan.faults[*number].to_string())),
