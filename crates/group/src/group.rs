@@ -253,9 +253,7 @@ impl<P, R> Group<P, R> {
 
     /// The group shall not sleep: its timers run again, and it waits for its leader for an election timeout.
     pub fn wake(&mut self) {
-        if !quorate_types::defect!(SleepersForgotten) {
-            self.replica.wake();
-        }
+        self.replica.wake();
     }
 
     /// True while the group sleeps: nobody waits, and ticks do nothing, so that its host may leave them
@@ -279,7 +277,7 @@ impl<P, R> Group<P, R> {
     /// If the host is wrong, a leader may lose its group, and nothing else happens.
     pub fn nodes_lost(&mut self, lost: &BTreeSet<NodeId>) {
         let (replica, own) = (&self.replica, self.replica.config().node);
-        if !replica.is_asleep() {
+        if !replica.is_asleep() || quorate_types::defect!(SleepersForgotten) {
             return;
         }
         match replica.leader() {

@@ -21,9 +21,11 @@ impl<P, R> Group<P, R> {
             self.unfit_since = self.tick;
         }
         self.fitness = fitness;
-        let (may_lead, takes_entries) = (fitness == Fitness::Fit, fitness != Fitness::Exhausted);
+        let (may_lead, has_room) = (fitness == Fitness::Fit, fitness != Fitness::Exhausted);
+        let takes_entries = has_room || quorate_types::defect!(FullDiskTakesEntries);
         self.replica.set_fit(may_lead, takes_entries);
-        if !may_lead && self.replica.role() == Role::Leader {
+        let leads = self.replica.role() == Role::Leader;
+        if !may_lead && leads && !quorate_types::defect!(HungDiskLeads) {
             self.give_leadership_away(unfit);
         }
     }
