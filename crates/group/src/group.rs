@@ -376,7 +376,14 @@ impl<P, R> Group<P, R> {
         self.effects.extend(fetch.into_iter().map(Effect::Fetch));
         self.proposals.commit(self.replica.commit(), on_commit);
         self.effects.extend(membership.map(Effect::Membership));
-        self.effects.extend(snapshot_requests.into_iter().map(Effect::SendSnapshot));
+        for request in snapshot_requests {
+            if self.is_distrusted() {
+                // A wrong state must not get around: whoever leads next sends a right one.
+                self.replica.snapshot_sent(request.to, None);
+            } else {
+                self.effects.push(Effect::SendSnapshot(request));
+            }
+        }
         self.to_apply.extend(committed);
         if install.is_some() {
             // The snapshot contains all of it.
