@@ -109,6 +109,9 @@ impl Digests {
         for (peer, digest) in told.filter(|(_, digest)| *digest != own.digest) {
             by_digest.entry(digest.0).or_default().push(peer);
         }
+        if quorate_types::defect!(DigestsIgnored) {
+            return None;
+        }
         by_digest.into_values().find(|agreed| {
             let halves = [&members.voters, &members.outgoing].into_iter();
             halves.filter(|half| !half.is_empty()).all(|half| {

@@ -68,7 +68,7 @@ impl GrowthGate {
     pub fn refuses(&mut self, membership: &Membership, room_of: impl Fn(NodeId) -> Room) -> bool {
         let wanted = if self.refuses { Room::Ample } else { Room::Enough };
         self.refuses = !is_quorum(membership, |node| room_of(node) >= wanted);
-        self.refuses
+        self.refuses && !quorate_types::defect!(GrowthUnchecked)
     }
 }
 

@@ -378,8 +378,8 @@ impl<P, R> Group<P, R> {
         self.proposals.commit(self.replica.commit(), on_commit);
         self.effects.extend(membership.map(Effect::Membership));
         for request in snapshot_requests {
-            if self.comparison.is_distrusted() {
-                // Nobody shall begin from rows that are known to be wrong.
+            if self.is_distrusted() {
+                // A wrong state must not get around: whoever leads next sends a right one.
                 self.replica.snapshot_sent(request.to, None);
             } else {
                 self.effects.push(Effect::SendSnapshot(request));

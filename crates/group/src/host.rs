@@ -118,6 +118,9 @@ impl Host {
     pub fn reload(&mut self, group: GroupId) -> Option<Generation> {
         let generation = self.next_generation();
         let resident = self.groups.get_mut(&group)?;
+        if quorate_types::defect!(GenerationKept) {
+            return Some(resident.generation);
+        }
         resident.generation = generation;
         Some(generation)
     }

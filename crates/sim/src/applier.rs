@@ -1,8 +1,6 @@
 //! The applier of a node, and what its host does now and then: one round takes what waits, of all groups, into one
 //! batch, rows and applied index together; only then do the groups hear of it.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use quorate_group::{Checkpoint, is_checkpoint};
 use quorate_store::{GroupRow, Overlay, StateEngine};
@@ -11,6 +9,7 @@ use quorate_types::{Committed, Entry, EntryId, GroupId, NodeId, Payload, defect}
 use crate::check::{Checked, Oracle, Violation, promise};
 use crate::event::Event;
 use crate::node::Resident;
+use crate::spoil::Spoil;
 use crate::trace::What;
 use crate::world::World;
 
@@ -43,16 +42,29 @@ impl World {
         let at = &mut self.nodes[node.value() as usize - 1];
         let Some(process) = &mut at.process else { return Ok(()) };
         let tasks = std::mem::take(&mut process.to_apply);
-        let mut done = Vec::new();
+        let (mut done, mut panicked) = (Vec::new(), Vec::new());
         let rows = {
             let mut overlay = Overlay::new(at.state.view());
             for (group, generation, entries) in tasks {
-                let Some(resident) = process.residents.get_mut(&group) else { continue };
+                let resident = match process.residents.get_mut(&group) {
+                    Some(resident) => Some(resident),
+                    None => process.dead.get_mut(&group),
+                };
+                let Some(resident) = resident else { continue };
+                if std::mem::take(&mut resident.machine_panics) {
+                    resident.machine_failed = true;
+                    panicked.push(group);
+                }
+                // Its part of the batch is never written.
+                if resident.machine_failed {
+                    continue;
+                }
                 let mut outcomes = Vec::new();
                 let mut checkpoints = Vec::new();
                 let ends_run = |entry: &Entry| is_checkpoint(entry.id.index, DIGEST_INTERVAL);
                 for run in entries.split_inclusive(ends_run) {
-                    outcomes.extend(apply(resident, group, run, &mut overlay)?);
+                    let spoil = (group == GroupId::FIRST_DATA).then_some(&mut at.spoil);
+                    outcomes.extend(apply(resident, group, run, &mut overlay, spoil)?);
                     let at = resident.applied;
                     checkpoints.extend(
                         resident
@@ -66,7 +78,13 @@ impl World {
                     promise::on_applied(node, group, &entries, platter)?;
                 }
                 let checks = self.checks.group(group);
-                checks.apply.on_applied(node, &entries, &outcomes, &checks.log)?;
+                let wrong_at = at.spoil.at.filter(|_| group == GroupId::FIRST_DATA);
+                if let Some(wrong_at) = wrong_at {
+                    let since = self.spoiled.entry(node).or_insert(wrong_at);
+                    *since = wrong_at.min(*since);
+                }
+                let is_right = wrong_at.is_none();
+                checks.apply.on_applied(node, &entries, &outcomes, &checks.log, is_right)?;
                 done.push((group, generation, resident.applied.index, outcomes, checkpoints));
             }
             if sweeps {
@@ -96,7 +114,10 @@ impl World {
             checkpoints.into_iter().for_each(|checkpoint| resident.group.checkpoint(checkpoint));
             self.input(node, group)?;
         }
-        Ok(())
+        for group in panicked {
+            self.panic_group(node, group, false)?;
+        }
+        self.reload_groups(node)
     }
 
     pub(crate) fn on_flush(&mut self, node: NodeId, life: u64) -> Checked {
@@ -109,47 +130,6 @@ impl World {
             .map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
         self.plan_flush(node);
         if self.plan.cluster.log_tail < u64::MAX >> 1 { self.cut_logs(node) } else { Ok(()) }
-    }
-
-    /// Asleep, a group does not notice that a node is gone; its host does, by the beats between nodes.
-    pub(crate) fn on_watch(&mut self, node: NodeId, life: u64) -> Checked {
-        if !self.is_alive(node, life) {
-            return Ok(());
-        }
-        self.plan_watch(node);
-        for group in self.groups_of(node) {
-            let Some(resident) = self.node(node).resident(group) else { continue };
-            if !resident.group.is_asleep() {
-                continue;
-            }
-            let peers = resident.group.replica().membership().nodes();
-            let is_gone = |peer: &NodeId| {
-                let at = &self.nodes[peer.value() as usize - 1];
-                *peer != node
-                    && (at.process.is_none()
-                        || at.paused_until.is_some()
-                        || self.net.is_cut(*peer, node)
-                        || self.net.is_cut(node, *peer))
-            };
-            let gone: BTreeSet<_> = peers.into_iter().filter(is_gone).collect();
-            if !gone.is_empty() {
-                if let Some(resident) = self.node(node).resident_mut(group) {
-                    resident.group.nodes_lost(&gone);
-                }
-                self.input(node, group)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn plan_watch(&mut self, node: NodeId) {
-        let cluster = &self.plan.cluster;
-        if cluster.quiesce_ticks > 0 {
-            let after_us = cluster.tick_us * u64::from(cluster.election_ticks_min);
-            let life = self.node(node).life;
-            let at_us = self.now_us + after_us + self.random.u64(..after_us);
-            self.queue.push(at_us, Event::Watch { node, life });
-        }
     }
 
     pub(crate) fn plan_flush(&mut self, node: NodeId) {
@@ -166,12 +146,19 @@ fn apply(
     group: GroupId,
     entries: &[Entry],
     overlay: &mut Overlay<'_>,
+    mut spoil: Option<&mut Spoil>,
 ) -> Result<Vec<(EntryId, Bytes)>, Violation> {
     let committed: Vec<_> = entries
         .iter()
         .filter_map(|entry| match &entry.payload {
             Payload::Empty | Payload::Membership(_) => None,
-            Payload::Command(command) => Some(Committed { id: entry.id, command: command.clone() }),
+            Payload::Command(command) => {
+                let altered = spoil.as_mut().and_then(|s| s.alter(entry.id.index, command));
+                Some(Committed {
+                    id: entry.id,
+                    command: altered.unwrap_or_else(|| command.clone()),
+                })
+            }
         })
         .collect();
     let mut outcomes = Vec::new();

@@ -25,6 +25,7 @@ pub(crate) enum Undo {
     Storm(u32),
     SlowDisk(NodeId),
     FullDisk(NodeId),
+    LowDisk(BTreeSet<NodeId>, u32),
     Drift(NodeId),
     Preference,
 }
@@ -59,6 +60,10 @@ impl World {
             Undo::Storm(permille) => self.net.storm(-(permille as i32)),
             Undo::SlowDisk(node) => self.node(node).slow_sync_us = 0,
             Undo::FullDisk(node) => self.node(node).full = false,
+            Undo::LowDisk(nodes, percent) => {
+                let now_us = self.now_us;
+                nodes.into_iter().for_each(|node| self.node(node).trouble.rise(percent, now_us));
+            }
             Undo::Drift(node) => {
                 let now_us = self.now_us;
                 self.node(node).clock.set_rate(now_us, 0);
@@ -185,6 +190,33 @@ impl World {
                 self.node(node).full = true;
                 Some(Undo::FullDisk(node))
             }
+            FaultKind::LowDisk { nodes, percent } => {
+                let nodes: BTreeSet<_> = nodes.into_iter().map(|node| self.whom(node)).collect();
+                nodes.iter().for_each(|&node| self.node(node).trouble.fall(percent, now_us));
+                Some(Undo::LowDisk(nodes, percent))
+            }
+            FaultKind::HungDisk { node } => {
+                let node = self.whom(node);
+                self.node(node).trouble.hangs_until_us = now_us + for_us;
+                None
+            }
+            FaultKind::Spoil { node } => {
+                let node = self.whom(node);
+                self.spoil(node);
+                None
+            }
+            FaultKind::Panic { node, in_machine } => {
+                let node = self.whom(node);
+                let placement = self.plan.cluster.placement && self.random.u8(..4) == 0;
+                let group = if placement { GroupId::PLACEMENT } else { GroupId::FIRST_DATA };
+                if in_machine {
+                    self.plan_machine_panic(node, group);
+                } else {
+                    let in_turn = self.random.bool();
+                    self.panic_group(node, group, in_turn)?;
+                }
+                None
+            }
             FaultKind::Damage { node } => {
                 let node = self.whom(node);
                 if self.may_lose(node) {
@@ -289,7 +321,9 @@ impl World {
             return false;
         }
         let residents = self.nodes.iter().filter_map(|at| at.process.as_ref());
-        let mut residents = residents.flat_map(|process| process.residents.values());
+        // What has panicked counts too: it will be loaded again.
+        let mut residents =
+            residents.flat_map(|process| process.residents.values().chain(process.dead.values()));
         residents.all(|resident| {
             let in_force = resident.group.replica().membership();
             // A leader may promote learners before it can know that a node is gone.
@@ -473,6 +507,8 @@ impl World {
         }
         self.platter(node).on_recovered(node, &recovered)?;
         self.counts.starts += 1;
+        let now_us = self.now_us;
+        self.node(node).trouble.begin(now_us);
         self.note(node, What::Started);
         let life = self.node(node).life;
         let tick_us = self.plan.cluster.tick_us;
@@ -480,7 +516,6 @@ impl World {
             if self.plan.cluster.ticks_aligned { tick_us } else { self.random.u64(1..=tick_us) };
         self.queue.push(self.now_us + first_us, Event::Tick { node, life });
         self.plan_flush(node);
-        self.plan_watch(node);
         for group in self.groups_of(node) {
             let at = &self.nodes[node.value() as usize - 1];
             let Some(resident) = at.resident(group) else { continue };
@@ -499,17 +534,12 @@ impl World {
             return Ok(());
         }
         at.resumed_us = Some(now_us);
+        at.trouble.begin(now_us);
         let missed = std::mem::take(&mut at.late_ticks);
         self.note(node, What::Resumed);
         if missed == 0 {
             return Ok(());
         }
-        for group in self.groups_of(node) {
-            if let Some(resident) = self.node(node).resident_mut(group) {
-                (0..missed).for_each(|_| resident.group.tick());
-            }
-            self.input(node, group)?;
-        }
-        Ok(())
+        self.tick_awake(node, missed)
     }
 }

@@ -18,7 +18,7 @@ pub(crate) enum Event {
     /// The node's ticker.
     Tick { node: NodeId, life: u64 },
     /// Messages arrive together.
-    Frame { from: NodeId, to: NodeId, sent_us: u64, messages: Vec<Message> },
+    Frame { from: NodeId, to: NodeId, session: u64, sent_us: u64, messages: Vec<Message> },
     /// The transport found out that it lost something.
     Unreachable { node: NodeId, life: u64, peer: NodeId },
     /// A group has gathered its inputs.
@@ -30,13 +30,32 @@ pub(crate) enum Event {
     /// Old entries are read.
     Fetched { node: NodeId, life: u64, group: GroupId, generation: Generation, fetch: LogFetch },
     /// A snapshot is there as a whole.
-    Snapshot { life: u64, sent_us: u64, message: Message, snapshot: Box<Snapshot> },
+    Snapshot {
+        life: u64,
+        generation: Generation,
+        sent_us: u64,
+        message: Message,
+        snapshot: Box<Snapshot>,
+    },
     /// Its sender hears what became of it.
-    SnapshotSent { node: NodeId, life: u64, group: GroupId, to: NodeId, last: Option<LogIndex> },
+    SnapshotSent {
+        node: NodeId,
+        life: u64,
+        group: GroupId,
+        generation: Generation,
+        to: NodeId,
+        last: Option<LogIndex>,
+    },
     /// A snapshot takes the place of the state, and then of the log.
     Install { node: NodeId, life: u64, rows_written: bool },
-    /// Sleeping groups are woken whose nodes are gone.
-    Watch { node: NodeId, life: u64 },
+    /// The rows of a snapshot take the place of a wrong state.
+    Rebuild {
+        node: NodeId,
+        life: u64,
+        group: GroupId,
+        generation: Generation,
+        snapshot: Box<Snapshot>,
+    },
     /// The state engine makes durable what it has.
     Flush { node: NodeId, life: u64 },
     /// A process is started again.

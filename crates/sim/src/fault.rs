@@ -124,6 +124,30 @@ pub enum FaultKind {
         /// Whose.
         node: Target,
     },
+    /// Less is free on some disks: their nodes have to notice, and to take less.
+    LowDisk {
+        /// Whose.
+        nodes: Vec<Target>,
+        /// So much of the reserve is left.
+        percent: u32,
+    },
+    /// No sync ends, though the process goes on.
+    HungDisk {
+        /// Whose.
+        node: Target,
+    },
+    /// The next put that a replica applies writes another value than its log says.
+    Spoil {
+        /// Whose.
+        node: Target,
+    },
+    /// A group panics; it alone is loaded again.
+    Panic {
+        /// Where.
+        node: Target,
+        /// With the next apply, and not in the group itself.
+        in_machine: bool,
+    },
     /// A record of the log that was synced is damaged and the process ends: it must not speak again.
     Damage {
         /// Whose.
@@ -209,6 +233,10 @@ impl FaultKind {
             Self::SlowDisk { .. } => "slow-disk",
             Self::FailedSync { .. } => "failed-sync",
             Self::FullDisk { .. } => "full-disk",
+            Self::LowDisk { .. } => "low-disk",
+            Self::HungDisk { .. } => "hung-disk",
+            Self::Panic { .. } => "panic",
+            Self::Spoil { .. } => "spoil",
             Self::Damage { .. } => "damage",
             Self::Wipe { .. } => "wipe",
             Self::Drift { .. } => "drift",
@@ -236,9 +264,9 @@ impl fmt::Display for Fault {
             }
             FaultKind::CrashInstaller { step } => write!(f, "of the next snapshot at step {step}")?,
             FaultKind::Blackout => write!(f, "of all")?,
-            FaultKind::Partition { side } => {
-                let side: Vec<_> = side.iter().map(ToString::to_string).collect();
-                write!(f, "[{}] from the rest", side.join(" "))?;
+            FaultKind::Partition { side } => write!(f, "[{}] from the rest", names(side))?,
+            FaultKind::LowDisk { nodes, percent } => {
+                write!(f, "[{}] to {percent} % of the reserve", names(nodes))?;
             }
             FaultKind::Members { add, learn, remove, explicit } => {
                 for (sign, targets) in [("+", add), ("~", learn), ("-", remove)] {
@@ -261,10 +289,15 @@ impl fmt::Display for Fault {
                 let late = if *late_ticks { ", its ticks come late" } else { "" };
                 write!(f, "{node}{late}")?;
             }
+            FaultKind::Panic { node, in_machine } => {
+                write!(f, "{node}{}", if *in_machine { ", its machine" } else { "" })?;
+            }
             FaultKind::Rest => f.write_str("of all clients")?,
             FaultKind::Deafen { node }
             | FaultKind::Mute { node }
             | FaultKind::FullDisk { node }
+            | FaultKind::HungDisk { node }
+            | FaultKind::Spoil { node }
             | FaultKind::Damage { node }
             | FaultKind::Wipe { node }
             | FaultKind::Transfer { to: node }
@@ -277,6 +310,10 @@ impl fmt::Display for Fault {
         }
         Ok(())
     }
+}
+
+fn names(targets: &[Target]) -> String {
+    targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Who is meant. Written as `A`, `leader` or `follower-1`.

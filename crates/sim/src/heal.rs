@@ -74,11 +74,20 @@ impl World {
                 self.stop(node, "stays away", true)?;
             }
         }
+        let is_quarantined = |process: &crate::node::Process| !process.quarantined.is_empty();
+        let nodes = self.nodes.iter().filter(|at| at.process.as_ref().is_some_and(is_quarantined));
+        for node in nodes.map(|at| at.id).collect::<Vec<_>>() {
+            self.stop(node, "started anew, to have all of its groups", false)?;
+        }
         let now_us = self.now_us;
         for node in &mut self.nodes {
             node.crash_after = None;
             node.slow_sync_us = 0;
             node.full = false;
+            node.spoil.is_planned = false;
+            if let Some(process) = &mut node.process {
+                process.residents.values_mut().for_each(|r| r.machine_panics = false);
+            }
             if node.paused_until.is_some() {
                 node.paused_until = Some(now_us);
                 self.queue.push(now_us, Event::Resume { node: node.id });
@@ -113,6 +122,7 @@ impl World {
         let stalled = now_us - healing.moved_us > timeout_us * STALLED_TIMEOUTS_MAX;
         let stage = healing.stage;
         match stage {
+            Stage::Converging if self.requests.is_empty() && self.nudge_spoiled()? => {}
             Stage::Converging if self.has_converged() => {
                 self.note(None, What::Converged);
                 self.serve()?;

@@ -28,36 +28,19 @@ impl World {
         node.process.is_some() && node.life == life
     }
 
-    pub(crate) fn on_tick(&mut self, node: NodeId, life: u64) -> Checked {
-        if !self.is_alive(node, life) {
-            return Ok(());
-        }
-        let tick_us = self.plan.cluster.tick_us;
-        let span_us = self.node(node).clock.true_span_us(tick_us);
-        self.queue.push(self.now_us + span_us, Event::Tick { node, life });
-        for group in self.groups_of(node) {
-            let Some(resident) = self.node(node).resident_mut(group) else { continue };
-            if resident.group.is_asleep() {
-                self.counts.asleep += 1;
-                continue;
-            }
-            resident.group.tick();
-            self.input(node, group)?;
-        }
-        Ok(())
-    }
-
     pub(crate) fn on_frame(
         &mut self,
         from: NodeId,
         to: NodeId,
+        session: u64,
         sent_us: u64,
         messages: Vec<Message>,
     ) -> Checked {
-        if self.node(to).process.is_none() {
+        let Some(process) = &mut self.node(to).process else {
             self.counts.lost += 1;
             return Ok(());
-        }
+        };
+        process.hearing.on_datagram(from, session);
         let mut groups = Vec::new();
         for message in messages {
             let (group, brief) = (message.group, Brief::of(&message));
@@ -90,7 +73,7 @@ impl World {
     }
 
     /// What the clock of a node shows.
-    fn moment(&self, node: NodeId) -> Moment {
+    pub(crate) fn moment(&self, node: NodeId) -> Moment {
         Moment(self.nodes[node.value() as usize - 1].clock.shown_us(self.now_us))
     }
 
@@ -125,9 +108,16 @@ impl World {
         };
         let replica = resident.group.replica();
         for effect in &effects {
+            if let Effect::Apply(_) = effect {
+                self.check_room(node, group, "entries are applied")?;
+            }
             if let Effect::Append { entries, .. } = effect
                 && let Some(first) = entries.first()
             {
+                // Where nobody is better off, it leads on.
+                if replica.role() != Role::Leader {
+                    self.check_room(node, group, "entries are taken")?;
+                }
                 let index = first.id.index.previous().unwrap_or_default();
                 let term = replica.term_at(index).unwrap_or_default();
                 self.checks.on_append(group, EntryId::new(term, index), entries)?;
@@ -150,10 +140,27 @@ impl World {
         if after > before {
             self.note(node, What::Committed { group, index: after });
         }
+        self.rest(node, group);
         self.carry_out(node, group, effects)
     }
 
-    fn carry_out(
+    /// A turn has ended: the wheel hears whether the group sleeps now.
+    fn rest(&mut self, node: NodeId, group: GroupId) {
+        let Some(process) = &mut self.node(node).process else { return };
+        let Some(resident) = process.residents.get_mut(&group) else { return };
+        let leader = resident.group.leadership().leader;
+        let sleeps_under = leader.filter(|_| resident.group.is_asleep());
+        if sleeps_under.is_some() == resident.rests {
+            return;
+        }
+        resident.rests = sleeps_under.is_some();
+        match sleeps_under {
+            Some(leader) => process.hearing.wheel.on_asleep(group, leader),
+            None => process.hearing.wheel.on_awake(group),
+        }
+    }
+
+    pub(crate) fn carry_out(
         &mut self,
         node: NodeId,
         group: GroupId,
@@ -168,12 +175,13 @@ impl World {
             match effect {
                 Effect::Append { ticket, hard_state, entries } => {
                     let write = Write::Append { group, hard_state, entries };
+                    let since_us = self.now_us;
                     let at = self.node(node);
                     let Some(process) = &mut at.process else { return Ok(()) };
                     let Some(resident) = process.residents.get(&group) else { return Ok(()) };
                     let generation = resident.generation;
                     let ticket = Some(ticket);
-                    let task = Task { group, generation, ticket, write };
+                    let task = Task { group, generation, ticket, write, since_us };
                     match process.residents.get_mut(&group).and_then(|r| r.held.as_mut()) {
                         Some(held) => held.push(task),
                         None => process.wal.waiting.push_back(task),
@@ -206,13 +214,9 @@ impl World {
                 // Here everybody can reach everybody.
                 Effect::Membership(now) => self.note(node, What::members(group, &now)),
                 Effect::SendSnapshot(request) => self.send_snapshot(node, group, request)?,
-                // All machines are the same code, and rows do not rot here: whoever differs has found a bug.
-                Effect::Diverged(divergence) => {
-                    return Err(
-                        Oracle::StateMachineSafety.broken(format!("group {group}: {divergence:?}"))
-                    );
-                }
-                Effect::Distrusted(_) | Effect::Rebuild(_) => {}
+                Effect::Diverged(found) => self.on_diverged(node, group, &found)?,
+                Effect::Distrusted(is) => self.on_distrusted(node, group, is)?,
+                Effect::Rebuild(meta) => self.begin_rebuild(node, group, &meta)?,
                 Effect::Install(meta) => self.begin_install(node, group, meta)?,
                 Effect::Leadership(now) => {
                     let what = What::Role {
@@ -257,7 +261,7 @@ impl World {
 
     fn transmit(&mut self, from: NodeId, to: NodeId, messages: Vec<Message>) {
         let messages = if self.net.is_encoded() { recode(&messages) } else { messages };
-        let sent_us = self.now_us;
+        let (session, sent_us) = (self.node(from).life, self.now_us);
         match self.net.send(sent_us, from, to) {
             Fate::Lost { reported } => {
                 self.counts.lost += messages.len() as u64;
@@ -265,17 +269,18 @@ impl World {
                     self.note(from, What::Lost { to, brief: Brief::of(message) });
                 }
                 if reported {
-                    let life = self.node(from).life;
                     let at_us = sent_us + self.random.u64(1_000..100_000);
-                    self.queue.push(at_us, Event::Unreachable { node: from, life, peer: to });
+                    let unreachable = Event::Unreachable { node: from, life: session, peer: to };
+                    self.queue.push(at_us, unreachable);
                 }
             }
             Fate::Arrives { at_us, again_us } => {
                 if let Some(again_us) = again_us {
                     let messages = messages.clone();
-                    self.queue.push(again_us, Event::Frame { from, to, sent_us, messages });
+                    self.queue
+                        .push(again_us, Event::Frame { from, to, session, sent_us, messages });
                 }
-                self.queue.push(at_us, Event::Frame { from, to, sent_us, messages });
+                self.queue.push(at_us, Event::Frame { from, to, session, sent_us, messages });
             }
         }
     }
@@ -297,6 +302,7 @@ impl World {
         }
         let count = wal.waiting.len().min(BATCH_TASKS_MAX);
         let mut batch = Vec::with_capacity(count);
+        wal.syncing_since_us = wal.waiting.front().map(|task| task.since_us);
         for task in wal.waiting.drain(..count) {
             if let Some(ticket) = task.ticket {
                 wal.syncing.insert((task.group, task.generation), ticket);
@@ -319,8 +325,14 @@ impl World {
         if !self.is_alive(node, life) {
             return Ok(());
         }
+        let until_us = self.node(node).trouble.hangs_until_us;
+        if self.now_us < until_us {
+            self.queue.push(until_us, Event::Synced { node, life });
+            return Ok(());
+        }
         let Some(process) = &mut self.node(node).process else { return Ok(()) };
         process.wal.busy = false;
+        process.wal.syncing_since_us = None;
         let synced = process.wal.log.sync();
         let completed = std::mem::take(&mut process.wal.syncing);
         self.note(node, What::Synced(synced.is_ok()));
@@ -330,6 +342,7 @@ impl World {
             return self.stop(node, "sync failed", power);
         }
         self.platter(node).sync_all(node)?;
+        self.reload_groups(node)?;
         self.pump_log(node)?;
         for ((group, generation), ticket) in completed {
             if !self.is_alive(node, life) {
@@ -383,7 +396,12 @@ impl World {
                     slot.request
                 )
             })?;
-            let query = request.bytes.clone();
+            let is_distrusted =
+                self.node(node).resident(group).is_some_and(|r| r.group.is_distrusted());
+            Oracle::StateMachineSafety.check(!is_distrusted, || {
+                format!("node {node} grants a read of a state that it knows to be wrong")
+            })?;
+            let query = self.requests[&slot.request].bytes.clone();
             let outcome = self.look_up(node, group, &query)?;
             self.answer(node, slot, Answer::Read { outcome })?;
         }

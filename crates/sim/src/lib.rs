@@ -18,6 +18,7 @@
 //! fewest faults that fail alike, [`campaign`] runs many seeds, and [`cli`] puts these together.
 
 mod applier;
+mod beats;
 mod campaign;
 mod chaos;
 mod check;
@@ -25,6 +26,7 @@ pub mod cli;
 mod client;
 mod clock;
 pub mod diagram;
+mod disks;
 mod event;
 mod fault;
 mod heal;
@@ -35,6 +37,7 @@ pub mod museum;
 pub mod mutants;
 mod net;
 mod node;
+mod panics;
 mod plan;
 mod recipes;
 mod requests;
@@ -42,6 +45,7 @@ mod run;
 pub mod scenario;
 mod shrink;
 mod snapshot;
+mod spoil;
 mod swarm;
 mod trace;
 mod world;

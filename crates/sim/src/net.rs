@@ -61,7 +61,7 @@ impl Net {
 
     /// A frame leaves.
     pub(crate) fn send(&mut self, now_us: u64, from: NodeId, to: NodeId) -> Fate {
-        let loss = if self.calm { 0 } else { self.spec.loss_permille + self.storm_permille };
+        let loss = self.loss_permille();
         let lost = loss > 0 && self.random.u32(..1000) < loss;
         if lost || self.is_cut(from, to) {
             let reported = self.random.u32(..1000) < self.spec.loss_reported_permille;
@@ -73,6 +73,13 @@ impl Net {
             && self.random.u32(..1000) < self.spec.duplicate_permille;
         let again_us = again.then(|| self.arrival(now_us, from, to) + self.random.u64(..50_000));
         Fate::Arrives { at_us, again_us }
+    }
+
+    /// A datagram leaves that holds up nobody, and that nobody repeats: when it arrives, if it does.
+    pub(crate) fn send_datagram(&mut self, now_us: u64, from: NodeId, to: NodeId) -> Option<u64> {
+        let loss = self.loss_permille();
+        let lost = loss > 0 && self.random.u32(..1000) < loss;
+        (!lost && !self.is_cut(from, to)).then(|| self.latest(now_us, from, to))
     }
 
     /// True when every message travels alone.
@@ -118,7 +125,22 @@ impl Net {
         self.calm = true;
     }
 
+    const fn loss_permille(&self) -> u32 {
+        if self.calm { 0 } else { self.spec.loss_permille + self.storm_permille }
+    }
+
     fn arrival(&mut self, now_us: u64, from: NodeId, to: NodeId) -> u64 {
+        let mut at_us = self.latest(now_us, from, to);
+        if self.spec.ordered {
+            let last = self.last_arrival.entry((from, to)).or_default();
+            at_us = at_us.max(*last);
+            *last = at_us;
+        }
+        at_us
+    }
+
+    /// When something arrives that waits for nothing before it.
+    fn latest(&mut self, now_us: u64, from: NodeId, to: NodeId) -> u64 {
         let mut latency = match self.exact.get(&(from, to)) {
             Some(&exact) => exact,
             None => {
@@ -134,12 +156,6 @@ impl Net {
             latency += self.spec.tail_us;
         }
         let clogged_us = self.clogged.get(&(from, to)).copied().unwrap_or(0);
-        let mut at_us = (now_us + latency).max(clogged_us);
-        if self.spec.ordered {
-            let last = self.last_arrival.entry((from, to)).or_default();
-            at_us = at_us.max(*last);
-            *last = at_us;
-        }
-        at_us
+        (now_us + latency).max(clogged_us)
     }
 }

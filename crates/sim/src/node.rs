@@ -3,11 +3,11 @@
 //! A process is put together as the real host does it: recover the log, load each group's row, hand both to
 //! [`Group`], and give the group's machine to the applier.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_group::{Descriptor, Generation, Group, GroupConfig, Host};
+use quorate_group::{Descriptor, Generation, Group, GroupConfig, GrowthGate, Host, Panics};
 use quorate_placement::PlacementKind;
 use quorate_raft::{Config, LogState, Ticket};
 use quorate_store::{GroupRow, KvKind, MemState, ScopedView, StateEngine};
@@ -20,9 +20,12 @@ use quorate_wal::directory::MemDirectory;
 use quorate_wal::mem::{MemDisk, MemLog};
 use quorate_wal::{LogReader, LogStore, RecoveredLog, Write};
 
+use crate::beats::Hearing;
 use crate::clock::Clock;
+use crate::disks::{Disks, Trouble};
 use crate::plan::{Cluster, Plan};
 use crate::snapshot::Snapshot;
+use crate::spoil::Spoil;
 
 /// Whose request a waiting proposal or read is: the group hands it back with the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +63,9 @@ pub(crate) struct Node {
     /// The one that is taking the place of log and state. Durable: a start does it again.
     pub(crate) installing: Option<(GroupId, Snapshot)>,
     pub(crate) slow_sync_us: u64,
+    pub(crate) trouble: Trouble,
+    /// What is wrong with the rows of its data group.
+    pub(crate) spoil: Spoil,
     pub(crate) full: bool,
     /// It must not come back: its log is damaged or gone.
     pub(crate) lost: bool,
@@ -83,8 +89,16 @@ pub(crate) struct PlannedCrash {
 pub(crate) struct Process {
     pub(crate) host: Host,
     pub(crate) residents: BTreeMap<GroupId, Resident>,
+    /// What is left of groups that have panicked: their machines, for what is still applied.
+    pub(crate) dead: BTreeMap<GroupId, Resident>,
+    /// Groups whose next life is being loaded.
+    pub(crate) reloading: BTreeMap<GroupId, Generation>,
+    pub(crate) panics: BTreeMap<GroupId, Panics>,
+    pub(crate) quarantined: BTreeSet<GroupId>,
     pub(crate) wal: Wal,
     pub(crate) to_apply: VecDeque<(GroupId, Generation, Vec<Entry>)>,
+    pub(crate) hearing: Hearing,
+    pub(crate) disks: Disks,
     /// The highest revision that its gateway has answered: no serializable read goes below it.
     pub(crate) answered_revision: i64,
 }
@@ -96,7 +110,16 @@ pub(crate) struct Wal {
     pub(crate) waiting: VecDeque<Task>,
     /// Who hears of the batch under way: the last ticket of each group.
     pub(crate) syncing: BTreeMap<(GroupId, Generation), Ticket>,
+    /// When the oldest append of that batch was asked for.
+    pub(crate) syncing_since_us: Option<u64>,
     pub(crate) busy: bool,
+}
+
+impl Wal {
+    /// Since when the oldest append waits that is not synced.
+    pub(crate) fn oldest_unsynced_us(&self) -> Option<u64> {
+        self.syncing_since_us.or_else(|| self.waiting.front().map(|task| task.since_us))
+    }
 }
 
 /// An append on its way to the log.
@@ -106,6 +129,7 @@ pub(crate) struct Task {
     /// What the group hears of it; nothing for a cut.
     pub(crate) ticket: Option<Ticket>,
     pub(crate) write: Write,
+    pub(crate) since_us: u64,
 }
 
 /// A group on a node.
@@ -117,6 +141,13 @@ pub(crate) struct Resident {
     pub(crate) membership: Membership,
     pub(crate) applied: EntryId,
     pub(crate) turn_due: bool,
+    /// As the wheel knows it.
+    pub(crate) rests: bool,
+    pub(crate) growth: GrowthGate,
+    /// Its next apply panics.
+    pub(crate) machine_panics: bool,
+    /// It has, and applies nothing more.
+    pub(crate) machine_failed: bool,
     /// Serializable reads are served from here on.
     pub(crate) caught_up_at: LogIndex,
     pub(crate) sweeping: bool,
@@ -166,6 +197,8 @@ impl Node {
             received: BTreeMap::new(),
             installing: None,
             slow_sync_us: 0,
+            trouble: Trouble::default(),
+            spoil: Spoil::default(),
             full: false,
             lost: false,
             damaged: false,
@@ -185,32 +218,55 @@ impl Node {
         let (mut host, mut residents) = (Host::new(), BTreeMap::new());
         let reader = log.reader();
         for (&group, found) in &recovered {
-            let changes = memberships(group, found, &*reader);
-            let resident = self.resume(&mut host, cluster, group, found.clone(), changes)?;
+            let inconsistent = |why: String| OpenFailed::Inconsistent(format!("{group}: {why}"));
+            let descriptor = Descriptor::decode(&found.label)
+                .map_err(|error| inconsistent(error.to_string()))?;
+            let generation =
+                host.admit(group, descriptor).map_err(|error| inconsistent(error.to_string()))?;
+            let resident = self.begin_life(cluster, group, generation, found.clone())?;
+            if group == GroupId::FIRST_DATA {
+                self.spoil.recover(resident.applied.index);
+            }
             residents.insert(group, resident);
         }
-        let wal =
-            Wal { log, reader, waiting: VecDeque::new(), syncing: BTreeMap::new(), busy: false };
-        let to_apply = VecDeque::new();
-        self.process = Some(Process { host, residents, wal, to_apply, answered_revision: 0 });
+        let mut hearing = Hearing::new(self.id, cluster);
+        residents.keys().for_each(|&group| hearing.wheel.on_awake(group));
+        self.process = Some(Process {
+            host,
+            residents,
+            dead: BTreeMap::new(),
+            reloading: BTreeMap::new(),
+            panics: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
+            wal: Wal {
+                log,
+                reader,
+                waiting: VecDeque::new(),
+                syncing: BTreeMap::new(),
+                syncing_since_us: None,
+                busy: false,
+            },
+            to_apply: VecDeque::new(),
+            hearing,
+            disks: Disks::default(),
+            answered_revision: 0,
+        });
         Ok(recovered)
     }
 
-    fn resume(
+    /// A life of a group that begins from its log and its row, as both are now.
+    pub(crate) fn begin_life(
         &self,
-        host: &mut Host,
         cluster: &Cluster,
         group: GroupId,
+        generation: Generation,
         log: RecoveredLog,
-        memberships: Vec<(LogIndex, Membership)>,
     ) -> Result<Resident, OpenFailed> {
         let inconsistent = |why: String| OpenFailed::Inconsistent(format!("group {group}: {why}"));
         let descriptor =
             Descriptor::decode(&log.label).map_err(|error| inconsistent(error.to_string()))?;
         let kind = kind_of(&descriptor.kind)
             .ok_or_else(|| inconsistent(format!("unknown kind {}", descriptor.kind)))?;
-        let generation =
-            host.admit(group, descriptor).map_err(|error| inconsistent(error.to_string()))?;
         let view = self.state.view();
         let row = GroupRow::load(group, &*view).map_err(|error| inconsistent(error.to_string()))?;
         let caught_up_at = log.hard_state.commit;
@@ -231,12 +287,15 @@ impl Node {
             hard_state: log.hard_state,
             snapshot: log.snapshot,
             terms: log.terms,
-            memberships,
+            memberships: log.memberships,
             last: log.last,
             applied: applied.index,
         };
         // Another life, other timeouts: or two nodes that restart together would collide for ever.
-        let seed = (self.id.value() << 32) ^ self.life ^ group.value().rotate_left(48);
+        let seed = (self.id.value() << 32)
+            ^ self.life
+            ^ (generation.0 << 20)
+            ^ group.value().rotate_left(48);
         Ok(Resident {
             group: Group::new(group_config(cluster, group, self.id, seed), state),
             generation,
@@ -245,6 +304,10 @@ impl Node {
             membership,
             applied,
             turn_due: false,
+            rests: false,
+            growth: GrowthGate::default(),
+            machine_panics: false,
+            machine_failed: false,
             caught_up_at,
             sweeping: true,
             held: None,
@@ -286,21 +349,6 @@ impl Node {
     pub(crate) fn resident_mut(&mut self, group: GroupId) -> Option<&mut Resident> {
         self.process.as_mut()?.residents.get_mut(&group)
     }
-}
-
-/// The changes of the membership that a log holds.
-fn memberships(
-    group: GroupId,
-    found: &RecoveredLog,
-    reader: &dyn LogReader,
-) -> Vec<(LogIndex, Membership)> {
-    let from = found.snapshot.last.index.next();
-    let entries = reader.read(group, from, found.last.index, usize::MAX).unwrap_or_default();
-    let change = |entry: Entry| match entry.payload {
-        Payload::Membership(membership) => Some((entry.id.index, *membership)),
-        Payload::Empty | Payload::Command(_) => None,
-    };
-    entries.into_iter().filter_map(change).collect()
 }
 
 /// The groups of a cluster: id, machine, and the keys that it owns.

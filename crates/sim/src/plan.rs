@@ -222,6 +222,9 @@ pub struct Disk {
     pub flush_ms: u64,
     /// So many reads of old entries in a thousand are refused, as by a full queue.
     pub fetch_refused_permille: u32,
+    /// Nodes look after their disks: they tell each other how much is free, refuse growth when that is little, and hand
+    /// over while nothing is synced.
+    pub watched: bool,
 }
 
 impl Default for Disk {
@@ -234,6 +237,7 @@ impl Default for Disk {
             apply_us: 100,
             flush_ms: 1_000,
             fetch_refused_permille: 0,
+            watched: true,
         }
     }
 }

@@ -18,6 +18,8 @@ pub(crate) fn maybe_compose(random: &mut fastrand::Rng, plan: &mut Plan) {
         17..20 => tail_race(random, plan),
         20..23 => drift_race(random, plan),
         23..25 => sleepers(random, plan),
+        25..28 => spoiled(random, plan),
+        28..31 => lost_regions(random, plan),
         _ => {}
     }
 }
@@ -95,6 +97,8 @@ fn puts_everywhere(plan: &mut Plan, at_us: u64, count: u64) {
 /// A leader whose disk is slow is cut off while it writes: what it wrote is overwritten before it is durable.
 fn log_race(random: &mut fastrand::Rng, plan: &mut Plan) {
     let timeout_us = timeout_us(plan);
+    // Or it would hand over.
+    plan.disk.watched = false;
     let mut at_us = 2 * timeout_us;
     plan.faults.clear();
     while at_us < plan.duration_ms * 1000 {
@@ -266,4 +270,67 @@ fn sleepers(random: &mut fastrand::Rng, plan: &mut Plan) {
     plan.duration_ms = (rest_us + 20 * timeout_us) / 1000;
     plan.faults.push(Fault { at_us: rest_us, for_us: 20 * timeout_us, kind: FaultKind::Rest });
     plan.absent = vec![node_name(NodeId(random.u64(1..=plan.cluster.voters)))];
+}
+
+/// Now and then a replica writes something else than its log says; beside that, whatever was drawn that loses nobody, since
+/// all are needed to find out who is wrong.
+fn spoiled(random: &mut fastrand::Rng, plan: &mut Plan) {
+    three_alone(plan);
+    plan.workload.put += 6;
+    plan.workload.think_us = plan.workload.think_us.min(10_000);
+    plan.faults.retain(|fault| {
+        !matches!(
+            fault.kind,
+            FaultKind::Members { .. }
+                | FaultKind::Wipe { .. }
+                | FaultKind::Damage { .. }
+                | FaultKind::CrashWinner { .. }
+        )
+    });
+    let timeout_us = timeout_us(plan);
+    let mut at_us = 2 * timeout_us;
+    while at_us < plan.duration_ms * 1000 {
+        let node = match random.u64(..3) {
+            0 => Target::Leader,
+            which => Target::Follower(which),
+        };
+        plan.faults.push(Fault { at_us, for_us: 0, kind: FaultKind::Spoil { node } });
+        at_us += random.u64(2 * timeout_us..8 * timeout_us);
+    }
+}
+
+/// Three regions far apart; one after another is cut off as a whole, or loses its power, and comes back. Sometimes one stays
+/// away for good: those who are left must serve.
+fn lost_regions(random: &mut fastrand::Rng, plan: &mut Plan) {
+    three_alone(plan);
+    plan.cluster.voters = if random.bool() { 3 } else { 5 };
+    let regions: Vec<u64> = if plan.cluster.voters == 3 { vec![1, 1, 1] } else { vec![2, 2, 1] };
+    plan.cluster.regions.clone_from(&regions);
+    plan.faults.clear();
+    let timeout_us = timeout_us(plan);
+    let shortest_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_min);
+    plan.network.region_latency_us = random.u64(5_000..75_000).min(shortest_us / 10);
+    let members = |region: usize| {
+        let first: u64 = regions[..region].iter().sum();
+        (first + 1..=first + regions[region]).map(NodeId)
+    };
+    let mut at_us = 2 * timeout_us;
+    while at_us < plan.duration_ms * 1000 {
+        let region = random.usize(..regions.len());
+        let for_us = random.u64(timeout_us / 2..6 * timeout_us);
+        if random.bool() {
+            let side = members(region).map(Target::Node).collect();
+            plan.faults.push(Fault { at_us, for_us, kind: FaultKind::Partition { side } });
+        } else {
+            plan.faults.extend(members(region).map(|node| Fault {
+                at_us,
+                for_us,
+                kind: FaultKind::Crash { node: Target::Node(node), power: true, after_effects: 0 },
+            }));
+        }
+        at_us += for_us + random.u64(timeout_us..6 * timeout_us);
+    }
+    if random.bool() {
+        plan.absent = members(random.usize(..regions.len())).map(node_name).collect();
+    }
 }

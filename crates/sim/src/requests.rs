@@ -150,9 +150,15 @@ impl World {
         if !self.is_alive(gateway, life) {
             return self.finish(id, Finished::Unknown);
         }
-        let Some(resident) = self.node(gateway).resident(group) else { return Ok(()) };
+        let Some(resident) = self.nodes[gateway.value() as usize - 1].resident(group) else {
+            // It is being loaded again, or kept away.
+            self.route_again(id, LOOK_AGAIN_US);
+            return Ok(());
+        };
         let leader = resident.group.leadership().leader;
-        if is_local && resident.group.applied_index() >= resident.caught_up_at {
+        let is_caught_up = resident.group.applied_index() >= resident.caught_up_at;
+        let is_trusted = !resident.group.is_distrusted() && !self.is_spoiled(gateway, group);
+        if is_local && is_caught_up && is_trusted {
             let query = self.requests[&id].bytes.clone();
             let outcome = self.look_up(gateway, group, &query)?;
             let process = self.node(gateway).process.as_ref();
@@ -220,7 +226,12 @@ impl World {
         let (group, bytes) = (request.ask.group(), request.bytes.clone());
         let is_write = request.ask.is_write();
         request.perhaps_proposed = is_write;
-        let Some(resident) = self.node(node).resident_mut(group) else { return Ok(()) };
+        if is_write && self.plan.disk.watched && self.refuses_growth(node, group, &bytes)? {
+            return self.answer(node, slot, Answer::Refused(Refusal::NoSpace));
+        }
+        let Some(resident) = self.node(node).resident_mut(group) else {
+            return self.answer(node, slot, Answer::NotSent);
+        };
         if is_write {
             resident.group.propose(bytes, slot);
         } else {
@@ -236,6 +247,10 @@ impl World {
             let (group, bytes, id) = (asked.ask.group(), asked.bytes.clone(), *id);
             self.acknowledge(group, id, &bytes)?;
         }
+        let answer = match self.requests.get(&request).map(|asked| asked.ask.group()) {
+            Some(group) => self.unjudged(node, group, answer),
+            None => answer,
+        };
         if gateway == node {
             return self.on_reply(request, attempt, answer);
         }

@@ -8,6 +8,7 @@
 //!    behind that.
 
 use bytes::Bytes;
+use quorate_group::Generation;
 use quorate_raft::SnapshotRequest;
 use quorate_store::{GroupRow, Overlay, Rows, ScopedView, StateEngine, layout};
 use quorate_types::machine::{Direction, RowScope};
@@ -47,8 +48,18 @@ impl World {
         let at = &self.nodes[node.value() as usize - 1];
         let life = at.life;
         let Some(resident) = at.resident(group) else { return Ok(()) };
+        let generation = resident.generation;
         let (replica, to) = (resident.group.replica(), request.to);
-        let Some(meta) = replica.snapshot_meta(resident.applied.index) else { return Ok(()) };
+        Oracle::StateMachineSafety.check(!resident.group.is_distrusted(), || {
+            format!("node {node} sends a snapshot of a state that it knows to be wrong")
+        })?;
+        let meta = replica.snapshot_meta(resident.applied.index);
+        // A wrong state that nobody knows of yet does not get around: more than one would be too many.
+        let Some(meta) = meta.filter(|_| !self.is_spoiled(node, group)) else {
+            let (at_us, last) = (self.now_us + LOST_US, None);
+            self.queue.push(at_us, Event::SnapshotSent { node, life, group, generation, to, last });
+            return Ok(());
+        };
         let view = at.state.view();
         let row = GroupRow::load(group, &*view).map_err(broken)?.unwrap_or_default();
         let scoped = ScopedView::new(&*view, resident.kind.scope(), group);
@@ -61,12 +72,15 @@ impl World {
             Fate::Arrives { at_us, .. } => {
                 let took_us = self.random.u64(1_000..100_000);
                 let at_us = at_us + took_us;
-                self.queue.push(at_us, Event::Snapshot { life, sent_us, message, snapshot });
+                self.queue
+                    .push(at_us, Event::Snapshot { life, generation, sent_us, message, snapshot });
             }
             Fate::Lost { .. } => {
                 let last = None;
-                self.queue
-                    .push(sent_us + LOST_US, Event::SnapshotSent { node, life, group, to, last });
+                self.queue.push(
+                    sent_us + LOST_US,
+                    Event::SnapshotSent { node, life, group, generation, to, last },
+                );
             }
         }
         Ok(())
@@ -75,6 +89,7 @@ impl World {
     pub(crate) fn on_snapshot(
         &mut self,
         life: u64,
+        generation: Generation,
         sent_us: u64,
         message: Message,
         snapshot: Box<Snapshot>,
@@ -92,8 +107,8 @@ impl World {
         }
         let at_us = self.now_us + 1_000;
         self.queue
-            .push(at_us, Event::SnapshotSent { node: from, life, group, to: message.to, last });
-        if arrived { self.on_frame(from, to, sent_us, vec![message]) } else { Ok(()) }
+            .push(at_us, Event::SnapshotSent { node: from, life, group, generation, to, last });
+        if arrived { self.on_frame(from, to, life, sent_us, vec![message]) } else { Ok(()) }
     }
 
     pub(crate) fn on_snapshot_sent(
@@ -101,13 +116,15 @@ impl World {
         node: NodeId,
         life: u64,
         group: GroupId,
+        generation: Generation,
         to: NodeId,
         last: Option<LogIndex>,
     ) -> Checked {
         if !self.is_alive(node, life) {
             return Ok(());
         }
-        if let Some(resident) = self.node(node).resident_mut(group) {
+        let resident = self.node(node).resident_mut(group);
+        if let Some(resident) = resident.filter(|r| r.generation == generation) {
             resident.group.snapshot_sent(to, last);
         }
         self.input(node, group)
@@ -155,6 +172,9 @@ impl World {
                 resident.sweeping = false;
             }
             replace_rows(at, group, &snapshot)?;
+            if group == GroupId::FIRST_DATA {
+                at.spoil.at = None;
+            }
             // Nor may what it remembers be read beside them: it goes with its rows, as on a node.
             reopen(at, group, &snapshot)?;
             self.queue.push(at_us, Event::Install { node, life, rows_written: true });
@@ -210,6 +230,9 @@ impl World {
             format!("node {node}: the snapshot that is being installed is not there, or not whole")
         })?;
         replace_rows(at, group, &snapshot)?;
+        if group == GroupId::FIRST_DATA {
+            at.spoil.at = None;
+        }
         let label = at.label_of(group);
         let create = [Write::Create { group, label, snapshot: snapshot.meta.clone() }];
         let written = at.disk.open().write(&create);
@@ -223,6 +246,7 @@ impl World {
     pub(crate) fn cut_logs(&mut self, node: NodeId) -> Checked {
         for group in self.groups_of(node) {
             let keep = self.random.u64(..=self.plan.cluster.log_tail);
+            let since_us = self.now_us;
             let at = &mut self.nodes[node.value() as usize - 1];
             let row = at.state.durable(&layout::group(group)).map_err(broken)?;
             let Some(row) = row else { continue };
@@ -232,13 +256,15 @@ impl World {
             let replica = resident.group.replica();
             let end = durable.min(replica.applied_index()).min(replica.durable());
             let through = LogIndex(end.value().saturating_sub(keep));
-            if through <= replica.base().index || resident.held.is_some() {
+            let is_needed = resident.held.is_some() || resident.group.is_distrusted();
+            if through <= replica.base().index || is_needed {
                 continue;
             }
             resident.group.compact(through);
             let write = Write::TruncatePrefix { group, through };
             let generation = resident.generation;
-            process.wal.waiting.push_back(Task { group, generation, ticket: None, write });
+            let ticket = None;
+            process.wal.waiting.push_back(Task { group, generation, ticket, write, since_us });
             self.pump_log(node)?;
             self.input(node, group)?;
         }
@@ -261,7 +287,7 @@ fn broken(error: impl ToString) -> Violation {
 }
 
 /// Opens the machine of `group` anew, from the rows of `snapshot`.
-fn reopen(at: &mut Node, group: GroupId, snapshot: &Snapshot) -> Checked {
+pub(crate) fn reopen(at: &mut Node, group: GroupId, snapshot: &Snapshot) -> Checked {
     let Some(process) = &mut at.process else { return Ok(()) };
     let Some(resident) = process.residents.get_mut(&group) else { return Ok(()) };
     let view = at.state.view();
@@ -292,7 +318,7 @@ const fn bounds(scope: RowScope) -> (&'static [u8], Option<&'static [u8]>) {
 }
 
 /// Puts the rows of a snapshot in the place of those of the group, durably.
-fn replace_rows(node: &Node, group: GroupId, snapshot: &Snapshot) -> Checked {
+pub(crate) fn replace_rows(node: &Node, group: GroupId, snapshot: &Snapshot) -> Checked {
     let scope = node.scope_of(group);
     let rows: Rows = {
         let mut overlay = Overlay::new(node.state.view());

@@ -139,6 +139,7 @@ fn disk(random: &mut fastrand::Rng) -> Disk {
         apply_us: one_of(random, &[0, 50, 1_000, 20_000]),
         flush_ms: one_of(random, &[0, 100, 1_000, 10_000]),
         fetch_refused_permille: one_of(random, &[0, 0, 100, 500]),
+        watched: chance(random, 75),
     }
 }
 
@@ -181,7 +182,7 @@ fn workload(random: &mut fastrand::Rng) -> Workload {
 }
 
 /// Which kinds of faults a seed may have.
-const KINDS: usize = 23;
+const KINDS: usize = 26;
 
 fn faults(random: &mut fastrand::Rng, plan: &Plan) -> Vec<Fault> {
     if chance(random, 5) {
@@ -262,6 +263,16 @@ fn draw(random: &mut fastrand::Rng, kind: usize, nodes: u64, timeout_us: u64) ->
         18 => FaultKind::Rest,
         19 => FaultKind::Intrude { node },
         20 => FaultKind::CrashInstaller { step: random.u8(..3) },
+        21 => FaultKind::LowDisk {
+            // Often a quorum of them.
+            nodes: match random.bool() {
+                true => (1..=nodes).map(|id| Target::Node(NodeId(id))).collect(),
+                false => vec![node, other],
+            },
+            percent: one_of(random, &[20, 45, 80, 80, 150]),
+        },
+        22 => FaultKind::HungDisk { node },
+        23 => FaultKind::Panic { node, in_machine: random.bool() },
         _ => {
             let mut some = |most: usize| {
                 let count = random.usize(..=most);

@@ -97,6 +97,18 @@ pub enum What {
         /// To here.
         index: LogIndex,
     },
+    /// A group has panicked.
+    Panicked {
+        /// The group.
+        group: GroupId,
+        /// It stays away.
+        quarantined: bool,
+    },
+    /// A group is loaded again.
+    Reloaded {
+        /// The group.
+        group: GroupId,
+    },
     /// A request reached a node.
     Asked {
         /// Whose.
@@ -255,6 +267,9 @@ impl fmt::Display for What {
             Self::Synced(false) => f.write_str("log sync FAILED"),
             Self::Committed { group, index } => write!(f, "g{group} commits {index}"),
             Self::Applied { group, index } => write!(f, "g{group} applies {index}"),
+            Self::Panicked { group, quarantined: false } => write!(f, "g{group} panics"),
+            Self::Panicked { group, quarantined: true } => write!(f, "g{group} panics too often"),
+            Self::Reloaded { group } => write!(f, "g{group} is loaded again"),
             Self::Asked { client, request, kind } => {
                 write!(f, "client {client} asks #{request} {kind}")
             }

@@ -51,6 +51,10 @@ pub(crate) struct World {
     /// Clients ask for nothing new before this.
     pub(crate) rested_until_us: u64,
     pub(crate) healing: Option<Healing>,
+    /// Which nodes have ever had a wrong state, and from where on.
+    pub(crate) spoiled: BTreeMap<NodeId, LogIndex>,
+    /// Writes that were made for the sake of a checkpoint.
+    pub(crate) nudges: u32,
     pub(crate) done: bool,
     pub(crate) counts: Counts,
 }
@@ -80,6 +84,20 @@ pub struct Counts {
     pub asleep: u64,
     /// Histories that the judge gave up: nobody knows whether a single copy could have given them.
     pub undecided: u64,
+    /// Sleeping groups that heard that a node is gone.
+    pub told: u64,
+    /// How often a node found its disk unfit.
+    pub unfit: u64,
+    /// Groups that panicked.
+    pub panics: u64,
+    /// Those that did so too often.
+    pub quarantined: u64,
+    /// Replicas that found their state wrong.
+    pub distrusted: u64,
+    /// Replicas that were given a right one since.
+    pub rebuilt: u64,
+    /// Proposals that were refused because disks were nearly full.
+    pub refused_no_space: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
 }
@@ -98,6 +116,13 @@ impl Counts {
         self.lost += other.lost;
         self.asleep += other.asleep;
         self.undecided += other.undecided;
+        self.told += other.told;
+        self.unfit += other.unfit;
+        self.panics += other.panics;
+        self.quarantined += other.quarantined;
+        self.distrusted += other.distrusted;
+        self.rebuilt += other.rebuilt;
+        self.refused_no_space += other.refused_no_space;
         self.virtual_ms += other.virtual_ms;
     }
 }
@@ -141,6 +166,8 @@ impl World {
             crash_installer: None,
             rested_until_us: 0,
             healing: None,
+            spoiled: BTreeMap::new(),
+            nudges: 0,
             done: false,
             counts: Counts::default(),
             plan,
@@ -224,8 +251,8 @@ impl World {
         let Some(event) = self.put_off(event) else { return Ok(()) };
         match event {
             Event::Tick { node, life } => self.on_tick(node, life),
-            Event::Frame { from, to, sent_us, messages } => {
-                self.on_frame(from, to, sent_us, messages)
+            Event::Frame { from, to, session, sent_us, messages } => {
+                self.on_frame(from, to, session, sent_us, messages)
             }
             Event::Unreachable { node, life, peer } => self.on_unreachable(node, life, peer),
             Event::Turn { node, life, group } => self.on_turn_due(node, life, group),
@@ -234,16 +261,18 @@ impl World {
             Event::Fetched { node, life, group, generation, fetch } => {
                 self.on_fetched(node, life, group, generation, fetch)
             }
-            Event::Snapshot { life, sent_us, message, snapshot } => {
-                self.on_snapshot(life, sent_us, message, snapshot)
+            Event::Snapshot { life, generation, sent_us, message, snapshot } => {
+                self.on_snapshot(life, generation, sent_us, message, snapshot)
             }
-            Event::SnapshotSent { node, life, group, to, last } => {
-                self.on_snapshot_sent(node, life, group, to, last)
+            Event::SnapshotSent { node, life, group, generation, to, last } => {
+                self.on_snapshot_sent(node, life, group, generation, to, last)
             }
             Event::Install { node, life, rows_written } => {
                 self.on_install(node, life, rows_written)
             }
-            Event::Watch { node, life } => self.on_watch(node, life),
+            Event::Rebuild { node, life, group, generation, snapshot } => {
+                self.on_rebuild(node, life, group, generation, &snapshot)
+            }
             Event::Flush { node, life } => self.on_flush(node, life),
             Event::Start { node, life } => self.on_start(node, life),
             Event::Resume { node } => self.on_resume(node),
@@ -277,7 +306,7 @@ impl World {
             | Event::Fetched { node, .. }
             | Event::SnapshotSent { node, .. }
             | Event::Install { node, .. }
-            | Event::Watch { node, .. }
+            | Event::Rebuild { node, .. }
             | Event::Flush { node, .. }
             | Event::Forward { to: node, .. } => *node,
             Event::Snapshot { message, .. } => message.to,

@@ -179,6 +179,16 @@ mod catalogue {
         ContentNotSynced = "own",
         /// The word that a node is gone wakes no group that sleeps.
         SleepersForgotten = "own",
+        /// A leader takes what grows the state though too few disks have room.
+        GrowthUnchecked = "own",
+        /// A node whose disk is all but full goes on to take entries.
+        FullDiskTakesEntries = "own",
+        /// A leader leads on though its disk hangs.
+        HungDiskLeads = "own",
+        /// A replica whose state differs from those of a majority goes on with it.
+        DigestsIgnored = "own",
+        /// Completions for a life of a group that has panicked reach the next one.
+        GenerationKept = "own",
         /// A node that is added gets the id of one that is gone.
         IdReused = "own",
         /// That a node is gone is not written down.

@@ -22,7 +22,8 @@ impl<P, R> Group<P, R> {
         }
         self.fitness = fitness;
         self.renew_fitness();
-        if fitness != Fitness::Fit && self.replica.role() == Role::Leader {
+        let must_go = fitness != Fitness::Fit && !quorate_types::defect!(HungDiskLeads);
+        if must_go && self.replica.role() == Role::Leader {
             self.give_leadership_away(unfit);
         }
     }
@@ -30,7 +31,9 @@ impl<P, R> Group<P, R> {
     /// Lets the replica know whether it may campaign, which rests on its disk and on its state.
     pub(super) fn renew_fitness(&mut self) {
         let may_lead = self.fitness == Fitness::Fit && !self.is_distrusted();
-        self.replica.set_fit(may_lead, self.fitness != Fitness::Exhausted);
+        let has_room = self.fitness != Fitness::Exhausted;
+        let takes_entries = has_room || quorate_types::defect!(FullDiskTakesEntries);
+        self.replica.set_fit(may_lead, takes_entries);
     }
 
     fn give_leadership_away(&mut self, unfit: &BTreeSet<NodeId>) {

@@ -115,26 +115,28 @@ impl Platter {
         let groups = self.logs.keys().eq(recovered.keys());
         Oracle::Recovery
             .check(groups, || format!("node {node}: found logs of {:?}", recovered.keys()))?;
-        for (group, log) in &self.logs {
-            let found = &recovered[group];
-            let same = found.hard_state == log.hard_state
-                && found.last == log.last()
-                && found.snapshot.last == log.base
-                && found.terms == log.term_starts();
-            Oracle::Recovery.check(same, || {
-                format!(
-                    "node {node}, group {group}: found {:?} and entries {}..{}, but {:?} and {}..{} \
-                     were synced",
-                    found.hard_state,
-                    found.snapshot.last,
-                    found.last,
-                    log.hard_state,
-                    log.base,
-                    log.last(),
-                )
-            })?;
-        }
-        Ok(())
+        recovered.iter().try_for_each(|(&group, found)| self.on_found(node, group, found))
+    }
+
+    /// The log of a group is read.
+    pub(crate) fn on_found(&self, node: NodeId, group: GroupId, found: &RecoveredLog) -> Checked {
+        let Some(log) = self.logs.get(&group) else { return Ok(()) };
+        let same = found.hard_state == log.hard_state
+            && found.last == log.last()
+            && found.snapshot.last == log.base
+            && found.terms == log.term_starts();
+        Oracle::Recovery.check(same, || {
+            format!(
+                "node {node}, group {group}: found {:?} and entries {}..{}, but {:?} and {}..{} were \
+                 synced",
+                found.hard_state,
+                found.snapshot.last,
+                found.last,
+                log.hard_state,
+                log.base,
+                log.last(),
+            )
+        })
     }
 
     fn write(&mut self, node: NodeId, write: Write) -> Checked {

@@ -94,6 +94,8 @@ pub enum Oracle {
     Assertion,
     /// What a restart finds on a disk is what was synced.
     Recovery,
+    /// Whoever has no room takes nothing, and whoever cannot sync does not lead.
+    Disks,
 }
 
 impl fmt::Display for Oracle {
@@ -118,6 +120,7 @@ impl fmt::Display for Oracle {
             Self::Liveness => "I23 liveness",
             Self::Assertion => "assertion",
             Self::Recovery => "recovery",
+            Self::Disks => "disks",
         })
     }
 }

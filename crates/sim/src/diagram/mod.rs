@@ -114,6 +114,8 @@ fn mark_of(plan: &Plan, event: &TraceEvent) -> Option<(Shape, String)> {
         What::Synced(true) => None,
         What::Committed { index, .. } => point(Weight::Commit, format!("commits {index}")),
         What::Applied { index, .. } => point(Weight::Commit, format!("applies {index}")),
+        What::Panicked { .. } => point(Weight::Trouble, "panics".to_owned()),
+        What::Reloaded { .. } => point(Weight::Trouble, "is loaded again".to_owned()),
         What::Asked { client, request, kind } => {
             point(Weight::Client, format!("client {client} asks #{request} {kind}"))
         }
