@@ -64,24 +64,15 @@ fn a_diagram_shows_how_a_minority_comes_back() {
     let (text, image) = drawn("a_majority_goes_on_without_its_leader", &(7_000..7_100));
     let expected = "        ms  A        B        C        D        E
   7000.000  ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~  end of partition
-  7065.965  o------------------------->*        |  D gets PreVote t2 last 4@1 from A (sent 7065.342)
-  7065.977  o---------------------------------->*  E gets PreVote t2 last 4@1 from A (sent 7065.342)
-  7066.108  o------->*        |        |        |  B gets PreVote t2 last 4@1 from A (sent 7065.342)
-  7066.158  o---------------->*        |        |  C gets PreVote t2 last 4@1 from A (sent 7065.342)
-  7066.643  *<-------------------------o        |  A gets PreVoteReply t2 refused from D (sent 7065.965)
-  7066.643  #        |        |        |        |  A knows no leader in term 2
-  7066.849  *<----------------------------------o  A gets PreVoteReply t2 refused from E (sent 7065.977)
-  7067.010  *<-------o        |        |        |  A gets PreVoteReply t2 granted from B (sent 7066.108)
-  7067.087  *<----------------o        |        |  A gets PreVoteReply t2 refused from C (sent 7066.158)
-  7079.704  |        #        |        |        |  B follows C in term 2
-  7079.759  #        |        |        |        |  A follows C in term 2
-  7081.030  *<----------------o        |        |  A gets Append t2 [4..5] commit 5 from C (sent 7080.269)
-  7081.273  |        *<-------o        |        |  B gets Append t2 [4..5] commit 5 from C (sent 7080.527)
-  7081.525  =        |        |        |        |  A applies 5
-  7081.846  |        =        |        |        |  B applies 5
-  7082.019  o---------------->*        |        |  C gets Accepted t2 to 5 from A (sent 7081.425)
-  7082.683  |        o------->*        |        |  C gets Accepted t2 to 5 from B (sent 7081.746)
+  7079.756  |        #        |        |        |  B follows C in term 2
+  7079.934  #        |        |        |        |  A follows C in term 2
+  7081.380  *<----------------o        |        |  A gets Append t2 [4..5] commit 5 from C (sent 7080.458)
+  7081.402  |        *<-------o        |        |  B gets Append t2 [4..5] commit 5 from C (sent 7080.613)
+  7081.875  =        |        |        |        |  A applies 5
+  7081.975  |        =        |        |        |  B applies 5
+  7082.407  |        o------->*        |        |  C gets Accepted t2 to 5 from B (sent 7081.875)
+  7082.539  o---------------->*        |        |  C gets Accepted t2 to 5 from A (sent 7081.775)
 ";
     assert_eq!(text, expected);
-    assert_is_drawn(&image, &["A", "B", "C", "D", "E"], 12);
+    assert_is_drawn(&image, &["A", "B", "C", "D", "E"], 4);
 }
