@@ -82,7 +82,10 @@ impl World {
         let Some(process) = &mut at.process else { return Ok(()) };
         process.disks.show(&mut resident.group);
         process.reloading.remove(&group);
-        process.dead.remove(&group);
+        let wrong = process.dead.remove(&group).and_then(|dead| dead.group.wrong_state());
+        if let Some(wrong) = wrong {
+            resident.group.inherit(wrong);
+        }
         process.residents.insert(group, resident);
         process.hearing.wheel.on_awake(group);
         self.note(node, What::Reloaded { group });

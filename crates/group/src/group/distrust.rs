@@ -3,8 +3,8 @@
 //! A replica that finds itself in the minority takes part in everything that rests on the log, which is
 //! right: it votes, appends and acknowledges, so that the group keeps its quorum. What rests on its state
 //! it leaves: nobody reads it or is answered out of it, it stands for no election, and if it leads, it hands
-//! that over to one of those who agree. It asks its leader for a snapshot, and puts it in the place of the rows alone. Then it
-//! applies what follows in its log again, and is what the others are.
+//! that over to one of those who agree. It asks its leader for a snapshot, and puts it in the place of the
+//! rows alone. Then it applies what follows in its log again, and is what the others are.
 //!
 //! It outlives a panic of the group ([`Group::inherit`]), which wrong rows may well cause. Nothing of it is
 //! written down: after a restart the state is wrong still, and the next checkpoint says so again.

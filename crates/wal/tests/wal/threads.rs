@@ -213,7 +213,7 @@ fn a_disk_that_hangs_in_a_seal_shows() {
         node.submit(1, 3, 2);
         drop(node.persisted());
         node.disk.hold_syncs();
-        std::thread::yield_now();
+        thread::yield_now();
     }
     node.disk.wait_for_held_sync();
     node.submit(2, 2, 1);
