@@ -458,6 +458,7 @@ impl World {
         let survived = at.stop(power, &mut self.random);
         let (life, lost) = (at.life, at.lost);
         let down_us = std::mem::replace(&mut at.down_us, RESTART_US).max(1);
+        self.release_put_off(node);
         if let Some(survived) = survived {
             self.platter(node).crash(node, survived)?;
         }
@@ -536,6 +537,7 @@ impl World {
         at.resumed_us = Some(now_us);
         at.trouble.begin(now_us);
         let missed = std::mem::take(&mut at.late_ticks);
+        self.release_put_off(node);
         self.note(node, What::Resumed);
         if missed == 0 {
             return Ok(());

@@ -23,6 +23,7 @@ use quorate_wal::{LogReader, LogStore, RecoveredLog, Write};
 use crate::beats::Hearing;
 use crate::clock::Clock;
 use crate::disks::{Disks, Trouble};
+use crate::event::Event;
 use crate::plan::{Cluster, Plan};
 use crate::snapshot::Snapshot;
 use crate::spoil::Spoil;
@@ -50,6 +51,8 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
     pub(crate) paused_until: Option<u64>,
+    /// What has reached its process while that stands still, in order.
+    pub(crate) put_off: Vec<Event>,
     /// Ticks that its process sees at once when it goes on.
     pub(crate) late_ticks: u64,
     /// When it last went on: what has waited is one turn.
@@ -190,6 +193,7 @@ impl Node {
             life: 0,
             process: None,
             paused_until: None,
+            put_off: Vec::new(),
             late_ticks: 0,
             resumed_us: None,
             crash_after: None,

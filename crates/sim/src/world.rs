@@ -327,12 +327,19 @@ impl World {
             | Event::FaultEnds { .. }
             | Event::Look => return Some(event),
         };
-        match self.node(node).paused_until {
-            Some(until_us) => {
-                self.queue.push(until_us, event);
-                None
-            }
-            None => Some(event),
+        let at = self.node(node);
+        if at.paused_until.is_none() {
+            return Some(event);
+        }
+        at.put_off.push(event);
+        None
+    }
+
+    /// A process goes on, or has stopped for good: what was put off reaches it now, or whoever follows it.
+    pub(crate) fn release_put_off(&mut self, node: NodeId) {
+        let now_us = self.now_us;
+        for event in std::mem::take(&mut self.node(node).put_off) {
+            self.queue.push(now_us, event);
         }
     }
 }
