@@ -272,8 +272,8 @@ impl<P, R> Group<P, R> {
     /// that sleeps does something about it only where it must. Without its leader it wants another
     /// one: every replica stops counting on the old one, and the same one at all nodes, whoever
     /// that is, stands for election soon; the others wait for their timers, so that they do not compete.
-    /// A leader that has lost its quorum wakes, and finds out. Nothing else is worth waking for: a voter
-    /// that comes back wakes the group itself. (A learner does not, and waits until something else does.)
+    /// A leader that has lost its quorum wakes, and finds out. Nothing else is worth waking for: whoever
+    /// comes back wakes the group itself.
     ///
     /// If the host is wrong, a leader may lose its group, and nothing else happens.
     pub fn nodes_lost(&mut self, lost: &BTreeSet<NodeId>) {

@@ -38,7 +38,7 @@ pub(crate) fn message(message: &Message) -> String {
     let said = match body {
         Body::PreVote { last } | Body::Vote { last, transfer: false } => format!("last={last}"),
         Body::Vote { last, transfer: true } => format!("last={last} transfer"),
-        Body::TimeoutNow => String::new(),
+        Body::TimeoutNow | Body::Wake => String::new(),
         Body::Sleep { last, round } => format!("last={last} round={round}"),
         Body::Asleep { round } => format!("round={round}"),
         Body::Digest { at, digest, wants_snapshot } => {
@@ -115,7 +115,8 @@ const fn etcd_name(body: &Body) -> &'static str {
         Body::Snapshot { .. } => "MsgSnap",
         Body::ReadIndex { .. } => "MsgReadIndex",
         Body::ReadIndexReply { .. } => "MsgReadIndexResp",
-        // It has no such message.
+        // It has no such messages.
         Body::Digest { .. } => "MsgDigest",
+        Body::Wake => "MsgWake",
     }
 }

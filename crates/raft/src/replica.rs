@@ -201,7 +201,7 @@ impl Replica {
         }
         self.state.on_tick();
         let next = match &mut self.acting {
-            Acting::Follower(follower) => follower.tick(&self.state),
+            Acting::Follower(follower) => follower.tick(&mut self.state),
             Acting::Candidate(candidate) => candidate.tick(),
             Acting::Leader(leader) => leader.tick(&mut self.state),
         };

@@ -67,6 +67,7 @@ impl Replica {
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
             | Body::Asleep { .. }
+            | Body::Wake
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::Digest { .. } => !is_known(),
@@ -96,6 +97,7 @@ impl Replica {
             | Body::AppendRejected { .. }
             | Body::HeartbeatReply { .. }
             | Body::Asleep { .. }
+            | Body::Wake
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::Digest { .. }
@@ -108,9 +110,10 @@ impl Replica {
     /// is not to be acted upon.
     fn adopt_term(&mut self, message: &Message) -> bool {
         match message.body {
-            Body::PreVote { .. } | Body::PreVoteReply { granted: true } | Body::Digest { .. } => {
-                true
-            }
+            Body::PreVote { .. }
+            | Body::PreVoteReply { granted: true }
+            | Body::Digest { .. }
+            | Body::Wake => true,
             // Whoever hears its leader wants no other one (thesis section 4.2.3), and whoever
             // promised silence keeps it, unless the leader itself gave its leave.
             Body::Vote { transfer: false, .. } if self.hears_leader() || self.state.is_silent() => {
@@ -209,8 +212,9 @@ impl Replica {
                 follower.on_read_index_reply(&mut self.state, from, context, index);
                 None
             }
-            // The group's, which compares them without the replica.
-            (Body::Digest { .. }, _) => None,
+            // The one is the group's, which compares them without the replica; the other has done all
+            // that it should by arriving.
+            (Body::Digest { .. } | Body::Wake, _) => None,
             // To, or from, what this replica no longer is. Who asked for an index asks again.
             (
                 Body::PreVoteReply { .. } | Body::VoteReply { .. },
@@ -338,7 +342,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
                     && is_working(&meta.membership)
             }
             // A replica that has heard of no term yet may refuse.
-            Body::PreVoteReply { .. } | Body::Digest { .. } => true,
+            Body::PreVoteReply { .. } | Body::Digest { .. } | Body::Wake => true,
             Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }

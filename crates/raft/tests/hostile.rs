@@ -95,6 +95,7 @@ fn body() -> impl Strategy<Value = Body> {
         any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
         (id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
         Just(Body::TimeoutNow),
+        Just(Body::Wake),
         (id(), number()).prop_map(|(last, round)| Body::Sleep { last, round }),
         number().prop_map(|round| Body::Asleep { round }),
         (id(), number(), any::<bool>()).prop_map(|(at, digest, wants_snapshot)| {

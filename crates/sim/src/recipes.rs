@@ -259,7 +259,8 @@ fn drift_race(random: &mut fastrand::Rng, plan: &mut Plan) {
     }
 }
 
-/// Clients have nothing more to ask, the group falls asleep, and one of its nodes does not come back.
+/// Clients have nothing more to ask, the group falls asleep, and one of its nodes does not come back; or its learner does,
+/// as another process, which knows nothing of the group's leader.
 fn sleepers(random: &mut fastrand::Rng, plan: &mut Plan) {
     three_alone(plan);
     plan.faults.clear();
@@ -269,7 +270,17 @@ fn sleepers(random: &mut fastrand::Rng, plan: &mut Plan) {
     let rest_us = random.u64(3..6) * timeout_us;
     plan.duration_ms = (rest_us + 20 * timeout_us) / 1000;
     plan.faults.push(Fault { at_us: rest_us, for_us: 20 * timeout_us, kind: FaultKind::Rest });
-    plan.absent = vec![node_name(NodeId(random.u64(1..=plan.cluster.voters)))];
+    if random.bool() {
+        plan.absent = vec![node_name(NodeId(random.u64(1..=plan.cluster.voters)))];
+        return;
+    }
+    plan.cluster.learners = 1;
+    let node = Target::Node(NodeId(plan.cluster.voters + 1));
+    plan.faults.push(Fault {
+        at_us: rest_us + random.u64(6..16) * timeout_us,
+        for_us: random.u64(timeout_us / 8..3 * timeout_us),
+        kind: FaultKind::Crash { node, power: random.bool(), after_effects: 0 },
+    });
 }
 
 /// Now and then a replica writes something else than its log says; beside that, whatever was drawn that loses nobody, since

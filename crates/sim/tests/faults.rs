@@ -70,7 +70,7 @@ fn leader(trace: &[TraceEvent], until_us: u64) -> Option<NodeId> {
 
 #[test]
 fn few_seeds_have_every_kind_of_trouble() {
-    let report = campaign(40_000..40_200, 2, 1, &|_| {});
+    let report = campaign(40_000..40_400, 2, 1, &|_| {});
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     let Counts { told, unfit, refused_no_space, panics, quarantined, distrusted, rebuilt, .. } =
         report.counts;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use quorate_sim::scenario::{ExpectedEvent, Scenario, ScenarioError, Seen, Who};
 
 /// All of them.
-const SCENARIOS: [&str; 10] = [
+const SCENARIOS: [&str; 11] = [
     "a_departing_voter_leads_until_its_removal_is_committed",
     "a_learner_that_is_heard_is_promoted",
     "a_learner_that_is_to_be_promoted_is_not_lost",
+    "a_learner_that_restarts_in_a_sleeping_group_can_read",
     "a_lost_voter_that_becomes_a_learner_is_not_promoted",
     "a_majority_goes_on_without_its_leader",
     "a_node_that_is_down_is_not_lost",

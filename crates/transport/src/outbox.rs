@@ -401,6 +401,7 @@ fn cost_bytes(message: &Message) -> usize {
         | Body::TimeoutNow
         | Body::Sleep { .. }
         | Body::Asleep { .. }
+        | Body::Wake
         | Body::Digest { .. } => 0,
     };
     MESSAGE_OVERHEAD_BYTES + entries

@@ -168,7 +168,7 @@ pub fn put_message(buf: &mut BytesMut, message: &Message) {
             put_id(buf, *last);
             buf.put_u8(u8::from(*transfer));
         }
-        Body::TimeoutNow => {}
+        Body::TimeoutNow | Body::Wake => {}
         Body::Sleep { last, round } => {
             put_id(buf, *last);
             put_varint(buf, *round);
@@ -309,6 +309,7 @@ const SNAPSHOT: u8 = 13;
 const SLEEP: u8 = 14;
 const ASLEEP: u8 = 15;
 const DIGEST: u8 = 16;
+const WAKE: u8 = 17;
 
 const fn kind(body: &Body) -> u8 {
     match body {
@@ -328,13 +329,14 @@ const fn kind(body: &Body) -> u8 {
         Body::Sleep { .. } => SLEEP,
         Body::Asleep { .. } => ASLEEP,
         Body::Digest { .. } => DIGEST,
+        Body::Wake => WAKE,
     }
 }
 
 fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let buf = &mut buf;
     let kind = take_u8(buf)?;
-    if !(PRE_VOTE..=DIGEST).contains(&kind) {
+    if !(PRE_VOTE..=WAKE).contains(&kind) {
         return Err(DecodeError::UnknownMessage(kind));
     }
     let group = GroupId(take_varint(buf)?);
@@ -376,6 +378,7 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
         },
         READ_INDEX => Body::ReadIndex { context: take_context(buf)? },
         TIMEOUT_NOW => Body::TimeoutNow,
+        WAKE => Body::Wake,
         SLEEP => Body::Sleep { last: take_id(buf)?, round: take_varint(buf)? },
         ASLEEP => Body::Asleep { round: take_varint(buf)? },
         SNAPSHOT => {
@@ -487,6 +490,7 @@ mod tests {
             any::<bool>().prop_map(|granted| Body::PreVoteReply { granted }),
             (entry_id(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
             Just(Body::TimeoutNow),
+            Just(Body::Wake),
             (entry_id(), any::<u64>()).prop_map(|(last, round)| Body::Sleep { last, round }),
             any::<u64>().prop_map(|round| Body::Asleep { round }),
             (entry_id(), any::<u64>(), any::<bool>()).prop_map(|(at, digest, wants_snapshot)| {

@@ -179,6 +179,8 @@ mod catalogue {
         ContentNotSynced = "own",
         /// The word that a node is gone wakes no group that sleeps.
         SleepersForgotten = "own",
+        /// A learner that knows no leader asks nobody.
+        LearnerAsksNobody = "own",
         /// A leader takes what grows the state though too few disks have room.
         GrowthUnchecked = "own",
         /// A node whose disk is all but full goes on to take entries.

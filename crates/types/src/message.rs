@@ -87,6 +87,9 @@ pub enum Body {
         /// That of the proposal.
         round: u64,
     },
+    /// "Who leads?" A replica that knows of no living leader and may not campaign, a learner mostly, to the
+    /// voters: it wakes a group that sleeps, and then the leader beats. Says nothing about the term.
+    Wake,
     /// The answer to a heartbeat.
     HeartbeatReply {
         /// The round of the heartbeat that is answered.
@@ -154,6 +157,7 @@ impl Body {
             Self::HeartbeatReply { .. } => "HeartbeatReply",
             Self::Sleep { .. } => "Sleep",
             Self::Asleep { .. } => "Asleep",
+            Self::Wake => "Wake",
             Self::Snapshot { .. } => "Snapshot",
             Self::TimeoutNow => "TimeoutNow",
             Self::ReadIndex { .. } => "ReadIndex",
@@ -179,6 +183,7 @@ impl Body {
             | Self::HeartbeatReply { .. }
             | Self::Sleep { .. }
             | Self::Asleep { .. }
+            | Self::Wake
             | Self::TimeoutNow
             | Self::ReadIndex { .. }
             | Self::ReadIndexReply { .. } => true,

@@ -31,6 +31,7 @@ fn body(name: &str, args: &mut Args<'_>) -> Result<Body, ScriptError> {
         "PreVoteReply" => Body::PreVoteReply { granted: args.flag("granted") },
         "Vote" => Body::Vote { last: id(args, "last")?, transfer: args.flag("transfer") },
         "TimeoutNow" => Body::TimeoutNow,
+        "Wake" => Body::Wake,
         "Sleep" => {
             Body::Sleep { last: id(args, "last")?, round: args.value("round")?.unwrap_or(0) }
         }

@@ -46,11 +46,34 @@ impl Follower {
         }
     }
 
-    pub(crate) fn tick(&mut self, state: &State) -> Option<Transition> {
+    pub(crate) fn tick(&mut self, state: &mut State) -> Option<Transition> {
         self.elapsed_ticks = self.elapsed_ticks.saturating_add(1);
         self.reads.tick(state.config.heartbeat_ticks.saturating_mul(READ_RETRY_HEARTBEATS));
-        (self.elapsed_ticks >= self.timeout_ticks && state.may_campaign() && !state.is_silent())
-            .then_some(Transition::PreCampaign(Cause::ElectionTimeout))
+        if self.elapsed_ticks < self.timeout_ticks {
+            return None;
+        }
+        if !state.may_campaign() {
+            self.ask_who_leads(state);
+            return None;
+        }
+        (!state.is_silent()).then_some(Transition::PreCampaign(Cause::ElectionTimeout))
+    }
+
+    /// Once in a timeout, as others ask for pre-votes: a group that sleeps would not tell one that has
+    /// restarted who leads until it had something to do. The timer runs on, so that the silent leader does
+    /// not count as heard.
+    fn ask_who_leads(&self, state: &mut State) {
+        // What it installs says soon enough whether it may campaign.
+        let is_due =
+            self.elapsed_ticks.is_multiple_of(self.timeout_ticks) && state.installing.is_none();
+        if !is_due || quorate_types::defect!(LearnerAsksNobody) {
+            return;
+        }
+        for peer in state.peers() {
+            if state.membership().is_voter(peer) {
+                state.send(peer, Body::Wake);
+            }
+        }
     }
 
     pub(crate) const fn leader(&self) -> Option<NodeId> {

@@ -166,6 +166,7 @@ impl Oracle {
             | Body::TimeoutNow
             | Body::Sleep { .. }
             | Body::Asleep { .. }
+            | Body::Wake
             | Body::Snapshot { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }

@@ -30,6 +30,7 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         | Body::TimeoutNow
         | Body::Sleep { .. }
         | Body::Asleep { .. }
+        | Body::Wake
         | Body::Snapshot { .. }
         | Body::ReadIndex { .. }
         | Body::ReadIndexReply { .. }
