@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::backend::Backend;
 use crate::config::GatewayConfig;
 use crate::door::Door;
+use crate::gather::Gather;
 use crate::http::{Pages, Port};
 use crate::metrics::GatewayMetrics;
 use crate::pings::Guarded;
@@ -68,7 +69,7 @@ impl<B: Backend> Connection<B> {
             (Protocol::Http2, Port::Client) => {
                 let min_time = self.config.grpc_keepalive_min_time;
                 let refused = self.metrics.connections_pinging_total.clone();
-                let io = Guarded::new(io, PREFACE.len() as u64, min_time, refused);
+                let io = Guarded::new(Gather::new(io), PREFACE.len() as u64, min_time, refused);
                 self.serve_calls(TokioIo::new(io)).await
             }
             // The pages are for HTTP/1; so this ends in the parser's own refusal.

@@ -5,7 +5,7 @@
 //!
 //! - [`backend`]: the one way out.
 //! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
-//!   often its client may ping.
+//!   often its client may ping; `gather`: small answers leave together.
 //! - `door`: from an HTTP/2 request to the service that answers it.
 //! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
 //! - `desk`: what the services share.
@@ -32,6 +32,7 @@ mod cluster;
 mod connection;
 mod desk;
 mod door;
+mod gather;
 mod health;
 mod kv;
 mod maintenance;

@@ -18,6 +18,8 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tonic::Code;
 
+use crate::socket::Socket;
+
 /// How long a connection waits after a failed dial before it lets its callers know. Without it, clients of
 /// a dead server would spin.
 const DIAL_PAUSE: Duration = Duration::from_millis(20);
@@ -91,6 +93,7 @@ pub(crate) struct Connection {
     uris: [Uri; Method::ALL.len()],
     live: Mutex<Option<Live>>,
     dialing: tokio::sync::Mutex<LastDial>,
+    request_bytes: usize,
 }
 
 /// A usable sender, and which dial it came from.
@@ -130,7 +133,13 @@ impl Connection {
             uris: uris.map(|uri| uri.expect("every method was given one above")),
             live: Mutex::new(None),
             dialing: tokio::sync::Mutex::new(LastDial::default()),
+            request_bytes: 0,
         })
+    }
+
+    /// The same for requests of about `request_bytes`; without, for small ones.
+    pub(crate) fn carrying(self, request_bytes: usize) -> Self {
+        Self { request_bytes, ..self }
     }
 
     /// The endpoint, as `host:port`.
@@ -181,7 +190,7 @@ impl Connection {
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .enable_push(false)
-            .handshake::<_, Bytes>(stream)
+            .handshake::<_, Bytes>(Socket::new(stream, self.request_bytes))
             .await
             .map_err(|error| broken(&error))?;
         // The task ends with the connection; whoever uses a stream of it learns why it ended.

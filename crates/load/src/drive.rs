@@ -207,7 +207,7 @@ fn connections(load: &Load) -> Result<Vec<Arc<Connection>>, Fault> {
         .iter()
         .cycle()
         .take(count)
-        .map(|endpoint| Connection::new(endpoint).map(Arc::new))
+        .map(|endpoint| Ok(Arc::new(Connection::new(endpoint)?.carrying(load.value_size))))
         .collect()
 }
 

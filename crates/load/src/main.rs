@@ -16,6 +16,7 @@ mod pacer;
 mod process;
 mod progress;
 mod report;
+mod socket;
 mod tally;
 mod verify;
 mod workload;
