@@ -195,5 +195,9 @@ mod catalogue {
         TombstoneLost = "own",
         /// A node takes in a group whose keys another group on it owns.
         OverlapAdmitted = "own",
+        /// A learner gets its vote before it has caught up.
+        VoteForLaggard = "own",
+        /// A group that has followed one map is not looked at for the next one.
+        NewMapUnseen = "own",
     }
 }
