@@ -1,9 +1,8 @@
 //! Moves the replicas of the groups that this node leads to where the placement map wants them.
 //!
 //! The life of a change: look at what is led here, and let [`follow::next_action`] say what comes next; ask
-//! the group for it; look again when it is done. Whatever goes wrong (the leadership moves, another
-//! change is under way) is seen at the next look. When a group has applied a membership that the map
-//! does not know, its leader reports it.
+//! the group for it; tell group 1 if the group has applied a membership that the map does not know; look again.
+//! Whatever goes wrong (the leadership moves, another change is under way) is seen at the next look.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use quorate_placement::follow::{self, Action, Difference, LAG_MAX, Led, Peer, Rounds};
 use quorate_placement::plan::Wanted;
-use quorate_placement::{Answer, PlacementKind, PlacementMap};
+use quorate_placement::{Answer, PlacementKind, PlacementMap, Refused};
 use quorate_raft::{MembershipChange, NodeChange, PeerProgress, ProgressState, Role};
 use quorate_types::{GroupId, LogIndex, Membership, NodeId};
 use tokio::sync::oneshot;
@@ -35,7 +34,6 @@ pub(crate) async fn run(router: Arc<Router>) {
     loop {
         version.mark_unchanged();
         let map = router.map.load_full();
-        let wanted = Wanted::of(&map);
         let residents = router.residents.load_full();
         let awake: Vec<_> = lock(&router.wheel).awake().collect();
         for group in rounds.next(map.version(), residents.keys().copied(), awake.into_iter()) {
@@ -45,7 +43,7 @@ pub(crate) async fn run(router: Arc<Router>) {
             if !leadership.serving || rounds.is_settled(group, map.version(), term) {
                 continue;
             }
-            match attend(&router, group, resident, &map, &wanted).await {
+            match attend(&router, group, resident, &map).await {
                 Ok(true) => rounds.settle(group, map.version(), term),
                 Ok(false) => {}
                 Err(error) => {
@@ -58,14 +56,13 @@ pub(crate) async fn run(router: Arc<Router>) {
     }
 }
 
-/// One step of one group, if there is one to make, and the report of what it has become. True when there
+/// One step of one group, if there is one to make, and the report of what it was found to be. True when there
 /// is nothing more to do for this map.
 async fn attend(
     router: &Router,
     group: GroupId,
     resident: &Resident,
     map: &PlacementMap,
-    wanted: &Wanted,
 ) -> Result<bool, EngineError> {
     // Groups that the map does not know are the embedder's own.
     let Some(placed) = map.group(group) else { return Ok(true) };
@@ -73,13 +70,28 @@ async fn attend(
     if report.leadership.role != Role::Leader {
         return Ok(false);
     }
-    let untold = follow::untold(placed, report.applied_membership.as_ref());
-    let is_known = untold.is_none() && report.applied_membership.is_some();
-    if let Some(applied) = untold {
+    let step = take_step(router, resident, &Wanted::of(map, group), &report).await;
+    // Told last: group 1 may refuse to hear of a node that it has forgotten, or be out of reach of a node that it
+    // has let go. Only the step leads out of either.
+    if let Some(applied) = follow::untold(placed, report.applied_membership.as_ref()) {
         tell(router, group, map.version(), &applied, report.applied).await?;
+        return Ok(false);
     }
-    match follow::next_action(wanted, &led(&report, &peers(&report))) {
-        Action::Rest => Ok(is_known),
+    let applied = report.applied_membership.as_ref();
+    let is_told = follow::is_told(placed, applied, &report.membership);
+    step.map(|is_done| is_done && is_told)
+}
+
+/// True when there is none to take.
+async fn take_step(
+    router: &Router,
+    resident: &Resident,
+    wanted: &Wanted,
+    report: &GroupReport,
+) -> Result<bool, EngineError> {
+    let group = report.group;
+    match follow::next_action(wanted, &led(report, &peers(report))) {
+        Action::Rest => Ok(true),
         Action::Wait => Ok(false),
         Action::Transfer(heir) => {
             tracing::info!(%group, %heir, "this node leaves: the leadership goes on");
@@ -109,6 +121,7 @@ fn peers(report: &GroupReport) -> Vec<Peer> {
     let peer = |(node, progress): &(NodeId, PeerProgress)| Peer {
         node: *node,
         streams: progress.state == ProgressState::Replicate,
+        heard: progress.heard,
         match_index: progress.match_index,
     };
     report.peers.iter().map(peer).collect()
@@ -156,9 +169,9 @@ async fn tell(
     let command = PlacementKind::report(version, group, applied, at);
     let proposed = router.propose(GroupId::PLACEMENT, command).await?;
     match Answer::parse(&proposed.outcome) {
-        // A map that has changed meanwhile wakes the mover.
-        answer if follow::goes_on(&answer) => Ok(()),
-        answer => Err(EngineError::Read(format!("{answer:?}"))),
+        // A map that has changed meanwhile wakes the mover, which tells it then.
+        Ok(_) | Err(Refused::Conflict { .. }) => Ok(()),
+        Err(error) => Err(EngineError::Read(error.to_string())),
     }
 }
 

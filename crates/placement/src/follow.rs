@@ -7,7 +7,6 @@ use quorate_types::{GroupId, LogIndex, Membership, NodeId, Term, defect};
 
 use crate::map::Group;
 use crate::plan::{self, Step, View, Wanted};
-use crate::proposal::{Changed, Refused};
 
 /// A learner with a longer way to go would hold commits up once it votes.
 pub const LAG_MAX: u64 = 1024;
@@ -25,6 +24,8 @@ pub struct Peer {
     pub node: NodeId,
     /// It is fed without pause.
     pub streams: bool,
+    /// It has answered lately.
+    pub heard: bool,
     /// It holds the leader's log up to here.
     pub match_index: LogIndex,
 }
@@ -84,7 +85,15 @@ impl Difference {
 #[must_use]
 pub fn next_action(wanted: &Wanted, led: &Led<'_>) -> Action {
     let caught_up = caught_up(led);
-    let view = View { leader: led.leader, membership: led.membership, caught_up: &caught_up };
+    // A new leader takes everybody for heard, and feeds nobody yet.
+    let there = led.peers.iter().filter(|peer| peer.heard && peer.streams);
+    let there = there.map(|peer| peer.node).collect();
+    let view = View {
+        leader: led.leader,
+        membership: led.membership,
+        caught_up: &caught_up,
+        there: &there,
+    };
     match plan::next_step(wanted, view) {
         Step::Done => Action::Rest,
         Step::Wait => Action::Wait,
@@ -103,18 +112,22 @@ pub fn untold(placed: &Group, applied: Option<&Membership>) -> Option<Membership
     (places != placed.replicas).then_some(places)
 }
 
-/// True when the leader of a group goes on to its next step after this answer to its report. A map that has
-/// changed meanwhile is told at the next look.
+/// True when the map has the replicas of a group as they are, and will be: also those of a change that is in force and not
+/// applied yet, or nobody would tell of it.
 #[must_use]
-pub const fn goes_on(answer: &Result<Changed, Refused>) -> bool {
-    matches!(answer, Ok(_) | Err(Refused::Conflict { .. }))
+pub fn is_told(placed: &Group, applied: Option<&Membership>, in_force: &Membership) -> bool {
+    let knows = |membership| untold(placed, Some(membership)).is_none();
+    applied.is_some_and(knows) && knows(in_force)
 }
 
-/// The learners that are fed without pause and have little to go.
+/// The learners that are there, are fed without pause and have little to go.
 #[must_use]
 pub fn caught_up(led: &Led<'_>) -> BTreeSet<NodeId> {
     let near = |peer: &&Peer| {
-        peer.streams && peer.match_index > FIRST && led.last.since(peer.match_index) <= led.lag_max
+        peer.streams
+            && peer.heard
+            && peer.match_index > FIRST
+            && led.last.since(peer.match_index) <= led.lag_max
     };
     let learners = led.peers.iter().filter(|peer| led.membership.learners.contains(&peer.node));
     let ready = learners.filter(|peer| near(peer) || defect!(VoteForLaggard));

@@ -11,7 +11,7 @@ fn membership(voters: &[u64], learners: &[u64]) -> Membership {
 }
 
 fn peer(node: u64, streams: bool, match_index: u64) -> Peer {
-    Peer { node: NodeId(node), streams, match_index: LogIndex(match_index) }
+    Peer { node: NodeId(node), streams, heard: true, match_index: LogIndex(match_index) }
 }
 
 #[test]
@@ -42,14 +42,15 @@ fn a_change_names_each_node_that_changes_once() {
 }
 
 #[test]
-fn who_is_not_fed_or_has_a_long_way_to_go_gets_no_vote() {
-    let membership = membership(&[1], &[2, 3, 4, 5, 6]);
+fn who_is_silent_or_not_fed_or_has_a_long_way_to_go_gets_no_vote() {
+    let membership = membership(&[1], &[2, 3, 4, 5, 6, 8]);
     let peers = [
         peer(2, true, 100),
         peer(3, true, 96),
         peer(4, true, 95),
         peer(5, false, 100),
         peer(6, true, 1),
+        Peer { heard: false, ..peer(8, true, 100) },
         // A voter needs none.
         peer(7, true, 100),
     ];
@@ -89,6 +90,25 @@ fn the_map_is_told_where_replicas_are_and_nothing_else() {
     assert_eq!(untold(&placed, Some(&promoting)), None);
     let moved = membership(&[1, 2, 3], &[]);
     assert_eq!(untold(&placed, Some(&moved)), Some(moved.clone()));
+    assert!(is_told(&placed, Some(&replicas), &replicas));
+    assert!(!is_told(&placed, Some(&replicas), &moved), "it will have to be told");
+    assert!(!is_told(&placed, None, &replicas));
+}
+
+#[test]
+fn a_group_with_a_node_that_the_map_has_forgotten_lets_go_of_it() {
+    // The map refuses to be told of such replicas: the next step makes them some that it can be told of.
+    let membership = membership(&[1, 2], &[3]);
+    let led = Led {
+        leader: NodeId(1),
+        membership: &membership,
+        last: LogIndex(9),
+        peers: &[peer(2, true, 9)],
+        lag_max: LAG_MAX,
+    };
+    let wanted = Wanted { voters: ids(&[1, 2]), ..Wanted::default() };
+    let removed = Difference { removed: ids(&[3]), ..Difference::default() };
+    assert_eq!(next_action(&wanted, &led), Action::Change(removed));
 }
 
 #[test]

@@ -181,6 +181,8 @@ mod catalogue {
         SleepersForgotten = "own",
         /// A leader takes what grows the state though too few disks have room.
         GrowthUnchecked = "own",
+        /// While too few disks have room, a leader refuses compactions and deletes too, so that nobody can make any.
+        RoomMakersRefused = "own",
         /// A node whose disk is all but full goes on to take entries.
         FullDiskTakesEntries = "own",
         /// A leader leads on though its disk hangs.
@@ -199,5 +201,11 @@ mod catalogue {
         VoteForLaggard = "own",
         /// A group that has followed one map is not looked at for the next one.
         NewMapUnseen = "own",
+        /// A group takes no step before the map has been told of the last one.
+        UntoldGroupStays = "own",
+        /// Group 1 lets go of a node while another group still has a replica there.
+        MapKeptFromLeaving = "own",
+        /// Voters leave a group although those that are left could not decide without dead ones.
+        DeadVotersCounted = "own",
     }
 }
