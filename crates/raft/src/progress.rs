@@ -458,7 +458,7 @@ mod tests {
             };
             let mut progress = Progress::new(LogIndex(10), 0);
             for (now, event) in (0..).zip(events) {
-                let before = progress.report();
+                let before = progress.report(true);
                 match event {
                     Event::Send { count, bytes } if progress.has_room(&config) => {
                         let last = progress.next().plus(count - 1);
@@ -482,7 +482,7 @@ mod tests {
                     Event::SnapshotSent { last } => progress.on_snapshot_sent(LogIndex(last), now),
                     Event::SnapshotFailed => progress.on_snapshot_failed(now + 3),
                 }
-                let after = progress.report();
+                let after = progress.report(true);
                 prop_assert!(after.match_index >= before.match_index);
                 prop_assert!(after.match_index < after.next);
                 prop_assert!(after.inflight <= 3);
