@@ -205,7 +205,5 @@ mod catalogue {
         UntoldGroupStays = "own",
         /// Group 1 lets go of a node while another group still has a replica there.
         MapKeptFromLeaving = "own",
-        /// Voters leave a group although those that are left could not decide without dead ones.
-        DeadVotersCounted = "own",
     }
 }
