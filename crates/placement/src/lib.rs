@@ -4,7 +4,8 @@
 //! - [`map`]: [`PlacementMap`], a value whose invariants hold: nodes, groups, and shards whose ranges
 //!   partition the keyspace; lookup of a key or a range.
 //! - [`members`]: how nodes come and go in it.
-//! - [`plan`]: from what nodes are meant for to the next change of one group.
+//! - [`plan`]: from what nodes are meant for to the next change of one group; [`follow`]: what the leader of one
+//!   does for that, and when it looks.
 //! - [`record`]: the stored and sent form of the map's parts; [`message`]: that of commands, queries and
 //!   outcomes.
 //! - [`machine`]: [`PlacementKind`], the map as a replicated state machine. A command names the version
@@ -13,6 +14,7 @@
 //!
 //! This crate knows no clock, no network and no actor, and not how a change of the map is carried out.
 
+pub mod follow;
 pub mod machine;
 pub mod map;
 pub mod members;

@@ -2,13 +2,13 @@
 //!
 //! Whoever leads a group asks [`next_step`] again after each step, and whenever the map or the group has
 //! changed, until there is nothing to do. Every group has a replica on every node that has joined and
-//! does not leave.
+//! does not leave, and group 1 on those that leave too, as long as another one has.
 
 use std::collections::BTreeSet;
 
-use quorate_types::{Membership, NodeId};
+use quorate_types::{GroupId, Membership, NodeId, defect};
 
-use crate::map::{PlacementMap, Standing};
+use crate::map::{Node, PlacementMap, Standing};
 
 /// A group as its leader sees it.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct View<'v> {
     pub membership: &'v Membership,
     /// The learners that hold the log so far that they could vote without holding anybody up.
     pub caught_up: &'v BTreeSet<NodeId>,
+    /// The members that are there, as far as the leader has heard lately.
+    pub there: &'v BTreeSet<NodeId>,
 }
 
 /// What the leader of a group does next.
@@ -46,17 +48,25 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What the map means for all its groups.
+    /// What the map means for one of its groups.
+    ///
+    /// Group 1 lets go of a node last, of its vote at once: a leader of another group that hears no more of the map
+    /// would never hear that its node is to leave, nor could it tell where its replicas are.
     #[must_use]
-    pub fn of(map: &PlacementMap) -> Self {
-        let joined = |standing| {
-            map.standing(standing).filter(|node| node.has_joined()).map(|node| node.id).collect()
+    pub fn of(map: &PlacementMap, group: GroupId) -> Self {
+        let is_last = group == GroupId::PLACEMENT && !defect!(MapKeptFromLeaving);
+        let stays = |node: &Node| {
+            let mut others = map.groups().filter(|other| other.id != group);
+            is_last && others.any(|other| other.replicas.nodes().contains(&node.id))
         };
+        let leaving = map.standing(Standing::Leaving).filter(|node| stays(node));
+        let joined =
+            |standing| map.standing(standing).filter(|node| node.has_joined()).map(|node| node.id);
         // A successor that has not joined yet is waited for, too.
-        let replaces = |node: &crate::map::Node| node.replaces.map(|old| (old, node.id));
+        let replaces = |node: &Node| node.replaces.map(|old| (old, node.id));
         Self {
-            voters: joined(Standing::Voter),
-            learners: joined(Standing::Learner),
+            voters: joined(Standing::Voter).collect(),
+            learners: joined(Standing::Learner).chain(leaving.map(|node| node.id)).collect(),
             successions: map.standing(Standing::Voter).filter_map(replaces).collect(),
         }
     }
@@ -67,10 +77,12 @@ impl Wanted {
 /// - A node gets a vote only once it has caught up, and has been a learner before.
 /// - A voter that is to leave keeps its vote while its successor has none, and while the wanted voters
 ///   that vote already would be no majority of all wanted ones. So a change never leaves fewer of them.
+/// - It also keeps its vote while those that would be left could not decide without voters that are not there: two that
+///   vote and one that catches up are a majority of three that are wanted, and stand still when one of them is dead.
 /// - The leader never takes its own vote: it hands over first.
 #[must_use]
 pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
-    let View { leader, membership, caught_up } = view;
+    let View { leader, membership, caught_up, there } = view;
     if membership.is_joint() {
         return Step::Wait;
     }
@@ -88,7 +100,9 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
         }
     }
     let settled = voters.intersection(&wanted.voters).count();
-    if settled <= wanted.voters.len() / 2 {
+    let able = voters.iter().filter(|node| **node == leader || there.contains(node)).count();
+    let stands = able > voters.len() / 2;
+    if settled <= wanted.voters.len() / 2 || !stands {
         voters.extend(now);
     }
     if !voters.contains(&leader) {

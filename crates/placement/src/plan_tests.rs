@@ -19,8 +19,20 @@ fn membership(voters: &[u64], learners: &[u64]) -> Membership {
 }
 
 fn step(wanted: &Wanted, leader: u64, now: &Membership, caught_up: &[u64]) -> Step {
+    step_without(wanted, leader, now, caught_up, &[])
+}
+
+fn step_without(
+    wanted: &Wanted,
+    leader: u64,
+    now: &Membership,
+    caught_up: &[u64],
+    dead: &[u64],
+) -> Step {
     let caught_up = ids(caught_up);
-    next_step(wanted, View { leader: NodeId(leader), membership: now, caught_up: &caught_up })
+    let there = now.nodes().difference(&ids(dead)).copied().collect();
+    let leader = NodeId(leader);
+    next_step(wanted, View { leader, membership: now, caught_up: &caught_up, there: &there })
 }
 
 #[test]
@@ -35,6 +47,19 @@ fn a_new_node_learns_before_it_votes() {
     let voting = membership(&[1, 2, 3, 4], &[]);
     assert_eq!(step(&wanted, 1, &learning, &[4]), Step::Change(voting.clone()));
     assert_eq!(step(&wanted, 1, &voting, &[]), Step::Done);
+}
+
+#[test]
+fn who_leaves_votes_on_while_those_left_could_not_decide() {
+    let wanted = wanted(&[1, 2, 4], &[]);
+    let now = membership(&[1, 2, 3], &[4]);
+    // Without node 1, nodes 1 and 2 are no group.
+    assert_eq!(step_without(&wanted, 2, &now, &[], &[1]), Step::Wait);
+    let replaced = Step::Change(membership(&[1, 2, 4], &[]));
+    assert_eq!(step_without(&wanted, 2, &now, &[4], &[1]), replaced);
+    // All there, two do for the time being.
+    let fewer = Step::Change(membership(&[1, 2], &[4]));
+    assert_eq!(step_without(&wanted, 2, &now, &[], &[]), fewer);
 }
 
 #[test]
@@ -89,12 +114,32 @@ fn only_nodes_that_have_joined_are_wanted() {
     };
     let mut map = PlacementMap::first([founder]).unwrap();
     map.add_node("n2", "h2:2380", Standing::Voter).unwrap();
-    assert_eq!(Wanted::of(&map), wanted(&[1], &[]));
+    assert_eq!(Wanted::of(&map, GroupId::FIRST_DATA), wanted(&[1], &[]));
     map.join_node("n2", "h2:2380", Incarnation(2)).unwrap();
-    assert_eq!(Wanted::of(&map), wanted(&[1, 2], &[]));
+    assert_eq!(Wanted::of(&map, GroupId::FIRST_DATA), wanted(&[1, 2], &[]));
     map.replace_node(NodeId(2), "h3:2380").unwrap();
     // It never was in a group, so it is forgotten.
-    assert_eq!(Wanted::of(&map), wanted(&[1], &[]));
+    assert_eq!(Wanted::of(&map, GroupId::FIRST_DATA), wanted(&[1], &[]));
+}
+
+#[test]
+fn group_1_lets_go_of_a_node_last_and_of_its_vote_at_once() {
+    let founder = |id: u64| Node {
+        id: NodeId(id),
+        name: format!("n{id}"),
+        peer_address: format!("h{id}:2380"),
+        incarnation: Incarnation(id),
+        ..Node::default()
+    };
+    let mut map = PlacementMap::first((1..=4).map(founder)).unwrap();
+    map.remove_node(NodeId(4)).unwrap();
+    let gone = wanted(&[1, 2, 3], &[]);
+    assert_eq!(Wanted::of(&map, GroupId::FIRST_DATA), gone);
+    assert_eq!(Wanted::of(&map, GroupId::PLACEMENT), wanted(&[1, 2, 3], &[4]));
+    let without = membership(&[1, 2, 3], &[]);
+    map.report(GroupId::FIRST_DATA, &without, quorate_types::LogIndex(9)).unwrap();
+    assert_eq!(Wanted::of(&map, GroupId::PLACEMENT), gone);
+    assert!(map.gone(NodeId(4)).is_none(), "group 1 has it still");
 }
 
 fn nodes(least: usize) -> impl Strategy<Value = BTreeSet<NodeId>> {
@@ -129,7 +174,9 @@ proptest! {
         let mut leader = *now.voters.first().unwrap();
         let mut choices = choices.iter();
         for _ in 0..64 {
-            let view = View { leader, membership: &now, caught_up: &caught_up };
+            let there = now.nodes();
+            let view =
+                View { leader, membership: &now, caught_up: &caught_up, there: &there };
             match next_step(&wanted, view) {
                 Step::Done => break,
                 Step::Wait => {

@@ -22,6 +22,8 @@ pub struct PeerProgress {
     pub round_trip_us: Option<u64>,
     /// How entries are sent.
     pub state: ProgressState,
+    /// It has answered within two heartbeats, or the leader has not led for longer.
+    pub heard: bool,
 }
 
 /// How entries are sent to a peer.
@@ -381,7 +383,7 @@ impl Progress {
         matches!(self.flow, Flow::Replicate(_))
     }
 
-    pub(crate) fn report(&self) -> PeerProgress {
+    pub(crate) fn report(&self, heard: bool) -> PeerProgress {
         let (state, inflight, inflight_bytes) = match &self.flow {
             Flow::Probe { paused_tick: None } => (ProgressState::Probe, 0, 0),
             Flow::Probe { paused_tick: Some(_) } => (ProgressState::ProbePaused, 0, 0),
@@ -389,7 +391,7 @@ impl Progress {
             Flow::Snapshot { .. } => (ProgressState::Snapshot, 0, 0),
         };
         let (match_index, next, round_trip_us) = (self.match_index, self.next, self.round_trip_us);
-        PeerProgress { match_index, next, inflight, inflight_bytes, round_trip_us, state }
+        PeerProgress { match_index, next, inflight, inflight_bytes, round_trip_us, state, heard }
     }
 }
 
@@ -456,7 +458,7 @@ mod tests {
             };
             let mut progress = Progress::new(LogIndex(10), 0);
             for (now, event) in (0..).zip(events) {
-                let before = progress.report();
+                let before = progress.report(true);
                 match event {
                     Event::Send { count, bytes } if progress.has_room(&config) => {
                         let last = progress.next().plus(count - 1);
@@ -480,7 +482,7 @@ mod tests {
                     Event::SnapshotSent { last } => progress.on_snapshot_sent(LogIndex(last), now),
                     Event::SnapshotFailed => progress.on_snapshot_failed(now + 3),
                 }
-                let after = progress.report();
+                let after = progress.report(true);
                 prop_assert!(after.match_index >= before.match_index);
                 prop_assert!(after.match_index < after.next);
                 prop_assert!(after.inflight <= 3);

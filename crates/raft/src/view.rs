@@ -200,7 +200,7 @@ impl Replica {
     #[must_use]
     pub fn progress(&self, peer: NodeId) -> Option<PeerProgress> {
         match &self.acting {
-            Acting::Leader(leader) => leader.progress(peer).map(|progress| progress.report()),
+            Acting::Leader(leader) => leader.report(peer, &self.state.config),
             Acting::Follower(_) | Acting::Candidate(_) => None,
         }
     }

@@ -103,6 +103,9 @@ impl World {
             let rows = overlay.into_rows();
             at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
         }
+        if done.iter().any(|(group, ..)| *group == GroupId::PLACEMENT) {
+            self.survey(node)?;
+        }
         for (group, generation, through, outcomes, checkpoints) in done {
             if !self.is_alive(node, life) {
                 return Ok(());

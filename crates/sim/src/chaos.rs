@@ -38,7 +38,7 @@ impl World {
         let fault = self.plan.faults[number].clone();
         self.counts.faults += 1;
         self.note(None, What::FaultBegins(number));
-        let undo = self.afflict(fault.kind, fault.for_us)?;
+        let undo = self.afflict(number, fault.kind, fault.for_us)?;
         if let Some(undo) = undo {
             self.undo.insert(number, undo);
             self.queue.push(self.now_us + fault.for_us, Event::FaultEnds { number });
@@ -88,6 +88,7 @@ impl World {
 
     fn afflict(
         &mut self,
+        number: usize,
         kind: FaultKind,
         for_us: u64,
     ) -> Result<Option<Undo>, crate::check::Violation> {
@@ -266,6 +267,13 @@ impl World {
                 self.change_members(&add, &learn, &remove, explicit)?;
                 None
             }
+            FaultKind::AddNode { .. }
+            | FaultKind::PromoteNode
+            | FaultKind::RemoveNode { .. }
+            | FaultKind::ReplaceNode { .. } => {
+                self.operate(number, &kind, 1)?;
+                None
+            }
             FaultKind::Prefer { node } => {
                 let node = self.whom(node);
                 self.prefer(Some(node))?;
@@ -324,19 +332,20 @@ impl World {
         // What has panicked counts too: it will be loaded again.
         let mut residents =
             residents.flat_map(|process| process.residents.values().chain(process.dead.values()));
-        residents.all(|resident| {
-            let in_force = resident.group.replica().membership();
-            // A leader may promote learners before it can know that a node is gone.
-            let mut promoted = in_force.clone();
-            promoted.voters.extend(&in_force.promote);
-            [in_force, &promoted, &resident.membership]
-                .into_iter()
-                .all(|membership| self.survives(membership, Some(node)))
-        })
+        self.may_move_without(node)
+            && residents.all(|resident| {
+                let in_force = resident.group.replica().membership();
+                // A leader may promote learners before it can know that a node is gone.
+                let mut promoted = in_force.clone();
+                promoted.voters.extend(&in_force.promote);
+                [in_force, &promoted, &resident.membership]
+                    .into_iter()
+                    .all(|membership| self.survives(membership, Some(node)))
+            })
     }
 
     /// True when `membership` has a quorum of nodes that are not lost, and are not `node`.
-    fn survives(&self, membership: &Membership, node: Option<NodeId>) -> bool {
+    pub(crate) fn survives(&self, membership: &Membership, node: Option<NodeId>) -> bool {
         [&membership.voters, &membership.outgoing].into_iter().all(|half| {
             let gone = |id: &&NodeId| {
                 let at = &self.nodes[id.value() as usize - 1];
@@ -517,6 +526,7 @@ impl World {
             if self.plan.cluster.ticks_aligned { tick_us } else { self.random.u64(1..=tick_us) };
         self.queue.push(self.now_us + first_us, Event::Tick { node, life });
         self.plan_flush(node);
+        self.begin_moving(node);
         for group in self.groups_of(node) {
             let at = &self.nodes[node.value() as usize - 1];
             let Some(resident) = at.resident(group) else { continue };

@@ -215,6 +215,7 @@ fn count_lines(out: &mut dyn Write, counts: &Counts) -> io::Result<()> {
     writeln!(out, "messages lost   {}", counts.lost)?;
     writeln!(out, "asleep          {} ticks of groups", counts.asleep)?;
     writeln!(out, "elections       {}", counts.elections)?;
+    writeln!(out, "map changes     {}, {} moves of replicas", counts.map_changes, counts.moved)?;
     writeln!(out, "committed       {} entries", counts.committed)?;
     writeln!(out, "undecided       {} histories", counts.undecided)?;
     writeln!(out, "requests        {answered} answered, {failed} failed, {unknown} unknown")

@@ -12,7 +12,7 @@ use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
     Command, Compact, Compare, DeleteRange, Op, Put, Query, Range, Txn, command, op, query,
 };
-use quorate_types::{GroupId, Incarnation, NodeId};
+use quorate_types::{GroupId, Incarnation, LogIndex, Membership, NodeId};
 
 use crate::check::history::Value;
 use crate::check::model::to_the_end;
@@ -71,19 +71,43 @@ pub(crate) enum Ask {
         expected: u64,
         change: MapChange,
     },
+    /// Where the leader of a group has its replicas.
+    Report {
+        expected: u64,
+        group: GroupId,
+        replicas: Membership,
+        at: LogIndex,
+    },
 }
 
-/// How a client wants the placement map changed.
+/// How the placement map is to change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum MapChange {
-    /// Make it.
-    Found,
+    /// Make it, with so many nodes.
+    Found { founders: u64 },
     /// Another address of a node.
     Update,
     /// A node more, of a name that nobody had.
-    Add,
-    /// A node less: one that was added.
+    Add { standing: Standing },
+    /// A node that was added is there.
+    Join(NodeId),
+    /// A learner is to vote.
+    Promote(NodeId),
+    /// A node less.
     Remove(NodeId),
+    /// A node in the place of another.
+    Replace(NodeId),
+}
+
+/// What clients do with the placement map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MapUse {
+    /// There is none.
+    Nothing,
+    /// Whatever it allows: no group follows it.
+    Anything,
+    /// They read it and change addresses; who comes and goes is not theirs to say.
+    Addresses,
 }
 
 impl Client {
@@ -98,12 +122,12 @@ impl Client {
     pub(crate) fn draw(
         &mut self,
         workload: &Workload,
-        placement: bool,
+        map_use: MapUse,
         mut next_value: impl FnMut() -> u64,
     ) -> Ask {
         let Workload { put, swap, delete, batch, read, range, .. } = *workload;
         let Workload { serializable, history, compact, .. } = *workload;
-        let map = if placement { workload.placement } else { 0 };
+        let map = if map_use == MapUse::Nothing { 0 } else { workload.placement };
         let weights = [put, swap, delete, batch, read, range, serializable, history, compact, map];
         let total: u32 = weights.iter().sum();
         let mut drawn = self.random.u32(..total.max(1));
@@ -132,11 +156,15 @@ impl Client {
             Some(8) => Ask::Compact { revision: self.random.i64(1..=self.revision) },
             Some(9) => match &self.map {
                 Some(map) if self.random.bool() => {
-                    let change = draw_change(&mut self.random, map);
+                    let change = match map_use {
+                        MapUse::Addresses => MapChange::Update,
+                        MapUse::Nothing | MapUse::Anything => draw_change(&mut self.random, map),
+                    };
                     Ask::ChangeMap { expected: map.version(), change }
                 }
-                None if self.random.bool() => {
-                    Ask::ChangeMap { expected: 0, change: MapChange::Found }
+                None if map_use == MapUse::Anything && self.random.bool() => {
+                    let change = MapChange::Found { founders: FOUNDERS };
+                    Ask::ChangeMap { expected: 0, change }
                 }
                 Some(_) | None => Ask::ReadMap,
             },
@@ -165,12 +193,13 @@ impl Ask {
             Self::Compact { .. } => "compact",
             Self::ReadMap => "read map",
             Self::ChangeMap { .. } => "change map",
+            Self::Report { .. } => "report",
         }
     }
 
     pub(crate) const fn group(&self) -> GroupId {
         match self {
-            Self::ReadMap | Self::ChangeMap { .. } => GroupId::PLACEMENT,
+            Self::ReadMap | Self::ChangeMap { .. } | Self::Report { .. } => GroupId::PLACEMENT,
             _ => GroupId::FIRST_DATA,
         }
     }
@@ -182,9 +211,15 @@ impl Ask {
             | Self::Delete { .. }
             | Self::Batch { .. }
             | Self::Compact { .. }
-            | Self::ChangeMap { .. } => true,
+            | Self::ChangeMap { .. }
+            | Self::Report { .. } => true,
             Self::Read { .. } | Self::Range { .. } | Self::History { .. } | Self::ReadMap => false,
         }
+    }
+
+    /// What must not be taken while too few disks have room; everything else must be.
+    pub(crate) const fn grows(&self) -> bool {
+        matches!(self, Self::Put { .. } | Self::Swap { .. } | Self::Batch { .. })
     }
 
     /// A read that the node at hand may answer from what it has.
@@ -234,12 +269,16 @@ impl Ask {
                     failure: vec![look],
                 })
             }
-            // The branch that never runs carries what makes this command one of a kind.
-            Self::Delete { key } => command::Body::Txn(Txn {
-                compares: Vec::new(),
-                success: vec![Op { body: Some(op::Body::DeleteRange(delete_of(*key))) }],
-                failure: vec![put_op(0, unique)],
-            }),
+            Self::Delete { key } => {
+                // The branch that never runs carries what makes this command one of a kind. It puts nothing, or a
+                // delete would grow the state.
+                let never = Range { limit: unique as i64, ..range_of(*key, 0) };
+                command::Body::Txn(Txn {
+                    compares: Vec::new(),
+                    success: vec![Op { body: Some(op::Body::DeleteRange(delete_of(*key))) }],
+                    failure: vec![Op { body: Some(op::Body::Range(never)) }],
+                })
+            }
             Self::Batch { values } => command::Body::Txn(Txn {
                 compares: Vec::new(),
                 success: values.iter().map(|(&key, &value)| put_op(key, value)).collect(),
@@ -253,6 +292,9 @@ impl Ask {
             Self::ReadMap => return PlacementKind::whole_map(),
             Self::ChangeMap { expected, change } => {
                 return change_of(*expected, *change, gateway, map, unique);
+            }
+            Self::Report { expected, group, replicas, at } => {
+                return PlacementKind::report(*expected, *group, replicas, *at);
             }
         };
         Command { at_revision: 0, body: Some(body) }.encode_to_vec().into()
@@ -285,7 +327,7 @@ fn draw_change(random: &mut fastrand::Rng, map: &PlacementMap) -> MapChange {
     match (random.u8(..3), added.next()) {
         (0, _) => MapChange::Update,
         (_, Some(node)) => MapChange::Remove(node.id),
-        (_, None) => MapChange::Add,
+        (_, None) => MapChange::Add { standing: Standing::Learner },
     }
 }
 
@@ -307,9 +349,8 @@ fn change_of(
         ..Node::default()
     };
     match change {
-        MapChange::Found => {
-            let first =
-                PlacementMap::first((1..=FOUNDERS).map(node)).expect("a map of three nodes");
+        MapChange::Found { founders } => {
+            let first = PlacementMap::first((1..=founders).map(node)).expect("a map of some nodes");
             PlacementKind::bootstrap(&first)
         }
         // A gateway that is no founder speaks for one.
@@ -319,11 +360,19 @@ fn change_of(
             let known = if map.is_some_and(is_founder) { gateway } else { NodeId(1) };
             PlacementKind::update_node(expected, &node(known.value()))
         }
-        MapChange::Add => {
+        MapChange::Add { standing } => {
             let (name, address) = (format!("added-{unique}"), format!("peer-added-{unique}"));
-            PlacementKind::add_node(expected, &name, &address, Standing::Learner)
+            PlacementKind::add_node(expected, &name, &address, standing)
         }
+        MapChange::Join(id) => {
+            let known = map.and_then(|map| map.node(id));
+            let (name, address) =
+                known.map_or(("", ""), |node| (node.name.as_str(), node.peer_address.as_str()));
+            PlacementKind::join_node(expected, name, address, Incarnation(id.value()))
+        }
+        MapChange::Promote(id) => PlacementKind::promote_node(expected, id),
         MapChange::Remove(id) => PlacementKind::remove_node(expected, id),
+        MapChange::Replace(id) => PlacementKind::replace_node(expected, id, ""),
     }
 }
 

@@ -164,12 +164,14 @@ impl World {
         Ok(())
     }
 
-    /// True when `command` must be refused because disks are nearly full.
+    /// True when `command` must be refused because disks are nearly full. `should` says whether it is one that
+    /// grows the state: what makes room passes.
     pub(crate) fn refuses_growth(
         &mut self,
         node: NodeId,
         group: GroupId,
         command: &Bytes,
+        should: bool,
     ) -> Result<bool, Violation> {
         let Some(process) = &mut self.node(node).process else { return Ok(false) };
         let Some(resident) = process.residents.get_mut(&group) else { return Ok(false) };
@@ -186,8 +188,11 @@ impl World {
         let grows = resident.kind.grows(command);
         let refuses = resident.growth.refuses(membership, room_of) && grows;
         let has_room = is_quorum(membership, |node| disks.room_of(node) >= Room::Enough);
-        Oracle::Disks.check(refuses || has_room || !grows, || {
+        Oracle::Disks.check(refuses || has_room || !should, || {
             format!("node {node} takes what grows group {group}: {:?}", disks.rooms)
+        })?;
+        Oracle::Disks.check(!refuses || should, || {
+            format!("node {node} refuses what makes room in group {group}")
         })?;
         self.counts.refused_no_space += u64::from(refuses);
         Ok(refuses)

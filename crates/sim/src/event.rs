@@ -68,6 +68,8 @@ pub(crate) enum Event {
     PlanRequest { number: usize },
     /// A request of the plan.
     Planned { number: usize },
+    /// The mover of a node goes on, or gives up what it waits for.
+    Mover { node: NodeId, life: u64, step: u32 },
     /// A request is to be routed, for the first time or again.
     Route { request: u64, attempt: u32 },
     /// A request reaches another node.
@@ -106,6 +108,8 @@ pub(crate) enum Finished {
     Done { outcome: Bytes },
     /// Certainly not done.
     Failed,
+    /// Certainly not done, since disks are nearly full.
+    NoSpace,
     /// Perhaps done.
     Unknown,
 }

@@ -198,6 +198,24 @@ pub enum FaultKind {
         #[serde(default)]
         explicit: bool,
     },
+    /// An operator adds a node to the placement map; a spare joins as it. As everything that operators want: where
+    /// groups follow the map, and only what leaves them enough nodes that can come back.
+    AddNode {
+        /// It is to stay a learner.
+        learner: bool,
+    },
+    /// An operator means the learner of the map to vote.
+    PromoteNode,
+    /// An operator removes a node.
+    RemoveNode {
+        /// Which.
+        node: Target,
+    },
+    /// An operator puts a new node in the place of another.
+    ReplaceNode {
+        /// Which.
+        node: Target,
+    },
     /// A node is asked to take in a group whose keys another group on it owns, as a snapshot of a group that
     /// has moved since might.
     Intrude {
@@ -245,6 +263,10 @@ impl FaultKind {
             Self::Transfer { .. } => "transfer",
             Self::Prefer { .. } => "prefer",
             Self::Members { .. } => "members",
+            Self::AddNode { .. } => "add-node",
+            Self::PromoteNode => "promote-node",
+            Self::RemoveNode { .. } => "remove-node",
+            Self::ReplaceNode { .. } => "replace-node",
             Self::Intrude { .. } => "intrude",
         }
     }
@@ -292,6 +314,10 @@ impl fmt::Display for Fault {
             FaultKind::Panic { node, in_machine } => {
                 write!(f, "{node}{}", if *in_machine { ", its machine" } else { "" })?;
             }
+            FaultKind::AddNode { learner } => {
+                f.write_str(if *learner { "to learn" } else { "to vote" })?
+            }
+            FaultKind::PromoteNode => f.write_str("the learner")?,
             FaultKind::Rest => f.write_str("of all clients")?,
             FaultKind::Deafen { node }
             | FaultKind::Mute { node }
@@ -303,6 +329,8 @@ impl fmt::Display for Fault {
             | FaultKind::Transfer { to: node }
             | FaultKind::Prefer { node }
             | FaultKind::Intrude { node }
+            | FaultKind::RemoveNode { node }
+            | FaultKind::ReplaceNode { node }
             | FaultKind::Campaign { node } => write!(f, "{node}")?,
         }
         if self.for_us > 0 {

@@ -22,7 +22,7 @@ use crate::client::Ask;
 use crate::event::Event;
 use crate::fault::node_of;
 use crate::node::Resident;
-use crate::requests::{NOBODY, Request};
+use crate::requests::{NOBODY, OPERATORS, Request};
 use crate::trace::What;
 use crate::world::World;
 
@@ -31,6 +31,10 @@ const LOOK_US: u64 = 100_000;
 
 /// Longest election timeouts without progress after which a run has wedged.
 const STALLED_TIMEOUTS_MAX: u64 = 40;
+
+/// Groups that are still not where the map wants them after so long go round in circles: what they write looks like
+/// progress.
+const FOLLOWED_US_MAX: u64 = 600_000_000;
 
 /// How often a request is asked for in quiet before it counts as not served.
 const TRIES_MAX: u32 = 10;
@@ -45,6 +49,7 @@ pub(crate) struct Healing {
     /// The furthest that all replicas together have come, and when they last came further.
     progress: u64,
     moved_us: u64,
+    since_us: u64,
     /// What is still to be served: one request at a time, each so often as a patient client would ask.
     to_serve: VecDeque<(NodeId, Ask)>,
     tries: u32,
@@ -102,6 +107,7 @@ impl World {
             stage: Stage::Converging,
             progress: 0,
             moved_us: now_us,
+            since_us: now_us,
             to_serve: VecDeque::new(),
             tries: 0,
         });
@@ -119,7 +125,8 @@ impl World {
             healing.progress = progress;
             healing.moved_us = now_us;
         }
-        let stalled = now_us - healing.moved_us > timeout_us * STALLED_TIMEOUTS_MAX;
+        let goes_round = self.plan.cluster.mover && now_us - healing.since_us > FOLLOWED_US_MAX;
+        let stalled = now_us - healing.moved_us > timeout_us * STALLED_TIMEOUTS_MAX || goes_round;
         let stage = healing.stage;
         match stage {
             Stage::Converging if self.requests.is_empty() && self.nudge_spoiled()? => {}
@@ -148,7 +155,7 @@ impl World {
     /// A request of the last stage has ended.
     pub(crate) fn served(&mut self, request: &Request, success: bool) {
         if let Some(healing) = &mut self.healing
-            && request.client >= NOBODY
+            && (NOBODY..OPERATORS).contains(&request.client)
             && healing.stage == Stage::Serving
             && success
         {
@@ -250,6 +257,7 @@ impl World {
 
     fn has_converged(&self) -> bool {
         self.requests.is_empty()
+            && self.follows_map()
             && self.checks.groups.keys().all(|&group| {
                 let present = self.present_in(group);
                 let mut ends: BTreeSet<(LogIndex, Option<NodeId>, Term)> = BTreeSet::new();
@@ -349,7 +357,7 @@ impl World {
             }
         }
         let waiting = self.requests.len();
-        format!("{waiting} requests wait; {}", text.join("; "))
+        format!("{waiting} requests wait; {}{}", text.join("; "), self.describe_map())
     }
 
     fn sweep_all(&mut self, node: NodeId) -> Checked {

@@ -18,6 +18,7 @@
 //! fewest faults that fail alike, [`campaign`] runs many seeds, and [`cli`] puts these together.
 
 mod applier;
+mod atlas;
 mod beats;
 mod campaign;
 mod chaos;
@@ -31,6 +32,8 @@ mod event;
 mod fault;
 mod heal;
 mod host;
+mod mover;
+mod moves;
 #[cfg(feature = "defects")]
 pub mod museum;
 #[cfg(feature = "defects")]

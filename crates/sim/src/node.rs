@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_group::{Descriptor, Generation, Group, GroupConfig, GrowthGate, Host, Panics};
-use quorate_placement::PlacementKind;
+use quorate_placement::{PlacementKind, PlacementMap};
 use quorate_raft::{Config, LogState, Ticket};
 use quorate_store::{GroupRow, KvKind, MemState, ScopedView, StateEngine};
 use quorate_types::machine::RowScope;
@@ -24,6 +24,7 @@ use crate::beats::Hearing;
 use crate::clock::Clock;
 use crate::disks::{Disks, Trouble};
 use crate::event::Event;
+use crate::mover::Mover;
 use crate::plan::{Cluster, Plan};
 use crate::snapshot::Snapshot;
 use crate::spoil::Spoil;
@@ -65,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) received: BTreeMap<GroupId, Snapshot>,
     /// The one that is taking the place of log and state. Durable: a start does it again.
     pub(crate) installing: Option<(GroupId, Snapshot)>,
+    /// The newest placement map that it has heard of: durable, as the copy in a data directory.
+    pub(crate) map: Option<PlacementMap>,
     pub(crate) slow_sync_us: u64,
     pub(crate) trouble: Trouble,
     /// What is wrong with the rows of its data group.
@@ -102,6 +105,7 @@ pub(crate) struct Process {
     pub(crate) to_apply: VecDeque<(GroupId, Generation, Vec<Entry>)>,
     pub(crate) hearing: Hearing,
     pub(crate) disks: Disks,
+    pub(crate) mover: Mover,
     /// The highest revision that its gateway has answered: no serializable read goes below it.
     pub(crate) answered_revision: i64,
 }
@@ -200,6 +204,7 @@ impl Node {
             files: MemDirectory::new(),
             received: BTreeMap::new(),
             installing: None,
+            map: None,
             slow_sync_us: 0,
             trouble: Trouble::default(),
             spoil: Spoil::default(),
@@ -253,6 +258,7 @@ impl Node {
             to_apply: VecDeque::new(),
             hearing,
             disks: Disks::default(),
+            mover: Mover::default(),
             answered_revision: 0,
         });
         Ok(recovered)

@@ -65,6 +65,10 @@ pub struct Cluster {
     pub spares: u64,
     /// Run the placement group beside the data group.
     pub placement: bool,
+    /// Groups follow the placement map: nodes that vote have founded it, spares may be added to it.
+    pub mover: bool,
+    /// So many entries behind a learner may be to get its vote.
+    pub mover_lag_max: u64,
     /// Nodes per region, in order of their ids; nodes beyond the list are in the last one.
     pub regions: Vec<u64>,
     /// Length of a tick on a node's own clock.
@@ -119,6 +123,8 @@ impl Default for Cluster {
             learners: 0,
             spares: 0,
             placement: false,
+            mover: false,
+            mover_lag_max: 1024,
             regions: Vec::new(),
             tick_us: 50_000,
             election_ticks_min: 20,

@@ -8,8 +8,8 @@ use crate::fault::{Fault, FaultKind, Target, node_name};
 use crate::plan::{Cluster, Disk, Network, Plan, PlannedRequest, RequestKind};
 use crate::swarm::DRIFT_PPM_MAX;
 
-/// Now and then, puts a recipe in the place of the faults of `plan`.
-pub(crate) fn maybe_compose(random: &mut fastrand::Rng, plan: &mut Plan) {
+/// Now and then, puts a recipe in the place of the faults of `plan`; true if it has.
+pub(crate) fn maybe_compose(random: &mut fastrand::Rng, plan: &mut Plan) -> bool {
     match random.u32(..100) {
         0..5 => term_race(random, plan),
         5..9 => log_race(random, plan),
@@ -20,8 +20,9 @@ pub(crate) fn maybe_compose(random: &mut fastrand::Rng, plan: &mut Plan) {
         23..25 => sleepers(random, plan),
         25..28 => spoiled(random, plan),
         28..31 => lost_regions(random, plan),
-        _ => {}
+        _ => return false,
     }
+    true
 }
 
 /// The longest time that a replica waits for its leader.

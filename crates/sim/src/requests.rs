@@ -19,9 +19,10 @@ use quorate_types::{EntryId, GroupId, LogIndex, NodeId, defect};
 use crate::check::history::{Action, Operation, Value};
 use crate::check::revision::Freshness;
 use crate::check::{Checked, Oracle};
-use crate::client::{Ask, MapChange, key_number, value_number};
+use crate::client::{Ask, MapChange, MapUse, key_number, value_number};
 use crate::event::{Answer, Event, Finished};
 use crate::fault::node_of;
+use crate::mover::MOVE;
 use crate::net::Fate;
 use crate::node::Slot;
 use crate::plan::{PlannedRequest, RequestKind};
@@ -36,6 +37,15 @@ const READ_AGAIN_US: u64 = 500_000;
 
 /// Requests with a client number from here on are made by the plan or by the end of a run.
 pub(crate) const NOBODY: u32 = 1 << 16;
+
+/// Those of operators; the number of the fault is added.
+pub(crate) const OPERATORS: u32 = 1 << 20;
+
+/// Those of the movers of nodes; the node is added.
+pub(crate) const MOVERS: u32 = 1 << 24;
+
+/// Those of nodes that wait for no answer.
+pub(crate) const STEWARDS: u32 = 1 << 28;
 
 /// A request under way.
 #[derive(Debug)]
@@ -80,8 +90,12 @@ impl World {
         }
         at.busy = true;
         let last_value = &mut self.last_value;
-        let placement = self.plan.cluster.placement;
-        let ask = at.draw(&self.plan.workload, placement, || {
+        let map_use = match (self.plan.cluster.placement, self.plan.cluster.mover) {
+            (_, true) => MapUse::Addresses,
+            (true, false) => MapUse::Anything,
+            (false, false) => MapUse::Nothing,
+        };
+        let ask = at.draw(&self.plan.workload, map_use, || {
             *last_value += 1;
             *last_value
         });
@@ -108,9 +122,15 @@ impl World {
         self.last_request += 1;
         let id = self.last_request;
         self.last_value += 1;
-        let map = self.clients.get(client as usize).and_then(|client| client.map.as_ref());
+        let map = match self.clients.get(client as usize) {
+            Some(client) => client.map.as_ref(),
+            None => self.atlas.latest.as_ref(),
+        };
         let bytes = ask.encode(&self.plan.workload, gateway, map, self.last_value);
         self.note(gateway, What::Asked { client, request: id, kind: ask.kind() });
+        if let Ask::ChangeMap { expected, change } = ask {
+            self.atlas.on_asked(expected, change);
+        }
         let life = self.node(gateway).life;
         self.checks.revisions.on_asked(id, (gateway, life));
         let request = Request {
@@ -224,9 +244,9 @@ impl World {
     fn submit(&mut self, node: NodeId, slot: Slot) -> Checked {
         let Some(request) = self.requests.get_mut(&slot.request) else { return Ok(()) };
         let (group, bytes) = (request.ask.group(), request.bytes.clone());
-        let is_write = request.ask.is_write();
+        let (is_write, grows) = (request.ask.is_write(), request.ask.grows());
         request.perhaps_proposed = is_write;
-        if is_write && self.plan.disk.watched && self.refuses_growth(node, group, &bytes)? {
+        if is_write && self.plan.disk.watched && self.refuses_growth(node, group, &bytes, grows)? {
             return self.answer(node, slot, Answer::Refused(Refusal::NoSpace));
         }
         let Some(resident) = self.node(node).resident_mut(group) else {
@@ -243,6 +263,10 @@ impl World {
     /// `node` has an answer: it goes to the gateway, here or elsewhere.
     pub(crate) fn answer(&mut self, node: NodeId, slot: Slot, answer: Answer) -> Checked {
         let Slot { request, attempt, gateway } = slot;
+        if request == MOVE {
+            self.on_moved(node, attempt);
+            return Ok(());
+        }
         if let (Answer::Written { id, .. }, Some(asked)) = (&answer, self.requests.get(&request)) {
             let (group, bytes, id) = (asked.ask.group(), asked.bytes.clone(), *id);
             self.acknowledge(group, id, &bytes)?;
@@ -288,9 +312,8 @@ impl World {
                 self.route_again(id, LOOK_AGAIN_US);
                 Ok(())
             }
-            Answer::Refused(Refusal::Overloaded | Refusal::NoSpace) => {
-                self.finish(id, Finished::Failed)
-            }
+            Answer::Refused(Refusal::Overloaded) => self.finish(id, Finished::Failed),
+            Answer::Refused(Refusal::NoSpace) => self.finish(id, Finished::NoSpace),
             Answer::Refused(Refusal::Unknown) => self.finish(id, Finished::Unknown),
         }
     }
@@ -312,11 +335,11 @@ impl World {
         let is_write = request.ask.is_write();
         match &result {
             Finished::Done { outcome } => self.on_gateway_answer(id, &outcome.clone())?,
-            Finished::Failed if is_write => {
+            Finished::Failed | Finished::NoSpace if is_write => {
                 let bytes = request.bytes.clone();
                 self.checks.group(group).apply.on_refused(&bytes)?;
             }
-            Finished::Failed | Finished::Unknown => {}
+            Finished::Failed | Finished::NoSpace | Finished::Unknown => {}
         }
         let lost_permille = self.plan.workload.answers_lost_permille;
         let is_lost = client < NOBODY
@@ -347,15 +370,24 @@ impl World {
             }
             Ask::ChangeMap { expected, change } => {
                 self.checks.placement.on_changed(id, *expected, outcome)?;
+                let is_followed = self.plan.cluster.mover;
                 return match (change, MapAnswer::parse(outcome)) {
-                    (MapChange::Add, Ok(changed)) => {
+                    (MapChange::Add { .. } | MapChange::Replace(_), Ok(changed)) => {
                         self.checks.identity.on_allotted(id, changed.node)
                     }
-                    (MapChange::Remove(node), Ok(changed)) => {
+                    // Where groups follow, they have to let go of it first.
+                    (MapChange::Remove(node), Ok(changed)) if !is_followed => {
                         self.checks.identity.on_removed(*node, changed.version);
                         Ok(())
                     }
                     _ => Ok(()),
+                };
+            }
+            Ask::Report { expected, .. } => {
+                return match MapAnswer::parse(outcome) {
+                    // Older than what the map has: nothing was changed.
+                    Ok(changed) if changed.version == *expected => Ok(()),
+                    _ => self.checks.placement.on_changed(id, *expected, outcome),
                 };
             }
             _ => {}
@@ -387,6 +419,7 @@ impl World {
         let word = match &result {
             Finished::Done { .. } => "ok",
             Finished::Failed => "failed",
+            Finished::NoSpace => "no space",
             Finished::Unknown => "unknown",
         };
         let value = match (&request.ask, &result) {
@@ -400,22 +433,38 @@ impl World {
         self.note(request.gateway, what);
         match &result {
             Finished::Done { .. } => self.counts.answered += 1,
-            Finished::Failed => self.counts.failed += 1,
+            Finished::Failed | Finished::NoSpace => self.counts.failed += 1,
             Finished::Unknown => self.counts.unknown += 1,
         }
         let outcome = match result {
             Finished::Done { outcome } => Some(outcome),
             Finished::Unknown => None,
-            Finished::Failed => {
+            Finished::Failed | Finished::NoSpace => {
                 self.served(&request, false);
                 self.next_of(request.client, true);
-                return Ok(());
+                return self.on_own_answered(&request, id, None);
             }
         };
+        self.on_own_answered(&request, id, outcome.as_ref())?;
         self.served(&request, outcome.is_some());
         self.remember(&request, outcome.as_ref());
         self.next_of(request.client, outcome.is_none());
         Ok(())
+    }
+
+    /// An answer to a request that is no client's.
+    fn on_own_answered(&mut self, request: &Request, id: u64, outcome: Option<&Bytes>) -> Checked {
+        match request.client {
+            STEWARDS.. => {
+                if let (Ask::ChangeMap { change, .. }, Some(outcome)) = (&request.ask, outcome) {
+                    self.on_let_in(*change, outcome);
+                }
+                Ok(())
+            }
+            MOVERS.. => self.on_told(request.gateway, id),
+            OPERATORS.. => self.on_operated((request.client - OPERATORS) as usize, outcome),
+            _ => Ok(()),
+        }
     }
 
     fn next_of(&mut self, client: u32, move_on: bool) {
@@ -492,7 +541,8 @@ impl World {
             | Ask::Range { local: true }
             | Ask::History { .. }
             | Ask::Compact { .. }
-            | Ask::ChangeMap { .. } => {}
+            | Ask::ChangeMap { .. }
+            | Ask::Report { .. } => {}
         }
         if let (Some(at), Some(answer)) = (self.clients.get_mut(request.client as usize), &answer)
             && request.ask.group() == GroupId::FIRST_DATA

@@ -8,7 +8,7 @@ use quorate_types::NodeId;
 
 use crate::fault::{Fault, FaultKind, Target, node_name};
 use crate::plan::{Clocks, Cluster, Disk, Network, Plan, Workload};
-use crate::recipes;
+use crate::{moves, recipes};
 
 /// Two clocks that run apart by this, one fast and one slow, are within what leases allow for: one per cent.
 pub(crate) const DRIFT_PPM_MAX: i32 = 4_900;
@@ -38,7 +38,9 @@ impl Plan {
         };
         plan.absent = absent(&mut random, &plan.cluster);
         plan.faults = faults(&mut random, &plan);
-        recipes::maybe_compose(&mut random, &mut plan);
+        if !recipes::maybe_compose(&mut random, &mut plan) {
+            moves::maybe_move(&mut random, &mut plan);
+        }
         plan
     }
 }

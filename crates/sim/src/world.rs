@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use quorate_types::{LogIndex, Membership, NodeId, Term};
 
+use crate::atlas::Atlas;
 use crate::chaos::Undo;
 use crate::check::durable::Platter;
 use crate::check::{Checked, Checks, Oracle};
@@ -51,6 +52,9 @@ pub(crate) struct World {
     /// Clients ask for nothing new before this.
     pub(crate) rested_until_us: u64,
     pub(crate) healing: Option<Healing>,
+    pub(crate) atlas: Atlas,
+    /// How often operators have asked already, by the numbers of their faults.
+    pub(crate) operators: BTreeMap<usize, u32>,
     /// Which nodes have ever had a wrong state, and from where on.
     pub(crate) spoiled: BTreeMap<NodeId, LogIndex>,
     /// Writes that were made for the sake of a checkpoint.
@@ -98,6 +102,10 @@ pub struct Counts {
     pub rebuilt: u64,
     /// Proposals that were refused because disks were nearly full.
     pub refused_no_space: u64,
+    /// Changes of the placement map that operators were told of.
+    pub map_changes: u64,
+    /// Changes of memberships that followed from the map.
+    pub moved: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
 }
@@ -123,12 +131,15 @@ impl Counts {
         self.distrusted += other.distrusted;
         self.rebuilt += other.rebuilt;
         self.refused_no_space += other.refused_no_space;
+        self.map_changes += other.map_changes;
+        self.moved += other.moved;
         self.virtual_ms += other.virtual_ms;
     }
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, seed: u64, keep_trace: bool) -> Self {
+    pub(crate) fn new(mut plan: Plan, seed: u64, keep_trace: bool) -> Self {
+        plan.cluster.placement |= plan.cluster.mover;
         let mut seeds = fastrand::Rng::with_seed(seed);
         let mut fork = || fastrand::Rng::with_seed(seeds.u64(..));
         let (mut random, network, mut clients) = (fork(), fork(), fork());
@@ -166,6 +177,8 @@ impl World {
             crash_installer: None,
             rested_until_us: 0,
             healing: None,
+            atlas: Atlas::default(),
+            operators: BTreeMap::new(),
             spoiled: BTreeMap::new(),
             nudges: 0,
             done: false,
@@ -282,6 +295,7 @@ impl World {
                 self.queue.push(at_us, Event::Planned { number });
                 Ok(())
             }
+            Event::Mover { node, life, step } => self.on_mover(node, life, step),
             Event::Planned { number } => self.on_planned(number),
             Event::Route { request, attempt } => self.on_route(request, attempt),
             Event::Forward { request, attempt, to } => self.on_forward(request, attempt, to),
@@ -308,6 +322,7 @@ impl World {
             | Event::Install { node, .. }
             | Event::Rebuild { node, .. }
             | Event::Flush { node, .. }
+            | Event::Mover { node, .. }
             | Event::Forward { to: node, .. } => *node,
             Event::Snapshot { message, .. } => message.to,
             Event::Route { request, .. } | Event::Reply { request, .. } => {

@@ -183,6 +183,8 @@ mod catalogue {
         LearnerAsksNobody = "own",
         /// A leader takes what grows the state though too few disks have room.
         GrowthUnchecked = "own",
+        /// While too few disks have room, a leader refuses compactions and deletes too, so that nobody can make any.
+        RoomMakersRefused = "own",
         /// A node whose disk is all but full goes on to take entries.
         FullDiskTakesEntries = "own",
         /// A leader leads on though its disk hangs.
@@ -197,5 +199,13 @@ mod catalogue {
         TombstoneLost = "own",
         /// A node takes in a group whose keys another group on it owns.
         OverlapAdmitted = "own",
+        /// A learner gets its vote before it has caught up.
+        VoteForLaggard = "own",
+        /// A group that has followed one map is not looked at for the next one.
+        NewMapUnseen = "own",
+        /// A group takes no step before the map has been told of the last one.
+        UntoldGroupStays = "own",
+        /// Group 1 lets go of a node while another group still has a replica there.
+        MapKeptFromLeaving = "own",
     }
 }

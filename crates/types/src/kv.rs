@@ -81,7 +81,10 @@ impl Command {
         match &self.body {
             Some(command::Body::Put(_)) => true,
             Some(command::Body::Txn(txn)) => ops_grow(txn),
-            Some(command::Body::DeleteRange(_) | command::Body::Compact(_)) | None => false,
+            Some(command::Body::DeleteRange(_) | command::Body::Compact(_)) => {
+                crate::defect!(RoomMakersRefused)
+            }
+            None => false,
         }
     }
 }

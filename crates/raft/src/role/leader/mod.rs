@@ -17,7 +17,7 @@ use quorate_types::{Body, Entry, EntryId, LogIndex, Membership, Moment, NodeId, 
 
 use crate::error::ProposeError;
 use crate::lease::Beats;
-use crate::progress::Progress;
+use crate::progress::{PeerProgress, Progress};
 use crate::quiesce::Quiesce;
 use crate::quorum;
 use crate::read_index::{Asker, Reads};
@@ -240,6 +240,13 @@ impl Leader {
 
     pub(crate) fn progress(&self, node: NodeId) -> Option<&Progress> {
         self.peers.get(&node)
+    }
+
+    /// As [`progress`](Self::progress), for others to see.
+    pub(crate) fn report(&self, node: NodeId, config: &crate::Config) -> Option<PeerProgress> {
+        let silent_ticks_max = u64::from(config.heartbeat_ticks.saturating_mul(2));
+        let heard = |peer: &Progress| self.now - peer.heard_tick <= silent_ticks_max;
+        self.peers.get(&node).map(|peer| peer.report(heard(peer)))
     }
 
     fn peer(&self, node: NodeId, value: impl Fn(&Progress) -> u64) -> u64 {
