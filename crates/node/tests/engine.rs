@@ -7,13 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use metrics::NoopRecorder;
-use quorate_node::{Consistency, Engine, EngineConfig, EngineError, OpenError, Role, local};
+use quorate_node::{
+    Consistency, Engine, EngineConfig, EngineError, OpenError, Role, local,
+};
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{
-    Committed, GroupId, KeyRange, MachineKind, NodeId, ReadError, StateBatch, StateMachine,
-    StateReader,
+    Committed, Entry, EntryId, GroupId, KeyRange, LogIndex, MachineKind, NodeId, Payload,
+    ReadError, StateBatch, StateMachine, StateReader,
 };
 use quorate_wal::rocks::{RocksLog, RocksOptions};
+use quorate_wal::{LogStore as _, Write};
 
 const GROUP: GroupId = GroupId(100);
 
@@ -409,6 +412,50 @@ async fn a_group_whose_log_is_damaged_takes_part_no_more_and_the_others_do() {
     let alone = nodes[1].propose(GROUP, Bytes::from("alone")).await;
     assert!(alone.is_err(), "{alone:?}");
     assert!(nodes[0].leadership(GROUP).is_err(), "it did not begin anew");
+    shut_down(nodes).await;
+}
+
+/// Takes the end of a group's log away, as if it had never been written.
+fn forget_the_end(config: &EngineConfig, group: GroupId) -> LogIndex {
+    let directory = config.data_dir.join("log");
+    let mut log = RocksLog::open(&directory, &RocksOptions::default()).expect("the log is whole");
+    let last = log.log(group).expect("it is there").last;
+    let id = EntryId::new(last.term, LogIndex(2));
+    let entry = Entry { id, payload: Payload::Empty };
+    let write = Write::Append { group, hard_state: None, entries: vec![entry] };
+    log.write(&[write]).expect("written");
+    last.index
+}
+
+#[tokio::test]
+async fn a_group_whose_state_is_ahead_of_its_log_takes_part_no_more() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let configs = local::configs(3, dir.path()).expect("settings");
+    let healthy = GroupId(102);
+    let mut nodes = open(&configs).await;
+    for group in [GROUP, healthy] {
+        create(&nodes, group).await;
+    }
+    for command in ["a", "b", "c"] {
+        propose(&nodes[0], GROUP, command).await;
+    }
+    shut_down(std::mem::take(&mut nodes)).await;
+    assert!(forget_the_end(&configs[0], GROUP) > LogIndex(4));
+
+    for life in ["first", "second"] {
+        nodes = open(&configs).await;
+        let fenced = nodes[0].fenced();
+        assert!(fenced[&GROUP].contains("beyond the log's end"), "{life} life: {fenced:?}");
+        assert_eq!(fenced.len(), 1, "{life} life: {fenced:?}");
+        assert!(nodes[0].leadership(GROUP).is_err(), "{life} life");
+        propose(&nodes[1], GROUP, life).await;
+        propose(&nodes[0], healthy, life).await;
+        if life == "first" {
+            shut_down(std::mem::take(&mut nodes)).await;
+            // Now the two fit together again, and still nobody knows what was promised.
+            std::fs::remove_dir_all(configs[0].data_dir.join("state")).expect("removed");
+        }
+    }
     shut_down(nodes).await;
 }
 
