@@ -394,8 +394,11 @@ impl Parts {
         log: RecoveredLog,
     ) -> Result<(), OpenError> {
         let row = GroupRow::load(group, &*self.state.view())?;
-        let Life { group: value, descriptor, machine, caught_up_at, .. } =
+        let Life { group: mut value, descriptor, machine, caught_up_at, wrong_state, .. } =
             self.life(group, generation, kind, log, row)?;
+        if let Some(known) = wrong_state.clone() {
+            value.inherit(known);
+        }
         let rows = GroupRows::new(kind.scope(), group, descriptor.range.as_ref());
         let target = Target { group, descriptor, rows };
         self.applier.open(machine);
@@ -413,6 +416,7 @@ impl Parts {
             published,
             Arc::clone(&self.snapshots),
             target,
+            wrong_state,
         );
         let caught_up = Arc::new(AtomicBool::new(false));
         let rest = Rest::new(group, Arc::clone(&self.router.wheel));

@@ -291,13 +291,15 @@ impl GroupActor {
         reload.ask(&self.drive);
         match self.reloader.life(reload) {
             None => {}
-            Some(Ok(Life { group, generation, machine, caught_up_at, .. })) => {
+            Some(Ok(Life { group, generation, machine, caught_up_at, wrong_state, .. })) => {
                 tracing::warn!(group = %group.id(), %generation, "the group is loaded again");
-                self.drive.begin_life(generation, machine, group.leadership());
+                // What was known may have been dropped before it was written down.
+                let known = self.wrong_state.take().or_else(|| wrong_state.clone());
+                self.drive.begin_life(generation, machine, group.leadership(), wrong_state);
                 (self.group, self.generation, self.caught_up_at) =
                     (group, generation, caught_up_at);
                 self.group.prefer_leader(self.preferred_leader);
-                if let Some(wrong) = self.wrong_state.take() {
+                if let Some(wrong) = known {
                     self.group.inherit(wrong);
                 }
                 self.reload = None;
@@ -326,6 +328,7 @@ impl GroupActor {
         });
         // Before anybody is answered: what was answered is never ahead of what is shown.
         self.glance.renew(self.group.replica(), self.group.applied_index());
+        self.drive.note_wrong_state(self.group.wrong_state());
         let refused = self.drive.carry_out(effects, now);
         for fetch in refused.fetches {
             self.group.fetched(fetch, Vec::new());

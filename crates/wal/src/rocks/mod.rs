@@ -298,7 +298,10 @@ impl Encoder<'_> {
             Write::Intend { group, intent } => {
                 let log =
                     index.get_mut(group).unwrap_or_else(|| panic!("intent for unknown {group:?}"));
-                self.put(Key::Intent(*group), |body| body.extend_from_slice(intent));
+                match intent.is_empty() {
+                    true => self.clear_intent(*group, log),
+                    false => self.put(Key::Intent(*group), |body| body.extend_from_slice(intent)),
+                }
                 log.set_intent(intent.clone());
             }
             Write::Destroy { group } => {
