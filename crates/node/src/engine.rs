@@ -394,6 +394,7 @@ impl Parts {
         log: RecoveredLog,
     ) -> Result<(), OpenError> {
         let row = GroupRow::load(group, &*self.state.view())?;
+        let disks = self.router.disks.view();
         let Life { group: mut value, descriptor, machine, caught_up_at, wrong_state, .. } =
             self.life(group, generation, kind, log, row)?;
         if let Some(known) = wrong_state.clone() {
@@ -431,12 +432,7 @@ impl Parts {
         let actor = GroupActor::spawn_with_mailbox(actor, mailbox::unbounded());
         let state = group_state;
         let resident = Resident { actor, leadership, state, caught_up, glance, resting };
-        let resident = Arc::new(resident);
-        self.router.residents.rcu(|residents| {
-            let mut residents = residents.as_ref().clone();
-            residents.insert(group, Arc::clone(&resident));
-            residents
-        });
+        self.router.take_in(group, Arc::new(resident), &disks);
         self.metrics.groups.increment(1.0);
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::actor::{
     Glance, GroupActor, GroupReport, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply,
     ReadSlot,
 };
-use crate::disks::Disks;
+use crate::disks::{Disks, View};
 use crate::engine::lock;
 use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
@@ -278,6 +278,21 @@ impl Router {
             return Err(EngineError::Stopping);
         }
         self.residents.load().get(&group).cloned().ok_or(EngineError::UnknownGroup(group))
+    }
+
+    /// Lets everybody on the node know of a group, which has begun with `disks` as they were.
+    pub(crate) fn take_in(&self, group: GroupId, resident: Arc<Resident>, disks: &Arc<View>) {
+        self.residents.rcu(|residents| {
+            let mut residents = residents.as_ref().clone();
+            residents.insert(group, Arc::clone(&resident));
+            residents
+        });
+        // Whoever tells of a change first shows it, and then looks who is there: what is not seen here is
+        // told.
+        if self.disks.view() != *disks {
+            // One that has stopped need not know.
+            drop(self.tell(&resident, Input::Disks));
+        }
     }
 
     pub(crate) fn tell(&self, resident: &Resident, input: Input) -> Result<(), EngineError> {

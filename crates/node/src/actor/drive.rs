@@ -20,6 +20,7 @@ use crate::actor::Input;
 use crate::actor::herald::Herald;
 use crate::actor::slot::{ProposalSlot, ReadGrant, ReadReply, ReadSlot};
 use crate::apply::{Applier, ApplyTask, OpenMachine};
+use crate::disks::View;
 use crate::forward::Reply;
 use crate::metrics::NodeMetrics;
 use crate::router::Router;
@@ -381,6 +382,11 @@ impl Drive {
             self.metrics.proposals_refused_no_space.increment(1);
         }
         refuses
+    }
+
+    /// How the disks of the nodes are, as of the last look.
+    pub(crate) fn disks(&self) -> Arc<View> {
+        self.router.disks.view()
     }
 
     /// What the group does not know because it is not loaded.
