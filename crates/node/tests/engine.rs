@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use metrics::NoopRecorder;
 use quorate_node::{
-    Consistency, Engine, EngineConfig, EngineError, OpenError, Role, local,
+    Consistency, Engine, EngineConfig, EngineError, InitialGroup, OpenError, Role, local,
 };
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{
@@ -457,6 +457,44 @@ async fn a_group_whose_state_is_ahead_of_its_log_takes_part_no_more() {
         }
     }
     shut_down(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_with_a_fenced_group_serves_its_keys_through_the_other_replicas() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let group = GroupId::FIRST_DATA;
+    let mut configs = local::configs(3, dir.path()).expect("settings");
+    for config in &mut configs {
+        let kind = "journal".to_owned();
+        config.initial_groups.push(InitialGroup { id: group, kind, range: None });
+    }
+    let mut nodes = open(&configs).await;
+    for command in ["a", "b", "c"] {
+        propose(&nodes[0], group, command).await;
+    }
+    shut_down(std::mem::take(&mut nodes)).await;
+    forget_the_end(&configs[0], group);
+
+    let mut nodes = open(&configs).await;
+    assert!(nodes[0].fenced().contains_key(&group));
+    propose(&nodes[0], group, "d").await;
+    assert_eq!(journal(&nodes[0], group).await, "a b c d");
+    let read = nodes[0].read(group, Bytes::new(), Consistency::Serializable).await.expect("read");
+    assert_eq!(read.answer, "a b c d");
+    // Wherever the leader goes, and also right after it has gone.
+    let leads =
+        |node: &Engine| node.leadership(group).is_ok_and(|now| now.borrow().role == Role::Leader);
+    let leader = nodes.iter().position(leads).expect("one of the others leads");
+    let other = nodes[3 - leader].node();
+    nodes[leader].move_leader(group, other).await.expect("handed over");
+    propose(&nodes[0], group, "e").await;
+    assert_eq!(journal(&nodes[0], group).await, "a b c d e");
+    // Alone, it has nobody to ask.
+    let fenced = nodes.remove(0);
+    shut_down(nodes).await;
+    let refused = fenced.propose(group, Bytes::from("f")).await.map(|proposed| proposed.id);
+    assert!(matches!(refused, Err(EngineError::NoLeader | EngineError::TimedOut)), "{refused:?}");
+    fenced.shutdown().await;
 }
 
 #[tokio::test]
