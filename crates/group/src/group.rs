@@ -13,13 +13,14 @@ use quorate_types::{
 };
 
 use self::distrust::Comparison;
-pub use self::distrust::WrongState;
+pub use self::wrong_state::{WrongState, WrongStateError};
 use crate::disk::Fitness;
 use crate::effect::{Effect, Leadership, Proposed, Refusal};
 use crate::pending::{Ended, Proposals, Reads};
 
 mod distrust;
 mod fitness;
+mod wrong_state;
 
 /// Who stands for election in the place of a lost leader waits for this part of the election timeout: the
 /// other nodes find the loss at about the same time, and would refuse before.

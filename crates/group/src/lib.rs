@@ -34,7 +34,7 @@ pub use digest::{Checkpoint, DIGEST_INTERVAL, Divergence, is_checkpoint};
 pub use disk::{Fitness, GrowthGate, Room, Stall};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
 pub use failure_detector::{FailureDetector, Heard};
-pub use group::{Group, GroupConfig, WrongState};
+pub use group::{Group, GroupConfig, WrongState, WrongStateError};
 pub use host::{Generation, Host, HostError};
 pub use panics::{Panics, Verdict};
 pub use wheel::Wheel;

@@ -4,6 +4,9 @@
 //! Free space is asked of the system, away from the runtime: on a disk that hangs, the question hangs too.
 //! Whether the disk hangs shows in the log: its oldest append that is not synced grows old. All of this
 //! goes on while the log's thread waits.
+//!
+//! Groups that are awake hear at once what has changed. One that sleeps looks by itself when it wakes; only a
+//! leader must give its group away though it sleeps, and of those a few hear of it at each look.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +17,7 @@ use arc_swap::ArcSwap;
 use quorate_group::disk::reserve_bytes;
 use quorate_group::{Fitness, Room, Stall};
 use quorate_raft::Role;
-use quorate_types::NodeId;
+use quorate_types::{GroupId, NodeId};
 use quorate_wal::Wal;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
@@ -33,6 +36,11 @@ const MEASURE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often the others are told though nothing has changed.
 const BEAT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Sleeping leaders that hear at one look that their node is unfit. Each may be a change of the leader, which
+/// wakes the group on all its nodes: thousands at once would hold up whatever else they do. It is the pace at
+/// which a lost node's groups are told of it, as long as a look takes two ticks.
+const TOLD_ASLEEP_PER_LOOK_MAX: usize = 256;
 
 /// Who has told of its disk, and then nothing for so long, does not count as having room.
 const HEARD_MAX: Duration = Duration::from_secs(5);
@@ -85,7 +93,7 @@ impl Disks {
     }
 
     /// Puts together what is known now; `None` when nothing has changed.
-    fn look(&self, node: NodeId, room: Room, fitness: Fitness) -> Option<Arc<View>> {
+    pub(crate) fn look(&self, node: NodeId, room: Room, fitness: Fitness) -> Option<Arc<View>> {
         let heard = lock(&self.heard).clone();
         let room_of = |heard: Heard| match heard.at.elapsed() > HEARD_MAX {
             true => heard.room.min(Room::Short),
@@ -125,7 +133,7 @@ impl DiskWatch {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut space, mut measuring) = (None, Measuring::default());
         let (mut stall, mut fitness) = (Stall::default(), Fitness::Fit);
-        let (mut told, mut beaten) = (None, None::<Instant>);
+        let (mut told, mut beaten, mut turns) = (None, None::<Instant>, Turns::default());
         loop {
             looks.tick().await;
             if let Some(measured) = measuring.poll(&self.path, self.reserve_bytes).await {
@@ -142,7 +150,7 @@ impl DiskWatch {
                 self.say(now, space, age);
             }
             self.router.disks.look(self.router.node, room, now);
-            self.tell_groups(now, now != fitness);
+            self.tell_groups(now, now != fitness, &mut turns);
             fitness = now;
             let news = told.replace((fitness, room)) != Some((fitness, room));
             if news || beaten.is_none_or(|at| at.elapsed() >= BEAT_INTERVAL) {
@@ -167,18 +175,19 @@ impl DiskWatch {
         }
     }
 
-    /// All groups when something has changed, else those that still lead though they should not.
-    fn tell_groups(&self, fitness: Fitness, changed: bool) {
+    fn tell_groups(&self, fitness: Fitness, changed: bool, turns: &mut Turns) {
         if fitness == Fitness::Fit && !changed {
             return;
         }
-        let unfit = &self.router.disks.view().unfit;
-        for resident in self.router.residents.load().values() {
-            if changed || resident.leadership.borrow().role == Role::Leader {
-                let unfit = Arc::clone(unfit);
-                // A group that has stopped leads nothing.
-                drop(self.router.tell(resident, Input::Fitness { fitness, unfit }));
-            }
+        let residents = self.router.residents.load();
+        let standings = residents.iter().map(|(&group, resident)| Standing {
+            group,
+            leads: resident.leadership.borrow().role == Role::Leader,
+            asleep: resident.is_asleep(),
+        });
+        for group in turns.due(standings, fitness, changed) {
+            // A group that has stopped leads nothing.
+            drop(self.router.tell(&residents[&group], Input::Disks));
         }
     }
 
@@ -211,6 +220,47 @@ impl DiskWatch {
                 drop(router.ask(peer, Request::beat(beat), deadline).await);
             }));
         }
+    }
+}
+
+/// How a replica is when the disk watch looks.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    group: GroupId,
+    leads: bool,
+    asleep: bool,
+}
+
+/// Whose turn it is to hear of the node's fitness.
+#[derive(Default)]
+struct Turns {
+    /// The sleeping leader that was told last.
+    last: Option<GroupId>,
+}
+
+impl Turns {
+    /// Whom to tell now: all that are awake when something has changed, else those that still lead though
+    /// they should not; and of the leaders that sleep the next ones, ascending, and from the first one again.
+    fn due(
+        &mut self,
+        standings: impl Iterator<Item = Standing>,
+        fitness: Fitness,
+        changed: bool,
+    ) -> Vec<GroupId> {
+        let (mut due, mut sleepers) = (Vec::new(), Vec::new());
+        for Standing { group, leads, asleep } in standings {
+            if !asleep && (changed || leads) {
+                due.push(group);
+            } else if asleep && leads && fitness != Fitness::Fit {
+                sleepers.push(group);
+            }
+        }
+        let told_before = sleepers.partition_point(|group| Some(*group) <= self.last);
+        sleepers.rotate_left(told_before);
+        sleepers.truncate(TOLD_ASLEEP_PER_LOOK_MAX);
+        self.last = sleepers.last().copied().or(self.last);
+        due.extend(sleepers);
+        due
     }
 }
 
@@ -277,6 +327,37 @@ mod tests {
         let disks = Disks::default();
         disks.hear(NodeId(2), &Beat { reserve_bytes: 0, ..beat(0, false) });
         assert!(disks.look(NodeId(1), Room::Ample, Fitness::Fit).is_none());
+    }
+
+    #[test]
+    fn sleeping_leaders_hear_of_an_unfit_disk_in_turns_and_other_sleepers_not_at_all() {
+        let count = 2 * TOLD_ASLEEP_PER_LOOK_MAX as u64 + 1;
+        let standings = |groups: std::ops::RangeInclusive<u64>| {
+            let of = |number: u64| [(number, true), (10_000 + number, false)];
+            let sleepers = groups.flat_map(of).map(|(group, leads)| (group, leads, true));
+            let awake = [(20_001, true, false), (20_002, false, false)];
+            let mut all: Vec<_> = sleepers.chain(awake).collect();
+            all.sort_unstable();
+            let standing =
+                |(group, leads, asleep)| Standing { group: GroupId(group), leads, asleep };
+            all.into_iter().map(standing)
+        };
+        let mut turns = Turns::default();
+        let mut due = |groups, fitness, changed| {
+            let due = turns.due(standings(groups), fitness, changed);
+            due.into_iter().map(GroupId::value).collect::<Vec<_>>()
+        };
+        let first = due(1..=count, Fitness::Stalled, true);
+        assert_eq!(first[..2], [20_001, 20_002], "who is awake hears at once");
+        assert_eq!(first[2..], (1..=256).collect::<Vec<_>>());
+        let second = due(1..=count, Fitness::Stalled, false);
+        assert_eq!((second[0], &second[1..]), (20_001, &(257..=512).collect::<Vec<_>>()[..]));
+        // Whoever could not give its group away is told again, after all others.
+        let third = due(1..=count, Fitness::Stalled, false);
+        let again: Vec<_> = [513].into_iter().chain(1..=255).collect();
+        assert_eq!(third[1..], again);
+        assert_eq!(due(1..=3, Fitness::Stalled, false), [20_001, 1, 2, 3]);
+        assert_eq!(due(1..=count, Fitness::Fit, true), [20_001, 20_002]);
     }
 
     #[test]

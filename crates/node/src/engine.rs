@@ -394,8 +394,12 @@ impl Parts {
         log: RecoveredLog,
     ) -> Result<(), OpenError> {
         let row = GroupRow::load(group, &*self.state.view())?;
-        let Life { group: value, descriptor, machine, caught_up_at, .. } =
+        let disks = self.router.disks.view();
+        let Life { group: mut value, descriptor, machine, caught_up_at, wrong_state, .. } =
             self.life(group, generation, kind, log, row)?;
+        if let Some(known) = wrong_state.clone() {
+            value.inherit(known);
+        }
         let rows = GroupRows::new(kind.scope(), group, descriptor.range.as_ref());
         let target = Target { group, descriptor, rows };
         self.applier.open(machine);
@@ -413,6 +417,7 @@ impl Parts {
             published,
             Arc::clone(&self.snapshots),
             target,
+            wrong_state,
         );
         let caught_up = Arc::new(AtomicBool::new(false));
         let rest = Rest::new(group, Arc::clone(&self.router.wheel));
@@ -427,12 +432,7 @@ impl Parts {
         let actor = GroupActor::spawn_with_mailbox(actor, mailbox::unbounded());
         let state = group_state;
         let resident = Resident { actor, leadership, state, caught_up, glance, resting };
-        let resident = Arc::new(resident);
-        self.router.residents.rcu(|residents| {
-            let mut residents = residents.as_ref().clone();
-            residents.insert(group, Arc::clone(&resident));
-            residents
-        });
+        self.router.take_in(group, Arc::new(resident), &disks);
         self.metrics.groups.increment(1.0);
         Ok(())
     }

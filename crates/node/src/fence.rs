@@ -24,6 +24,7 @@ use quorate_types::GroupId;
 use quorate_wal::LogError;
 
 use crate::identity::{DataDir, DataDirError};
+use crate::open::OpenError;
 
 /// The exit code of a node that is fenced as a whole: starting it again does not help.
 pub const EXIT_FENCED: i32 = 6;
@@ -64,13 +65,16 @@ impl Fence {
     /// Fences what `error` concerns; true if that is news.
     pub(crate) fn add(&mut self, error: &LogError) -> bool {
         match error {
-            LogError::Damaged { group, .. } => {
-                let is_new = !self.groups.contains_key(group);
-                self.groups.entry(*group).or_insert_with(|| error.to_string());
-                is_new
-            }
+            LogError::Damaged { group, .. } => self.add_group(*group, error.to_string()),
             _ => self.add_all(error.to_string()),
         }
+    }
+
+    /// Fences one group; true if that is news.
+    pub(crate) fn add_group(&mut self, group: GroupId, reason: String) -> bool {
+        let is_new = !self.groups.contains_key(&group);
+        self.groups.entry(group).or_insert(reason);
+        is_new
     }
 
     /// Fences everything; true if that is news.
@@ -78,6 +82,38 @@ impl Fence {
         let is_new = self.all.is_none();
         self.all.get_or_insert(reason);
         is_new
+    }
+
+    /// Ends a look at what is damaged: writes news down, before anybody hears of this node. `groups` are
+    /// all that there are, if that is known: with none of them left there is nothing to take part in.
+    ///
+    /// # Errors
+    /// [`OpenError::Fenced`] when nothing may take part; when the system refuses.
+    pub(crate) fn settle(
+        &mut self,
+        mut news: bool,
+        groups: Option<&[GroupId]>,
+        data_dir: &DataDir,
+        node: &str,
+    ) -> Result<(), OpenError> {
+        let is_fenced = |group: &GroupId| self.groups.contains_key(group);
+        if !self.groups.is_empty() && groups.is_some_and(|groups| groups.iter().all(is_fenced)) {
+            let reasons: Vec<_> = self.groups.values().map(String::as_str).collect();
+            news |= self.add_all(reasons.join("; "));
+        }
+        if news {
+            self.store(data_dir)?;
+        }
+        self.admit(data_dir, node)
+    }
+
+    /// Whether a node may start behind it.
+    ///
+    /// # Errors
+    /// [`OpenError::Fenced`] when nothing may take part.
+    pub(crate) fn admit(&self, data_dir: &DataDir, node: &str) -> Result<(), OpenError> {
+        let Some(reason) = self.all.clone() else { return Ok(()) };
+        Err(Fenced { path: data_dir.path().to_owned(), node: node.to_owned(), reason }.into())
     }
 
     /// Makes it durable.

@@ -34,6 +34,7 @@ mod clock;
 mod completions;
 pub mod config;
 mod disks;
+mod elsewhere;
 mod engine;
 mod fence;
 mod forward;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use quorate_group::{Descriptor, Generation, Group};
+use quorate_group::{Descriptor, Generation, Group, WrongState};
 use quorate_raft::LogState;
 use quorate_store::GroupRow;
 use quorate_types::{EntryId, GroupId, LogIndex, MachineKind};
@@ -13,6 +13,7 @@ use crate::actor::{ProposalSlot, ReadSlot};
 use crate::apply::OpenMachine;
 use crate::engine::{FIRST, Parts};
 use crate::open::OpenError;
+use crate::snapshot::words::Intent;
 
 /// A group that is about to live.
 pub(crate) struct Life {
@@ -23,6 +24,8 @@ pub(crate) struct Life {
     pub(crate) machine: OpenMachine,
     /// Until this is applied the state may be older than what was served from it before.
     pub(crate) caught_up_at: LogIndex,
+    /// What the log says of the state, if that is wrong. The group is to inherit it.
+    pub(crate) wrong_state: Option<WrongState>,
 }
 
 impl Parts {
@@ -54,8 +57,17 @@ impl Parts {
         if applied.index < base.index {
             return Err(OpenError::StateBehindLog { group, applied, base });
         }
-        let descriptor = Descriptor::decode(&log.label)
-            .map_err(|error| OpenError::Group { group, reason: error.to_string() })?;
+        let damaged = |reason: String| OpenError::Group { group, reason };
+        let descriptor =
+            Descriptor::decode(&log.label).map_err(|error| damaged(error.to_string()))?;
+        let intent = log.intent.map(Intent::read).transpose();
+        let wrong_state = match intent.map_err(|error| damaged(error.to_string()))? {
+            Some(Intent::Rebuild(known)) => Some(known),
+            Some(Intent::Install(file)) => {
+                return Err(damaged(format!("snapshot {file} is being installed")));
+            }
+            None => None,
+        };
         let caught_up_at = log.hard_state.commit;
         let state = LogState {
             hard_state: log.hard_state,
@@ -70,6 +82,6 @@ impl Parts {
         let mut group = Group::new(self.group_config(group), state);
         let disks = self.router.disks.view();
         group.set_fitness(disks.fitness, &disks.unfit);
-        Ok(Life { group, generation, descriptor, machine, caught_up_at })
+        Ok(Life { group, generation, descriptor, machine, caught_up_at, wrong_state })
     }
 }

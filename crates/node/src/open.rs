@@ -1,7 +1,7 @@
 //! Opening a node, step by step.
 //!
 //! 1. Take and identify the data directory. A node that joins asks to be let in, and learns its id.
-//! 2. Recover the log and open the state; what is damaged is fenced, durably, before anybody hears of this
+//! 2. Recover the log and open the state; what is damaged, or does not fit together, is fenced, durably, before anybody hears of this
 //!    node. Listen for peers, and dial them.
 //! 3. An initial node that has not started gathers the incarnations of all founders, or takes the table over
 //!    from one that has started; makes the first groups in its log; and only then makes the table
@@ -19,7 +19,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics::Recorder;
 use quorate_group::{Descriptor, Host, HostError};
 use quorate_placement::{MapError, Node, PlacementKind, PlacementMap};
-use quorate_store::{OpenStateError, RocksConfig, RocksState, StateEngine};
+use quorate_store::{GroupRow, OpenStateError, RocksConfig, RocksState, StateEngine};
 use quorate_transport::{Limits, Transport, TransportConfig, vital};
 use quorate_types::machine::StateError;
 use quorate_types::{EntryId, GroupId, MachineKind, NodeId};
@@ -139,11 +139,16 @@ pub(crate) async fn open(
     let kinds = kinds_by_name(kinds);
     let data_dir = Arc::new(DataDir::open(&config.data_dir)?);
     let start = Start::of(&config, &data_dir).await?;
-    let (mut log, state, fence) = open_stores(&data_dir, &config.node_name)?;
+    let (mut log, state, mut fence) = open_stores(&data_dir, &config.node_name)?;
     let files = Files::open(data_dir.path())?.with_reserve(config.disk_reserve_bytes);
     // Before anything else: a group with an intent is neither what it was nor what it will be.
     redo_all(&mut log, &*state, &files, &kinds)?;
     let mut recovered = log.recover()?;
+    let directory = (&*data_dir, &*config.node_name);
+    fence_state_ahead(&mut fence, (&log, &recovered), &*state, directory)?;
+    for (group, reason) in fence.groups() {
+        tracing::error!(%group, reason, "the group is fenced on this node: replace the node");
+    }
 
     let Start { identity, map, beginning } = start;
     let groups = initial_groups(&config);
@@ -277,14 +282,7 @@ fn open_stores(
     node: &str,
 ) -> Result<(RocksLog, Arc<dyn StateEngine>, Fence), OpenError> {
     let mut fence = Fence::load(data_dir)?;
-    let refused = |fence: &Fence| {
-        let reason = fence.all().map(ToOwned::to_owned);
-        let (path, node) = (data_dir.path().to_owned(), node.to_owned());
-        reason.map(|reason| OpenError::from(Fenced { path, node, reason }))
-    };
-    if let Some(fenced) = refused(&fence) {
-        return Err(fenced);
-    }
+    fence.admit(data_dir, node)?;
     let opened = RocksLog::open(&data_dir.log_path(), &RocksOptions::default());
     let mut news = match &opened {
         Ok(log) => log.damaged().values().filter(|error| fence.add(error)).count() > 0,
@@ -298,26 +296,31 @@ fn open_stores(
     if let Some(Err(OpenStateError::Damaged(what))) = &state {
         news |= fence.add_all(format!("the state is damaged: {what}"));
     }
-    if let Ok(log) = &opened
-        && !fence.groups().is_empty()
-        && log.groups().all(|group| fence.groups().contains_key(&group))
-    {
-        let reasons: Vec<_> = fence.groups().values().map(String::as_str).collect();
-        news |= fence.add_all(reasons.join("; "));
-    }
-    if news {
-        // Before anybody hears of this node.
-        fence.store(data_dir)?;
-    }
-    for (group, reason) in fence.groups() {
-        tracing::error!(%group, reason, "the group is fenced on this node: replace the node");
-    }
-    if let Some(fenced) = refused(&fence) {
-        return Err(fenced);
-    }
+    let groups = opened.as_ref().ok().map(|log| log.groups().collect::<Vec<_>>());
+    fence.settle(news, groups.as_deref(), data_dir, node)?;
     let (log, state) = (opened?, state.transpose()?.expect("the state is opened with the log"));
     state.on_damage(on_state_damage(Arc::clone(data_dir)));
     Ok((log, Arc::new(state), fence))
+}
+
+/// Fences the groups whose state is ahead of their log. Apply takes only what is durable in the log, so
+/// that log has lost its end, and with it perhaps what the replica had acknowledged.
+fn fence_state_ahead(
+    fence: &mut Fence,
+    (log, recovered): (&RocksLog, &BTreeMap<GroupId, RecoveredLog>),
+    state: &dyn StateEngine,
+    (data_dir, node): (&DataDir, &str),
+) -> Result<(), OpenError> {
+    let view = state.view();
+    let mut news = false;
+    for (&group, log) in recovered {
+        let Some(GroupRow { applied, .. }) = GroupRow::load(group, &*view)? else { continue };
+        if applied.index > log.last.index {
+            let error = OpenError::StateAheadOfLog { group, applied, last: log.last };
+            news |= fence.add_group(group, error.to_string());
+        }
+    }
+    fence.settle(news, Some(&log.groups().collect::<Vec<_>>()), data_dir, node)
 }
 
 /// What a node knows before it opens its log.

@@ -2,7 +2,8 @@
 //!
 //! The life of a request: look up the group; if its leader is here, `tell` the group's actor; if it is
 //! elsewhere, ask that node, once; if there is none, wait for one until the deadline. A request is sent
-//! again only when it is certain that nothing was proposed, or when it changes nothing.
+//! again only when it is certain that nothing was proposed, or when it changes nothing. For a group that
+//! does not live here, or not any more, its other members are asked ([`crate::elsewhere`]).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +26,7 @@ use crate::actor::{
     Glance, GroupActor, GroupReport, Input, ProposalReply, ProposalSlot, ReadGrant, ReadReply,
     ReadSlot,
 };
-use crate::disks::Disks;
+use crate::disks::{Disks, View};
 use crate::engine::lock;
 use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
@@ -33,7 +34,7 @@ use crate::state::GroupState;
 
 /// How long a request waits before it looks again when what it was told contradicts what it sees, as
 /// between an election and the news of it.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How long an answer may still come from a node that leads no more, unless nothing is heard of it: then
 /// there will be none.
@@ -166,17 +167,36 @@ impl Router {
             });
         }
         let deadline = Instant::now() + self.request_timeout;
-        let resident = self.resident(group)?;
+        let proposed = match self.resident(group) {
+            Ok(resident) => self.propose_by(&resident, command.clone(), deadline).await,
+            Err(error) => Err(error),
+        };
+        match proposed {
+            // It is not here, or was taken away before anything was proposed.
+            Err(EngineError::UnknownGroup(_)) => {
+                self.propose_elsewhere(group, command, deadline).await
+            }
+            other => other,
+        }
+    }
+
+    async fn propose_by(
+        &self,
+        resident: &Resident,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<Proposed, EngineError> {
+        let group = resident.state.group;
         loop {
-            let leader = self.await_leader(&resident, deadline).await?;
+            let leader = self.await_leader(resident, deadline).await?;
             let refusal = if leader == self.node {
-                match self.propose_here(&resident, command.clone(), deadline).await? {
+                match self.propose_here(resident, command.clone(), deadline).await? {
                     Ok(proposed) => return Ok(proposed),
                     Err(refusal) => refusal,
                 }
             } else {
                 let request = Request::propose(group, command.clone());
-                match self.ask_leader(&resident, leader, request, deadline).await {
+                match self.ask_leader(resident, leader, request, deadline).await {
                     Ok(reply::Body::Answer(answer)) => return Ok(answer.into_proposed()),
                     Ok(other) => refusal_of(other)?,
                     Err(RequestError::NotSent(_)) => {
@@ -186,7 +206,7 @@ impl Router {
                 }
             };
             match refusal {
-                Refusal::NotLeader { .. } => self.look_again(&resident, leader, deadline).await?,
+                Refusal::NotLeader { .. } => self.look_again(resident, leader, deadline).await?,
                 Refusal::Overloaded => return Err(EngineError::Overloaded),
                 Refusal::NoSpace => return Err(EngineError::NoSpace),
                 Refusal::Membership(error) => {
@@ -205,14 +225,31 @@ impl Router {
         consistency: Consistency,
     ) -> Result<ReadAnswer, EngineError> {
         let deadline = Instant::now() + self.request_timeout;
-        let resident = self.resident(group)?;
+        let read = match self.resident(group) {
+            Ok(resident) => self.read_by(&resident, query.clone(), consistency, deadline).await,
+            Err(error) => Err(error),
+        };
+        match read {
+            Err(EngineError::UnknownGroup(_)) => self.read_elsewhere(group, query, deadline).await,
+            other => other,
+        }
+    }
+
+    async fn read_by(
+        &self,
+        resident: &Resident,
+        query: Bytes,
+        consistency: Consistency,
+        deadline: Instant,
+    ) -> Result<ReadAnswer, EngineError> {
+        let group = resident.state.group;
         // Right after a restart the state may be older than what this node has served before.
         if consistency == Consistency::Serializable && resident.caught_up.load(Ordering::Acquire) {
             let term = resident.leadership.borrow().term;
             return Ok(ReadAnswer { answer: resident.state.read_anywhere(query).await?, term });
         }
         loop {
-            let leader = self.await_leader(&resident, deadline).await?;
+            let leader = self.await_leader(resident, deadline).await?;
             // A replica that is far behind, or whose disk holds it up, would keep the caller waiting: the
             // leader is not.
             let keeps_up = || {
@@ -220,14 +257,14 @@ impl Router {
                 is_fit && resident.caught_up.load(Ordering::Acquire)
             };
             if leader == self.node || keeps_up() {
-                if let Ok(ReadGrant { term, .. }) = self.read_here(&resident, deadline).await? {
+                if let Ok(ReadGrant { term, .. }) = self.read_here(resident, deadline).await? {
                     let answer = resident.state.read_anywhere(query).await?;
                     return Ok(ReadAnswer { answer, term });
                 }
                 // A read changes nothing: whatever went wrong, it may be tried again.
             } else {
                 let request = Request::read(group, query.clone());
-                match self.ask_leader(&resident, leader, request, deadline).await {
+                match self.ask_leader(resident, leader, request, deadline).await {
                     Ok(reply::Body::Answer(Answer { term, outcome, .. })) => {
                         return Ok(ReadAnswer { answer: outcome, term: Term(term) });
                     }
@@ -235,7 +272,7 @@ impl Router {
                     Err(RequestError::NotSent(_) | RequestError::Unknown(_)) => {}
                 }
             }
-            self.look_again(&resident, leader, deadline).await?;
+            self.look_again(resident, leader, deadline).await?;
         }
     }
 
@@ -278,6 +315,21 @@ impl Router {
             return Err(EngineError::Stopping);
         }
         self.residents.load().get(&group).cloned().ok_or(EngineError::UnknownGroup(group))
+    }
+
+    /// Lets everybody on the node know of a group, which has begun with `disks` as they were.
+    pub(crate) fn take_in(&self, group: GroupId, resident: Arc<Resident>, disks: &Arc<View>) {
+        self.residents.rcu(|residents| {
+            let mut residents = residents.as_ref().clone();
+            residents.insert(group, Arc::clone(&resident));
+            residents
+        });
+        // Whoever tells of a change first shows it, and then looks who is there: what is not seen here is
+        // told.
+        if self.disks.view() != *disks {
+            // One that has stopped need not know.
+            drop(self.tell(&resident, Input::Disks));
+        }
     }
 
     pub(crate) fn tell(&self, resident: &Resident, input: Input) -> Result<(), EngineError> {
@@ -330,17 +382,19 @@ impl Router {
                 // The group has left this node; what was asked may still be answered.
                 std::future::pending::<()>().await;
             }
-            let gone = async {
-                while !lock(&self.wheel).is_gone(leader) {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-            };
             // Either way nothing more is waited for.
-            drop(timeout(DEPOSED_GRACE, gone).await);
+            drop(timeout(DEPOSED_GRACE, self.until_gone(leader)).await);
         };
         tokio::select! {
             answer = self.ask(leader, request, deadline) => answer,
             () = deposed => Err(RequestError::Unknown(Unknown::ConnectionLost)),
+        }
+    }
+
+    /// Waits until nothing is heard of `node` any more.
+    pub(crate) async fn until_gone(&self, node: NodeId) {
+        while !lock(&self.wheel).is_gone(node) {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -404,7 +458,7 @@ impl Router {
 }
 
 /// What another node's refusal means for the asker.
-fn refusal_of(body: reply::Body) -> Result<Refusal, EngineError> {
+pub(crate) fn refusal_of(body: reply::Body) -> Result<Refusal, EngineError> {
     match body {
         reply::Body::NotLeader(other) => {
             Ok(Refusal::NotLeader { leader: other.leader(), term: Term(other.term) })

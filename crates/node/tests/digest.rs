@@ -1,6 +1,7 @@
 //! A replica that has written something else than the others is found out, and rebuilds its state: three
 //! nodes over real QUIC and RocksDB, in one process. What goes wrong is a machine that spoils one row.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use quorate_group::DIGEST_INTERVAL;
-use quorate_node::{Consistency, Engine, Role, local};
+use quorate_node::{Consistency, Engine, EngineConfig, Role, local};
 use quorate_types::machine::StateError;
 use quorate_types::{
     Committed, Digest, Digested, GroupId, MachineKind, NodeId, ReadError, StateBatch, StateMachine,
@@ -20,6 +21,10 @@ const GROUP: GroupId = GroupId(100);
 
 /// Only ends what would hang.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Commands that begin so make the state large, so that a snapshot takes its time.
+const FILL: &[u8] = b"fill";
+const FILLING_BYTES: usize = 4 << 20;
 
 /// Commands under way at a time.
 const AT_ONCE: u64 = 64;
@@ -47,6 +52,10 @@ impl StateMachine for Last {
     ) -> Result<Vec<Bytes>, StateError> {
         let mut batch = Digested::new(batch, &mut self.digest);
         for one in committed {
+            if one.command.starts_with(FILL) {
+                batch.put(&one.command, &vec![0; FILLING_BYTES]);
+                continue;
+            }
             match self.kind.spoils.swap(false, Ordering::Relaxed) {
                 true => batch.put(b"first", b"spoiled"),
                 false => batch.put(b"last", &one.command),
@@ -90,24 +99,37 @@ impl MachineKind for Kind {
     }
 }
 
-/// Keeps one counter and drops everything else.
+/// Keeps two numbers and drops everything else.
 #[derive(Default)]
-struct Rebuilt(Arc<AtomicU64>);
+struct Counted {
+    rebuilt: Arc<AtomicU64>,
+    /// As the bits of an `f64`.
+    distrusted: Arc<AtomicU64>,
+}
 
-impl Recorder for Rebuilt {
+impl Counted {
+    fn is_distrusted(&self) -> bool {
+        f64::from_bits(self.distrusted.load(Ordering::Relaxed)) > 0.0
+    }
+}
+
+impl Recorder for Counted {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
         match key.name() {
-            "quorate_node_states_rebuilt_total" => Counter::from_arc(Arc::clone(&self.0)),
+            "quorate_node_states_rebuilt_total" => Counter::from_arc(Arc::clone(&self.rebuilt)),
             _ => Counter::noop(),
         }
     }
 
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        match key.name() {
+            "quorate_node_states_distrusted" => Gauge::from_arc(Arc::clone(&self.distrusted)),
+            _ => Gauge::noop(),
+        }
     }
 
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
@@ -116,27 +138,34 @@ impl Recorder for Rebuilt {
 }
 
 struct Cluster {
-    _dir: tempfile::TempDir,
+    configs: Vec<EngineConfig>,
     nodes: Vec<Engine>,
     kinds: Vec<Arc<LastKind>>,
-    rebuilt: Vec<Rebuilt>,
+    counted: Vec<Counted>,
 }
 
 impl Cluster {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let kinds: Vec<_> = (0..3).map(|_| Arc::new(LastKind::default())).collect();
-        let rebuilt: Vec<_> = (0..3).map(|_| Rebuilt::default()).collect();
-        let configs = local::configs(3, dir.path()).expect("settings");
-        let opening = configs.into_iter().zip(&kinds).zip(&rebuilt).map(|((config, kind), to)| {
-            Engine::open(config, vec![Arc::new(Kind(Arc::clone(kind))) as _], to)
-        });
-        let nodes = try_join_all(opening).await.expect("the nodes open");
-        let voters: Vec<NodeId> = nodes.iter().map(Engine::node).collect();
-        for node in &nodes {
+    async fn new(dir: &Path, snapshot_bytes_per_second: u64) -> Self {
+        let mut configs = local::configs(3, dir).expect("settings");
+        for config in &mut configs {
+            config.snapshot_bytes_per_second = snapshot_bytes_per_second;
+        }
+        let cluster = Self::open(configs).await;
+        let voters: Vec<NodeId> = cluster.nodes.iter().map(Engine::node).collect();
+        for node in &cluster.nodes {
             node.create_group(GROUP, "last", None, voters.clone()).await.expect("created");
         }
-        Self { _dir: dir, nodes, kinds, rebuilt }
+        cluster
+    }
+
+    async fn open(configs: Vec<EngineConfig>) -> Self {
+        let kinds: Vec<_> = (0..3).map(|_| Arc::new(LastKind::default())).collect();
+        let counted: Vec<_> = (0..3).map(|_| Counted::default()).collect();
+        let opening = configs.iter().zip(&kinds).zip(&counted).map(|((config, kind), to)| {
+            Engine::open(config.clone(), vec![Arc::new(Kind(Arc::clone(kind))) as _], to)
+        });
+        let nodes = try_join_all(opening).await.expect("the nodes open");
+        Self { configs, nodes, kinds, counted }
     }
 
     /// Writes until every replica has passed a checkpoint or two.
@@ -166,25 +195,27 @@ impl Cluster {
         let other = (wrong + 1) % 3;
         self.kinds[wrong].spoils.store(true, Ordering::Relaxed);
         let mended = async {
-            while self.rebuilt[wrong].0.load(Ordering::Relaxed) == 0 {
+            while self.counted[wrong].rebuilt.load(Ordering::Relaxed) == 0 {
                 self.write(other).await;
             }
         };
         tokio::time::timeout(PATIENCE, mended).await.expect("the state is rebuilt");
         assert!(!self.kinds[wrong].spoils.load(Ordering::Relaxed), "a row was spoiled");
         for number in [0, 1, 2] {
-            let read = |key: &'static str| {
-                let node = &self.nodes[number];
-                async move {
-                    let asked = node.read(GROUP, Bytes::from(key), Consistency::Linearizable);
-                    asked.await.expect("it is read again").answer
-                }
-            };
-            assert_eq!(read("first").await, "", "node {number}");
-            assert_ne!(read("last").await, "", "node {number}");
+            assert_eq!(self.read(number, "first").await, "", "node {number}");
+            assert_ne!(self.read(number, "last").await, "", "node {number}");
             let expected = u64::from(number == wrong);
-            assert_eq!(self.rebuilt[number].0.load(Ordering::Relaxed), expected, "node {number}");
+            assert_eq!(
+                self.counted[number].rebuilt.load(Ordering::Relaxed),
+                expected,
+                "node {number}"
+            );
         }
+    }
+
+    async fn read(&self, number: usize, key: &'static str) -> Bytes {
+        let asked = self.nodes[number].read(GROUP, Bytes::from(key), Consistency::Linearizable);
+        asked.await.expect("it is read").answer
     }
 
     async fn shut_down(self) {
@@ -196,7 +227,8 @@ impl Cluster {
 
 #[tokio::test]
 async fn a_follower_whose_state_is_wrong_rebuilds_it_from_its_leader() {
-    let cluster = Cluster::new().await;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let cluster = Cluster::new(dir.path(), 32 << 20).await;
     cluster.write(0).await;
     let leader = cluster.leader().expect("somebody leads");
     cluster.spoil_and_mend((leader + 1) % 3).await;
@@ -205,10 +237,51 @@ async fn a_follower_whose_state_is_wrong_rebuilds_it_from_its_leader() {
 
 #[tokio::test]
 async fn a_leader_whose_state_is_wrong_hands_over_and_rebuilds_it() {
-    let cluster = Cluster::new().await;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let cluster = Cluster::new(dir.path(), 32 << 20).await;
     cluster.write(0).await;
     let leader = cluster.leader().expect("somebody leads");
     cluster.spoil_and_mend(leader).await;
+    cluster.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_wrong_state_is_known_to_the_next_process_until_it_is_rebuilt() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    // The least that is allowed: no snapshot comes through before the restart, half a minute's worth of one.
+    let cluster = Cluster::new(dir.path(), 1 << 20).await;
+    for number in 0..8 {
+        let fill = [FILL, &[number]].concat();
+        cluster.nodes[0].propose(GROUP, fill.into()).await.expect("proposed");
+    }
+    cluster.write(0).await;
+    let wrong = (cluster.leader().expect("somebody leads") + 1) % 3;
+    cluster.kinds[wrong].spoils.store(true, Ordering::Relaxed);
+    let found = async {
+        while !cluster.counted[wrong].is_distrusted() {
+            cluster.write((wrong + 1) % 3).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("the state is found to be wrong");
+    assert_eq!(cluster.counted[wrong].rebuilt.load(Ordering::Relaxed), 0);
+    let mut configs = cluster.configs.clone();
+    cluster.shut_down().await;
+
+    // Nothing is written any more, so no checkpoint says it again.
+    configs.iter_mut().for_each(|config| config.snapshot_bytes_per_second = 32 << 20);
+    let cluster = Cluster::open(configs.clone()).await;
+    let mended = async {
+        while cluster.counted[wrong].rebuilt.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, mended).await.expect("the state is rebuilt");
+    assert_eq!(cluster.read(wrong, "first").await, "");
+    cluster.shut_down().await;
+
+    let cluster = Cluster::open(configs).await;
+    assert_ne!(cluster.read(wrong, "last").await, "");
+    assert!(!cluster.counted[wrong].is_distrusted(), "it is trusted again");
     cluster.shut_down().await;
 }
 

@@ -7,13 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use metrics::NoopRecorder;
-use quorate_node::{Consistency, Engine, EngineConfig, EngineError, OpenError, Role, local};
+use quorate_node::{
+    Consistency, Engine, EngineConfig, EngineError, InitialGroup, OpenError, Role, local,
+};
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{
-    Committed, GroupId, KeyRange, MachineKind, NodeId, ReadError, StateBatch, StateMachine,
-    StateReader,
+    Committed, Entry, EntryId, GroupId, KeyRange, LogIndex, MachineKind, NodeId, Payload,
+    ReadError, StateBatch, StateMachine, StateReader,
 };
 use quorate_wal::rocks::{RocksLog, RocksOptions};
+use quorate_wal::{LogStore as _, Write};
 
 const GROUP: GroupId = GroupId(100);
 
@@ -410,6 +413,88 @@ async fn a_group_whose_log_is_damaged_takes_part_no_more_and_the_others_do() {
     assert!(alone.is_err(), "{alone:?}");
     assert!(nodes[0].leadership(GROUP).is_err(), "it did not begin anew");
     shut_down(nodes).await;
+}
+
+/// Takes the end of a group's log away, as if it had never been written.
+fn forget_the_end(config: &EngineConfig, group: GroupId) -> LogIndex {
+    let directory = config.data_dir.join("log");
+    let mut log = RocksLog::open(&directory, &RocksOptions::default()).expect("the log is whole");
+    let last = log.log(group).expect("it is there").last;
+    let id = EntryId::new(last.term, LogIndex(2));
+    let entry = Entry { id, payload: Payload::Empty };
+    let write = Write::Append { group, hard_state: None, entries: vec![entry] };
+    log.write(&[write]).expect("written");
+    last.index
+}
+
+#[tokio::test]
+async fn a_group_whose_state_is_ahead_of_its_log_takes_part_no_more() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let configs = local::configs(3, dir.path()).expect("settings");
+    let healthy = GroupId(102);
+    let mut nodes = open(&configs).await;
+    for group in [GROUP, healthy] {
+        create(&nodes, group).await;
+    }
+    for command in ["a", "b", "c"] {
+        propose(&nodes[0], GROUP, command).await;
+    }
+    shut_down(std::mem::take(&mut nodes)).await;
+    assert!(forget_the_end(&configs[0], GROUP) > LogIndex(4));
+
+    for life in ["first", "second"] {
+        nodes = open(&configs).await;
+        let fenced = nodes[0].fenced();
+        assert!(fenced[&GROUP].contains("beyond the log's end"), "{life} life: {fenced:?}");
+        assert_eq!(fenced.len(), 1, "{life} life: {fenced:?}");
+        assert!(nodes[0].leadership(GROUP).is_err(), "{life} life");
+        propose(&nodes[1], GROUP, life).await;
+        propose(&nodes[0], healthy, life).await;
+        if life == "first" {
+            shut_down(std::mem::take(&mut nodes)).await;
+            // Now the two fit together again, and still nobody knows what was promised.
+            std::fs::remove_dir_all(configs[0].data_dir.join("state")).expect("removed");
+        }
+    }
+    shut_down(nodes).await;
+}
+
+#[tokio::test]
+async fn a_node_with_a_fenced_group_serves_its_keys_through_the_other_replicas() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let group = GroupId::FIRST_DATA;
+    let mut configs = local::configs(3, dir.path()).expect("settings");
+    for config in &mut configs {
+        let kind = "journal".to_owned();
+        config.initial_groups.push(InitialGroup { id: group, kind, range: None });
+    }
+    let mut nodes = open(&configs).await;
+    for command in ["a", "b", "c"] {
+        propose(&nodes[0], group, command).await;
+    }
+    shut_down(std::mem::take(&mut nodes)).await;
+    forget_the_end(&configs[0], group);
+
+    let mut nodes = open(&configs).await;
+    assert!(nodes[0].fenced().contains_key(&group));
+    propose(&nodes[0], group, "d").await;
+    assert_eq!(journal(&nodes[0], group).await, "a b c d");
+    let read = nodes[0].read(group, Bytes::new(), Consistency::Serializable).await.expect("read");
+    assert_eq!(read.answer, "a b c d");
+    // Wherever the leader goes, and also right after it has gone.
+    let leads =
+        |node: &Engine| node.leadership(group).is_ok_and(|now| now.borrow().role == Role::Leader);
+    let leader = nodes.iter().position(leads).expect("one of the others leads");
+    let other = nodes[3 - leader].node();
+    nodes[leader].move_leader(group, other).await.expect("handed over");
+    propose(&nodes[0], group, "e").await;
+    assert_eq!(journal(&nodes[0], group).await, "a b c d e");
+    // Alone, it has nobody to ask.
+    let fenced = nodes.remove(0);
+    shut_down(nodes).await;
+    let refused = fenced.propose(group, Bytes::from("f")).await.map(|proposed| proposed.id);
+    assert!(matches!(refused, Err(EngineError::NoLeader | EngineError::TimedOut)), "{refused:?}");
+    fenced.shutdown().await;
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub enum Write {
     /// Notes that a snapshot is about to replace the state of the group, which must exist. The state is
     /// half changed from now on until the [`Write::Create`] that resets the log behind the snapshot: a
     /// start that finds an intent has to carry it out again before the group does anything. A second
-    /// intent replaces the first.
+    /// intent replaces the first, and an empty one withdraws it.
     Intend {
         /// The group.
         group: GroupId,

@@ -384,7 +384,7 @@ fn apply(logs: &mut BTreeMap<GroupId, MemGroup>, write: Write) {
         Write::Intend { group, intent } => {
             let log =
                 logs.get_mut(&group).unwrap_or_else(|| panic!("intent for unknown {group:?}"));
-            log.intent = Some(intent);
+            log.intent = Some(intent).filter(|intent| !intent.is_empty());
         }
         Write::Destroy { group } => {
             logs.remove(&group);

@@ -6,8 +6,8 @@
 //! that over to one of those who agree. It asks its leader for a snapshot, and puts it in the place of the
 //! rows alone. Then it applies what follows in its log again, and is what the others are.
 //!
-//! It outlives a panic of the group ([`Group::inherit`]), which wrong rows may well cause. Nothing of it is
-//! written down: after a restart the state is wrong still, and the next checkpoint says so again.
+//! It outlives a panic of the group, which wrong rows may well cause, and the process: the host writes down
+//! what is known ([`Group::wrong_state`]), and the next life begins with it ([`Group::inherit`]).
 
 use std::collections::BTreeSet;
 
@@ -15,6 +15,7 @@ use quorate_raft::{ProgressState, Role, SnapshotRequest};
 use quorate_types::{Body, EntryId, Message, NodeId, SnapshotMeta};
 
 use super::Group;
+use super::wrong_state::WrongState;
 use crate::digest::{Checkpoint, Digests, Finding};
 use crate::effect::{Effect, Refusal};
 
@@ -36,15 +37,6 @@ struct Distrust {
     rebuild: Rebuild,
     /// When it began to hand its leadership over.
     handing_over_since: Option<u64>,
-}
-
-/// How it is known that a replica's state is wrong; for its next life, see [`Group::inherit`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct WrongState {
-    /// Where that showed.
-    at: Checkpoint,
-    /// Who agrees with each other.
-    agreed: Vec<NodeId>,
 }
 
 #[derive(PartialEq, Eq, Debug)]
@@ -179,12 +171,19 @@ impl<P, R> Group<P, R> {
             return;
         }
         distrust.handing_over_since = None;
-        let Some(leader) = self.replica.leader() else { return };
-        if distrust.rebuild == Rebuild::Wanted && self.tick >= distrust.ask_tick {
-            distrust.ask_tick = self.tick + u64::from(self.replica.config().election_ticks_max);
+        let patience = u64::from(self.replica.config().election_ticks_max);
+        let (due, asked) = match self.replica.leader() {
+            Some(leader) => (distrust.ask_tick, vec![leader]),
+            // After a restart the group may be asleep, and this replica does not stand for election: one of
+            // those who agreed leads, or none does.
+            None => (distrust.ask_tick + patience, distrust.known.agreed.clone()),
+        };
+        if distrust.rebuild == Rebuild::Wanted && self.tick >= due {
+            distrust.ask_tick = self.tick + patience;
             let Checkpoint { at, digest } = distrust.known.at;
-            let asked = self.message(leader, Body::Digest { at, digest, wants_snapshot: true });
-            self.effects.push(Effect::Send(vec![asked]));
+            let body = Body::Digest { at, digest, wants_snapshot: true };
+            let asked = asked.into_iter().map(|node| self.message(node, body.clone())).collect();
+            self.effects.push(Effect::Send(asked));
         }
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quorate_group::{Divergence, Effect, Generation, GrowthGate, Leadership, Refusal, Room};
+use quorate_group::{
+    Divergence, Effect, Generation, GrowthGate, Leadership, Refusal, Room, WrongState,
+};
 use quorate_raft::{LogFetch, SnapshotRequest};
 use quorate_store::GroupRow;
 use quorate_transport::Transport;
@@ -18,11 +20,13 @@ use crate::actor::Input;
 use crate::actor::herald::Herald;
 use crate::actor::slot::{ProposalSlot, ReadGrant, ReadReply, ReadSlot};
 use crate::apply::{Applier, ApplyTask, OpenMachine};
+use crate::disks::View;
 use crate::forward::Reply;
 use crate::metrics::NodeMetrics;
 use crate::router::Router;
 use crate::snapshot::installation::Target;
 use crate::snapshot::transfer::{Arrived, PlaceError, Snapshots};
+use crate::snapshot::words::Intent;
 use crate::state::GroupState;
 
 /// Effects that could not even be begun.
@@ -64,6 +68,8 @@ pub(crate) struct Drive {
     installing: bool,
     /// Its state is known to be wrong.
     distrusted: bool,
+    /// What the log says of that, as far as it was handed to it.
+    noted: Option<WrongState>,
 }
 
 impl Drive {
@@ -83,6 +89,7 @@ impl Drive {
         leadership: watch::Sender<Leadership>,
         snapshots: Arc<Snapshots>,
         target: Target,
+        wrong_state: Option<WrongState>,
     ) -> Self {
         let herald = Herald::new(group, leadership, Arc::clone(&metrics));
         let refused = VecDeque::new();
@@ -104,6 +111,7 @@ impl Drive {
             to_install: None,
             installing: false,
             distrusted: false,
+            noted: wrong_state,
         }
     }
 
@@ -186,6 +194,22 @@ impl Drive {
             self.install(arrived);
         }
         unbegun
+    }
+
+    /// Writes down that the state is wrong, or that it is not any more: the next process is to know. It needs
+    /// no answer. Whether the state is trusted is decided here, and the mark comes before all appends that
+    /// follow; a crash before it is durable is one before it was known.
+    pub(crate) fn note_wrong_state(&mut self, known: Option<WrongState>) {
+        // While a snapshot is put in place the log's intent may be that one's, and must stay.
+        if self.noted == known || self.installing || self.to_install.is_some() {
+            return;
+        }
+        let intent = known.clone().map_or_else(Bytes::new, |known| Intent::Rebuild(known).bytes());
+        let (nobody, _) = oneshot::channel();
+        let generation = self.snapshots.completions.expect(nobody);
+        let write = Write::Intend { group: self.group, intent };
+        self.append(Task { write, generation, ticket: 0 });
+        self.noted = known;
     }
 
     /// A snapshot is here; the replica is about to hear of it.
@@ -325,14 +349,17 @@ impl Drive {
         self.applier.reload(group, Box::new(loaded));
     }
 
-    /// What is carried out from now on is of this life; `leadership` is how it begins.
+    /// What is carried out from now on is of this life; `leadership` is how it begins, and
+    /// `wrong_state` what the log says of the state.
     pub(crate) fn begin_life(
         &mut self,
         life: Generation,
         machine: OpenMachine,
         leadership: Leadership,
+        wrong_state: Option<WrongState>,
     ) {
         self.generation = life;
+        self.noted = wrong_state;
         self.applier.open(machine);
         self.herald.publish(leadership, Instant::now());
     }
@@ -355,6 +382,11 @@ impl Drive {
             self.metrics.proposals_refused_no_space.increment(1);
         }
         refuses
+    }
+
+    /// How the disks of the nodes are, as of the last look.
+    pub(crate) fn disks(&self) -> Arc<View> {
+        self.router.disks.view()
     }
 
     /// What the group does not know because it is not loaded.

@@ -20,9 +20,7 @@ use kameo::actor::{ActorRef, WeakActorRef};
 use kameo::error::{ActorStopReason, Infallible};
 use kameo::mailbox::{MailboxReceiver, Signal};
 use kameo::message::{Context, Message};
-use quorate_group::{
-    Effect, Fitness, Generation, Group, GrowthGate, Leadership, Refusal, WrongState,
-};
+use quorate_group::{Effect, Generation, Group, GrowthGate, Leadership, Refusal, WrongState};
 use quorate_raft::{MembershipChange, PeerProgress, Role, Ticket};
 use quorate_store::GroupRow;
 use quorate_types::{Entry, EntryId, GroupId, LogIndex, Membership, NodeId, SnapshotMeta};
@@ -83,8 +81,8 @@ pub(crate) enum Input {
     RebuildFailed { generation: Generation },
     /// Nobody needs the entries up to here any more; `done` fires when the log has forgotten them.
     Truncate { through: LogIndex, done: oneshot::Sender<()> },
-    /// What the node's disk allows, and which other nodes cannot lead.
-    Fitness { fitness: Fitness, unfit: Arc<BTreeSet<NodeId>> },
+    /// The disks are not as they were, or a leader still leads that should not.
+    Disks,
     /// The transport lost a peer.
     Unreachable(NodeId),
     /// The leadership should go to this node, if it is here.
@@ -200,8 +198,8 @@ impl GroupActor {
         if self.is_loaded() {
             self.wrong_state = self.group.wrong_state();
         }
-        // What is loading asks again with each tick.
-        self.rest.wake();
+        // What is loading asks again with each tick, and looks at the disks when it is loaded.
+        let _ = self.rest.wake();
         self.drive.metrics().group_panics.increment(1);
         self.drive.end_life();
         if self.is_loaded() {
@@ -265,7 +263,7 @@ impl GroupActor {
             | Input::Fetched { .. }
             | Input::MachineFailed { .. }
             | Input::SnapshotSent { .. }
-            | Input::Fitness { .. }
+            | Input::Disks
             | Input::NodesLost(_)
             | Input::Wake
             | Input::Unreachable(_)
@@ -291,13 +289,15 @@ impl GroupActor {
         reload.ask(&self.drive);
         match self.reloader.life(reload) {
             None => {}
-            Some(Ok(Life { group, generation, machine, caught_up_at, .. })) => {
+            Some(Ok(Life { group, generation, machine, caught_up_at, wrong_state, .. })) => {
                 tracing::warn!(group = %group.id(), %generation, "the group is loaded again");
-                self.drive.begin_life(generation, machine, group.leadership());
+                // What was known may have been dropped before it was written down.
+                let known = self.wrong_state.take().or_else(|| wrong_state.clone());
+                self.drive.begin_life(generation, machine, group.leadership(), wrong_state);
                 (self.group, self.generation, self.caught_up_at) =
                     (group, generation, caught_up_at);
                 self.group.prefer_leader(self.preferred_leader);
-                if let Some(wrong) = self.wrong_state.take() {
+                if let Some(wrong) = known {
                     self.group.inherit(wrong);
                 }
                 self.reload = None;
@@ -326,6 +326,7 @@ impl GroupActor {
         });
         // Before anybody is answered: what was answered is never ahead of what is shown.
         self.glance.renew(self.group.replica(), self.group.applied_index());
+        self.drive.note_wrong_state(self.group.wrong_state());
         let refused = self.drive.carry_out(effects, now);
         for fetch in refused.fetches {
             self.group.fetched(fetch, Vec::new());
@@ -342,19 +343,24 @@ impl GroupActor {
         if self.group.is_distrusted() {
             self.caught_up.store(false, Ordering::Release);
         }
-        match self.group.leadership().leader {
-            // One with a wrong state has something to do: it asks for another one.
-            // So has one whose appends the log has refused: they are offered again with each turn.
-            Some(leader)
-                if self.group.is_asleep()
-                    && !self.group.is_distrusted()
-                    && !self.drive.has_refused() =>
-            {
+        // One with a wrong state has something to do: it asks for another one. So has one whose appends the log
+        // has refused: they are offered again with each turn.
+        let is_done = !self.group.is_distrusted() && !self.drive.has_refused();
+        match self.group.leadership().leader.filter(|_| self.group.is_asleep() && is_done) {
+            Some(leader) => {
                 let report = self.report();
                 self.rest.sleep(leader, report);
             }
-            Some(_) | None => self.rest.wake(),
+            // What has changed up to here nobody has told it, and what changes from now on is told.
+            None if self.rest.wake() => self.look_at_disks(),
+            None => {}
         }
+    }
+
+    /// As they are by now: whoever sleeps is not told of changes, and news may wait in the mailbox.
+    fn look_at_disks(&mut self) {
+        let disks = self.drive.disks();
+        self.group.set_fitness(disks.fitness, &disks.unfit);
     }
 
     /// Gives up a part of the log, unless things have changed since that was decided.
@@ -465,7 +471,12 @@ impl Message<Input> for GroupActor {
     async fn handle(&mut self, input: Input, _: &mut Context<Self, ()>) {
         self.inputs += 1;
         match self.is_loaded() {
-            true => self.guard(|actor| actor.take(input)),
+            true => self.guard(|actor| {
+                if actor.rest.is_asleep() {
+                    actor.look_at_disks();
+                }
+                actor.take(input);
+            }),
             false => self.guard(|actor| actor.take_unloaded(input)),
         }
     }
@@ -545,7 +556,7 @@ impl GroupActor {
             Input::NodesLost(lost) => self.group.nodes_lost(&lost),
             Input::Wake => self.group.wake(),
             Input::Truncate { through, done } => self.truncate(through, done),
-            Input::Fitness { fitness, unfit } => self.group.set_fitness(fitness, &unfit),
+            Input::Disks => self.look_at_disks(),
             Input::Unreachable(peer) => self.group.unreachable(peer),
             Input::Transfer(to) => {
                 if let Err(error) = self.group.transfer_leadership(to) {

@@ -9,6 +9,8 @@
 //! - `slot`: who waits for an answer, here or on another node.
 
 mod drive;
+#[cfg(test)]
+mod fitness_tests;
 mod glance;
 mod group;
 mod herald;

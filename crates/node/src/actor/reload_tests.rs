@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::local;
 use crate::router::{Consistency, EngineError};
 
-const GROUP: GroupId = GroupId(100);
+pub(super) const GROUP: GroupId = GroupId(100);
 const OTHER: GroupId = GroupId(101);
 
 /// Keeps every command as a row; a query lists them all. It panics when it applies `panic`, after it has
@@ -92,8 +92,8 @@ impl MachineKind for JournalKind {
     }
 }
 
-struct Nodes {
-    nodes: Vec<Engine>,
+pub(super) struct Nodes {
+    pub(super) nodes: Vec<Engine>,
     /// How often machines still panic when they are asked to.
     panics_left: Arc<AtomicU64>,
     _dir: tempfile::TempDir,
@@ -101,14 +101,20 @@ struct Nodes {
 
 impl Nodes {
     /// So many nodes, with both groups on all of them.
-    async fn open(count: usize) -> Self {
+    pub(super) async fn open(count: usize) -> Self {
+        Self::open_with(count, |_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub(super) async fn open_with(count: usize, set: impl Fn(&mut EngineConfig)) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let panics_left = Arc::new(AtomicU64::new(0));
         let open = |config: EngineConfig| {
             let kind = JournalKind { panics_left: Arc::clone(&panics_left) };
             async move { Engine::open(config, vec![Arc::new(kind)], &NoopRecorder).await }
         };
-        let configs = local::configs(count, dir.path()).expect("settings");
+        let mut configs = local::configs(count, dir.path()).expect("settings");
+        configs.iter_mut().for_each(set);
         let nodes = try_join_all(configs.into_iter().map(open)).await.expect("the nodes open");
         let voters: Vec<NodeId> = nodes.iter().map(Engine::node).collect();
         for node in &nodes {
@@ -120,7 +126,7 @@ impl Nodes {
         Self { nodes, panics_left, _dir: dir }
     }
 
-    async fn propose(&self, group: GroupId, command: &'static str) -> Bytes {
+    pub(super) async fn propose(&self, group: GroupId, command: &'static str) -> Bytes {
         let proposed = self.nodes[0].propose(group, Bytes::from(command)).await;
         proposed.expect("proposed").outcome
     }
@@ -141,14 +147,14 @@ impl Nodes {
         self.nodes[node].parts.with_host(|host| host.generation(group))
     }
 
-    async fn leader(&self) -> usize {
+    pub(super) async fn leader(&self) -> usize {
         let mut leadership = self.nodes[0].leadership(GROUP).expect("lives here");
         let led = leadership.wait_for(|now| now.leader.is_some()).await.expect("elected");
         let leader = led.leader.expect("there is one");
         self.nodes.iter().position(|node| node.node() == leader).expect("one of these")
     }
 
-    async fn shut_down(self) {
+    pub(super) async fn shut_down(self) {
         for node in self.nodes {
             node.shutdown().await;
         }

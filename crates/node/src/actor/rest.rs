@@ -39,12 +39,19 @@ impl Rest {
         }
     }
 
-    /// A turn has ended, and the group is awake.
-    pub(crate) fn wake(&mut self) {
-        if std::mem::replace(&mut self.asleep, false) {
+    /// A turn has ended, and the group is awake. True if it was asleep.
+    pub(crate) fn wake(&mut self) -> bool {
+        let was_asleep = std::mem::replace(&mut self.asleep, false);
+        if was_asleep {
             self.report.store(None);
             lock(&self.wheel).on_awake(self.group);
         }
+        was_asleep
+    }
+
+    /// True while the rest of the node takes the group for asleep.
+    pub(crate) const fn is_asleep(&self) -> bool {
+        self.asleep
     }
 
     /// The group is not here any more.

@@ -14,6 +14,7 @@ use quorate_wal::{LogError, RecoveredLog};
 use super::{InspectError, Unused};
 use crate::fence::Fence;
 use crate::identity::DataDir;
+use crate::snapshot::words::Intent;
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -119,8 +120,13 @@ impl Report {
                     "group {group}: its log ends at {last}, but {commit} was known to be committed"
                 ));
             }
-            if log.intent.is_some() {
+            if is_installing(log) {
                 self.note(format!("group {group}: a snapshot was being installed"));
+            } else if log.intent.is_some() {
+                self.fault(format!(
+                    "group {group}: its state is known to be wrong, and is rebuilt from a snapshot when \
+                     the node runs"
+                ));
             }
         }
         Ok(Some(logs))
@@ -162,7 +168,7 @@ impl Report {
         }
         for (group, log) in logs.into_iter().flatten() {
             let has_begun = log.snapshot.last.index > crate::engine::FIRST.index;
-            if has_begun && log.intent.is_none() && rows.iter().all(|(other, _)| other != group) {
+            if has_begun && !is_installing(log) && rows.iter().all(|(other, _)| other != group) {
                 let base = log.snapshot.last;
                 self.fault(format!("group {group} has no state, but its log begins behind {base}"));
             }
@@ -172,7 +178,7 @@ impl Report {
     fn applied(&mut self, group: GroupId, applied: EntryId, log: &RecoveredLog) {
         let (base, last) = (log.snapshot.last, log.last);
         let is_inside = base.index <= applied.index && applied.index <= last.index;
-        if log.intent.is_none() && !is_inside {
+        if !is_installing(log) && !is_inside {
             self.fault(format!(
                 "group {group}: its state is at {applied}, but its log reaches from {base} to {last}"
             ));
@@ -195,6 +201,12 @@ impl Report {
             self.fault(format!("group {group}: {more} more of that kind"));
         }
     }
+}
+
+/// Whether log and state do not fit together because a snapshot is put in their place.
+fn is_installing(log: &RecoveredLog) -> bool {
+    let intent = log.intent.clone().map(Intent::read);
+    intent.is_some_and(|intent| !matches!(intent, Ok(Intent::Rebuild(_))))
 }
 
 /// The entry at an index that the log reaches to.

@@ -139,7 +139,7 @@ impl Installation {
 
     /// All of it.
     pub(crate) fn steps(&self) -> [Step; 3] {
-        let intent = Intent::new(&self.file).bytes();
+        let intent = Intent::Install(self.file.clone()).bytes();
         let intend = Write::Intend { group: self.group, intent };
         let [replace, reset] = self.steps_again();
         [Step::Log(intend), replace, reset]
@@ -164,7 +164,7 @@ pub(crate) fn redo_all(
 ) -> Result<(), InstallError> {
     for (group, found) in log.recover()? {
         let Some(intent) = found.intent else { continue };
-        let Intent { file, .. } = Intent::read(intent)?;
+        let Intent::Install(file) = Intent::read(intent)? else { continue };
         let damaged = |what| InstallError::Snapshot {
             file: file.clone(),
             error: SnapshotError::Malformed(what),
@@ -176,7 +176,7 @@ pub(crate) fn redo_all(
         tracing::warn!(%group, file, "a snapshot was being installed: doing it again");
         redo(log, engine, files, &target, &file)?;
     }
-    // No intent is left, so no file is needed.
+    // No intent is left that names a file, so none is needed.
     let kept = BTreeSet::new();
     files.remove_all_but(&kept).map_err(|error: io::Error| InstallError::Snapshot {
         file: "directory".to_owned(),

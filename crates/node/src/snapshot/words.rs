@@ -1,10 +1,16 @@
 //! What nodes write down of a snapshot: in its announcement to a peer, and in the log's intent.
+//!
+//! A group has one intent at a time. While a snapshot is being installed it is that; else, while the state is
+//! known to be wrong, it is to rebuild that state from the next snapshot that a peer sends.
 
 use bytes::Bytes;
 use prost::Message;
+use quorate_group::WrongState;
 
-/// The version of both that this build writes and reads.
+/// The version that this build writes and reads of announcements, and of intents to install.
 const VERSION: u32 = 1;
+/// That of intents to rebuild, which older builds must not take for the others.
+const VERSION_REBUILD: u32 = 2;
 
 /// The announcement of a snapshot.
 #[derive(Clone, PartialEq, Message)]
@@ -22,14 +28,24 @@ pub(crate) struct Announcement {
     pub(crate) frame: Bytes,
 }
 
-/// What the log says of a snapshot that is to be installed.
+/// What the log says of a state that is not what it will be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Intent {
+    /// This snapshot, a file in the directory of snapshots, is put in the place of log and state: a start
+    /// goes on with it.
+    Install(String),
+    /// The state is wrong; the log is right. A start goes on without trusting the state.
+    Rebuild(WrongState),
+}
+
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Intent {
+struct StoredIntent {
     #[prost(uint32, tag = "1")]
     version: u32,
-    /// The file's name in the directory of snapshots.
     #[prost(string, tag = "2")]
-    pub(crate) file: String,
+    file: String,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    wrong_state: Option<Bytes>,
 }
 
 /// Bytes that are none of these words.
@@ -55,19 +71,31 @@ impl Announcement {
 }
 
 impl Intent {
-    pub(crate) fn new(file: &str) -> Self {
-        Self { version: VERSION, file: file.to_owned() }
-    }
-
     pub(crate) fn read(bytes: Bytes) -> Result<Self, WordsError> {
-        let words = Self::decode(bytes)
-            .map_err(|error| WordsError(format!("intent to install a snapshot: {error}")))?;
-        check(words.version, "intent to install a snapshot")?;
-        Ok(words)
+        let what = "intent to replace a state";
+        let wrong = |error: String| WordsError(format!("{what}: {error}"));
+        let stored = StoredIntent::decode(bytes).map_err(|error| wrong(error.to_string()))?;
+        match (stored.version, stored.wrong_state) {
+            (VERSION_REBUILD, Some(known)) => {
+                let known = WrongState::decode(known).map_err(|error| wrong(error.to_string()))?;
+                Ok(Self::Rebuild(known))
+            }
+            (version, _) => check(version, what).map(|()| Self::Install(stored.file)),
+        }
     }
 
     pub(crate) fn bytes(&self) -> Bytes {
-        self.encode_to_vec().into()
+        let stored = match self {
+            Self::Install(file) => {
+                StoredIntent { version: VERSION, file: file.clone(), wrong_state: None }
+            }
+            Self::Rebuild(known) => StoredIntent {
+                version: VERSION_REBUILD,
+                file: String::new(),
+                wrong_state: Some(known.encode()),
+            },
+        };
+        stored.encode_to_vec().into()
     }
 }
 
@@ -87,15 +115,20 @@ mod tests {
     fn words_read_back_as_they_were_written() {
         let announcement = Announcement::new(7, Bytes::from_static(b"d"), Bytes::from_static(b"f"));
         assert_eq!(Announcement::read(announcement.bytes()), Ok(announcement));
-        let intent = Intent::new("in-2-7");
-        assert_eq!(Intent::read(intent.bytes()), Ok(intent));
+        let known = WrongState::decode(Bytes::from_static(b"\x08\x01")).expect("all else is zero");
+        for intent in [Intent::Install("in-2-7".to_owned()), Intent::Rebuild(known)] {
+            assert_eq!(Intent::read(intent.bytes()), Ok(intent));
+        }
     }
 
     #[test]
     fn damage_and_versions_from_the_future_are_errors() {
         assert!(Announcement::read(Bytes::from_static(b"\xff")).is_err());
         assert!(Intent::read(Bytes::new()).is_err());
-        let future = Intent { version: VERSION + 1, ..Intent::default() };
-        assert!(Intent::read(future.bytes()).is_err());
+        // Nor is an intent to rebuild without saying why one to install.
+        for version in [VERSION_REBUILD, VERSION_REBUILD + 1] {
+            let future = StoredIntent { version, ..StoredIntent::default() };
+            assert!(Intent::read(future.encode_to_vec().into()).is_err());
+        }
     }
 }

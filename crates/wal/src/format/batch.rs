@@ -10,10 +10,17 @@
 //! nowhere else. A file that is used again ends among the bytes of an older log, and those are, in part,
 //! values that clients have chosen: without the mark a client could put something there that looks like a
 //! later record, and have a sound log taken for a damaged one.
+//!
+//! Before its first whole batch a file does not say which mark its batches have. For that the marks of the
+//! last processes are kept beside the files; only where they are lost too, everything that looks like a
+//! later batch counts as one.
+
+use std::slice;
 
 use super::scan::Records;
 
-const HEADER_BYTES: usize = 12;
+/// What a batch without rows consists of.
+pub(super) const HEADER_BYTES: usize = 12;
 const REMARK: u8 = 3;
 const MARK_BYTES: u8 = 8;
 const MARK_FIELD_BYTES: usize = 2 + MARK_BYTES as usize;
@@ -21,6 +28,8 @@ const MARK_FIELD_BYTES: usize = 2 + MARK_BYTES as usize;
 /// The batches of one file.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Batches {
+    /// The marks that its batches may have; empty when that is not known.
+    known: Vec<u64>,
     /// The sequence numbers of the first batch and of the one that would come next.
     span: Option<(u64, u64)>,
     /// That of the first batch; one without was written by an older release.
@@ -30,6 +39,18 @@ pub struct Batches {
 }
 
 impl Batches {
+    /// Before the first batch of a file whose batches have one of the marks `known`.
+    #[must_use]
+    pub fn of(known: &[u64]) -> Self {
+        Self { known: known.to_vec(), ..Self::default() }
+    }
+
+    /// The mark of the batches, if there are any, and they have one.
+    #[must_use]
+    pub const fn mark(&self) -> Option<u64> {
+        self.mark
+    }
+
     /// The sequence number of the first batch, and that of the one that would follow the last.
     #[must_use]
     pub const fn span(&self) -> Option<(u64, u64)> {
@@ -62,11 +83,18 @@ impl Records for Batches {
 
     fn is_own(&self, beginning: &[u8]) -> Option<bool> {
         let (sequence, _) = header(beginning)?;
-        match self.mark {
-            Some(_) if beginning.len() < HEADER_BYTES + MARK_FIELD_BYTES => None,
-            Some(_) => Some(mark(beginning) == self.mark),
-            None => Some(sequence > self.last),
+        let expected = match (&self.mark, self.span) {
+            (Some(mark), _) => slice::from_ref(mark),
+            (None, None) => &self.known,
+            (None, Some(_)) => &[],
+        };
+        if expected.is_empty() {
+            return Some(sequence > self.last);
         }
+        if beginning.len() < HEADER_BYTES + MARK_FIELD_BYTES {
+            return None;
+        }
+        Some(mark(beginning).is_some_and(|mark| expected.contains(&mark)))
     }
 }
 

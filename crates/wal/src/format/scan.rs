@@ -26,6 +26,8 @@ pub struct Scan {
     pub whole_bytes: u64,
     /// All of it.
     pub file_bytes: u64,
+    /// How its fragments are written; `None` when it has none.
+    pub form: Option<Form>,
     /// What does not fit; `None` when the file ends with its last record.
     pub stop: Option<Stop>,
 }
@@ -106,8 +108,8 @@ impl<R: Records> Scanner<R> {
         if self.stop.is_none() && self.began.is_some() {
             self.stop = Some(Stop { at: self.read_bytes, why: Why::Incomplete, later: None });
         }
-        let Self { whole_bytes, read_bytes: file_bytes, stop, records, .. } = self;
-        (Scan { whole_bytes, file_bytes, stop }, records)
+        let Self { whole_bytes, read_bytes: file_bytes, form, stop, records, .. } = self;
+        (Scan { whole_bytes, file_bytes, form, stop }, records)
     }
 
     fn fragment(&mut self, offset: u64, fragment: Fragment<'_>) {

@@ -53,7 +53,12 @@ impl Logs {
 }
 
 fn log_file(number: u64, bytes: &[u8]) -> LogFile {
-    let mut scanner = Scanner::new(number, Batches::default());
+    marked_log_file(number, bytes, &[])
+}
+
+/// As it is read where the marks of the last processes are known.
+fn marked_log_file(number: u64, bytes: &[u8], marks: &[u64]) -> LogFile {
+    let mut scanner = Scanner::new(number, Batches::of(marks));
     bytes.chunks(BLOCK_BYTES).for_each(|block| scanner.block(block));
     let (scan, batches) = scanner.finish();
     LogFile { number, scan, batches }
@@ -178,6 +183,60 @@ proptest! {
     }
 
     #[test]
+    fn a_first_batch_that_was_written_in_part_is_torn_whatever_clients_put_into_it(
+        recyclable: bool,
+        forged in 1..40usize,
+        size in size(),
+        lost: prop::sample::Index,
+    ) {
+        // Values that look like later batches, but for the mark, which is known to no client.
+        let mut forger = Writer::new(recyclable.then_some(9));
+        for at in 0..forged {
+            let mut record = batch(7 + 3 * at as u64, 3, size / forged);
+            record[14] ^= 1;
+            forger.add(&record);
+        }
+        let mut logs = logs(recyclable, &[100, 100]);
+        let before = logs.file().to_vec();
+        logs.begin(9, recyclable);
+        let mut record = batch(logs.next, 3, 100);
+        record.extend(&forger.file);
+        let (_, writer) = logs.files.last_mut().expect("a file was begun");
+        writer.add(&record);
+        let mut file = writer.file.clone();
+        let sectors = file.len().div_ceil(512);
+        let at = 512 * lost.index(sectors);
+        let end = file.len().min(at + 512);
+        file[at..end].fill(0);
+        let files = [
+            marked_log_file(7, &before, &[3, MARK]),
+            marked_log_file(9, &file, &[3, MARK]),
+        ];
+        prop_assert!(judge(Some(0), &files).is_ok(), "{:?}", files[1].scan);
+    }
+
+    #[test]
+    fn a_flipped_bit_in_the_first_batch_of_a_file_is_damage(
+        recyclable: bool,
+        sizes in prop::collection::vec(size(), 2..4),
+        bit: prop::sample::Index,
+        knows: bool,
+    ) {
+        let mut logs = logs(recyclable, &[100]);
+        let before = logs.file().to_vec();
+        logs.begin(9, recyclable);
+        sizes.iter().for_each(|bytes| logs.add(*bytes));
+        let mut file = logs.file().to_vec();
+        let bit = bit.index(8 * logs.ends[1]);
+        file[bit / 8] ^= 1 << (bit % 8);
+        let marks = if knows { &[3, MARK][..] } else { &[] };
+        let file = marked_log_file(9, &file, marks);
+        // Padding is read by nobody: then all is there.
+        let is_whole = file.scan.whole_bytes == logs.file().len() as u64;
+        prop_assert!(is_whole || judge(Some(0), &[log_file(7, &before), file]).is_err());
+    }
+
+    #[test]
     fn noise_is_neither_a_batch_nor_a_panic(
         noise in prop::collection::vec(any::<u8>(), 0..2000),
         number: u64,
@@ -249,6 +308,46 @@ fn a_torn_batch_before_a_later_file_is_damage() {
     assert_eq!(judge(Some(0), &whole), Ok(vec![]));
     let cut = [log_file(7, &first[..first.len() - 1]), log_file(9, second)];
     assert!(judge(Some(0), &cut).is_err());
+}
+
+#[test]
+fn what_is_lost_at_the_head_of_a_file_is_damage_once_there_is_a_later_file() {
+    let files = |first: &[u8]| [log_file(7, first), log_file(9, &[])];
+    for recyclable in [false, true] {
+        let logs = logs(recyclable, &[100, 100]);
+        let lost = |from: usize| {
+            let mut file = logs.file().to_vec();
+            file[from..].fill(0);
+            file
+        };
+        assert_eq!(judge(Some(0), &files(logs.file())), Ok(vec![]));
+        // Its last sync was before the later file was begun.
+        assert!(judge(Some(0), &files(&lost(0))).is_err(), "recyclable: {recyclable}");
+        // The bytes of an older log may lie behind what was written, if there was one.
+        let end = judge(Some(0), &files(&lost(logs.ends[1])));
+        assert_eq!(end.is_ok(), recyclable, "{end:?}");
+        // With nothing behind it, the end is what was being written.
+        assert!(judge(Some(0), &[log_file(7, &lost(0))]).is_ok());
+    }
+}
+
+#[test]
+fn starts_that_were_cut_short_leave_files_without_batches() {
+    // What RocksDB writes when it opens: a batch without rows, which nobody has synced.
+    let mut empty = Writer::new(None);
+    empty.add(&[&7u64.to_le_bytes()[..], &[0; 4]].concat());
+    let logs = logs(false, &[100, 100]);
+    let lost = vec![0; empty.file.len()];
+    let files = [
+        log_file(7, logs.file()),
+        log_file(9, &empty.file),
+        log_file(11, &lost),
+        log_file(13, &[]),
+        log_file(15, &empty.file[..5]),
+    ];
+    let tails = judge(Some(0), &files).expect("nothing is missing");
+    let ends: Vec<_> = tails.iter().map(|tail| (tail.number, tail.whole_bytes)).collect();
+    assert_eq!(ends, [(11, 0), (15, 0)]);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! synced, the last one, and whatever shows that a batch was written after an unreadable one shows that the
 //! unreadable one was synced, and hence perhaps acknowledged.
 
-use super::batch::Batches;
+use super::batch::{self, Batches};
+use super::fragment::{Form, RECYCLABLE_HEADER_BYTES};
 use super::scan::{Scan, Stop, Why};
 
 /// One live log file.
@@ -67,11 +68,25 @@ pub fn judge(last_sequence: Option<u64>, files: &[LogFile]) -> Result<Vec<Tail>,
             return Err(damage(*stopped, what));
         }
         let is_torn = !matches!(why, Why::Foreign(_));
-        if is_torn && at + 1 < files.len() {
+        if at + 1 < files.len() && (is_torn || !may_end_foreign(scan)) {
             return Err(damage(*stopped, format!("{why}, and there is a later log file")));
         }
         let (whole_bytes, file_bytes) = (scan.whole_bytes, scan.file_bytes);
         tails.push(Tail { number: *number, whole_bytes, file_bytes, is_torn });
     }
     Ok(tails)
+}
+
+/// Whether what is foreign in a file may lie behind all that was written to it, though there is a later
+/// file. That was begun after all of this one was synced, or after what a start had found unsynced was cut
+/// off, so only an older log is left: there is none where files are not used again, and before a file that
+/// holds an older one alone is left for another, something is written to it.
+fn may_end_foreign(scan: &Scan) -> bool {
+    // A start that was cut short leaves one batch without rows, which nobody has synced.
+    let unsynced_bytes = (RECYCLABLE_HEADER_BYTES + batch::HEADER_BYTES) as u64;
+    match scan.form {
+        _ if scan.whole_bytes == 0 => scan.file_bytes <= unsynced_bytes,
+        Some(Form::Plain) => false,
+        Some(Form::Recyclable) | None => true,
+    }
 }

@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
+use super::marks;
 use crate::error::LogError;
 use crate::format::batch::Batches;
 use crate::format::fragment::BLOCK_BYTES;
@@ -68,12 +69,12 @@ pub(super) fn examine(directory: &Path) -> Result<Examined, LogError> {
         let Scan { whole_bytes, file_bytes, .. } = scan;
         examined.tails.push(CutTail { file: path, whole_bytes, file_bytes, is_torn: true });
     }
-    let mut live = Vec::new();
-    for number in numbers(directory, "log")? {
-        if number >= manifest.live_from() {
-            let (scan, batches) = read(&log_path(directory, number), number, Batches::default())?;
-            live.push(LogFile { number, scan, batches });
-        }
+    let marks = marks::load(directory);
+    let mut live = live_files(directory, manifest.live_from(), &marks)?;
+    let is_known = |mark: &u64| marks.contains(mark);
+    if !live.iter().filter_map(|file| file.batches.mark()).all(|mark| is_known(&mark)) {
+        // The marks are older than the logs.
+        live = live_files(directory, manifest.live_from(), &[])?;
     }
     let tails = judge(manifest.last_sequence(), &live);
     for tail in tails.map_err(|damage| damaged(damage.to_string()))? {
@@ -84,6 +85,19 @@ pub(super) fn examine(directory: &Path) -> Result<Examined, LogError> {
     examined.files = live.len();
     examined.whole_bytes = live.iter().map(|file| file.scan.whole_bytes).sum();
     Ok(examined)
+}
+
+/// Reads the log files from number `live_from` on.
+fn live_files(directory: &Path, live_from: u64, marks: &[u64]) -> Result<Vec<LogFile>, LogError> {
+    let mut live = Vec::new();
+    for number in numbers(directory, "log")? {
+        if number >= live_from {
+            let batches = Batches::of(marks);
+            let (scan, batches) = read(&log_path(directory, number), number, batches)?;
+            live.push(LogFile { number, scan, batches });
+        }
+    }
+    Ok(live)
 }
 
 /// Cuts off what is no part of the logs, durably.
@@ -188,4 +202,12 @@ fn damaged(what: String) -> LogError {
 
 fn failed(path: &Path, error: &io::Error) -> LogError {
     LogError::Engine(format!("{}: {error}", path.display()))
+}
+
+/// The number of the newest log file, and the mark of its batches.
+#[cfg(test)]
+pub(super) fn newest_mark(directory: &Path) -> (u64, Option<u64>) {
+    let number = numbers(directory, "log").unwrap().into_iter().max().unwrap();
+    let file = read(&log_path(directory, number), number, Batches::default()).unwrap();
+    (number, file.1.mark())
 }

@@ -41,8 +41,9 @@ impl GroupLog {
         Self { label, hard_state, snapshot, records, runs, last, memberships, intent }
     }
 
+    /// An empty one is none.
     pub(super) fn set_intent(&mut self, intent: Bytes) {
-        self.intent = Some(intent);
+        self.intent = Some(intent).filter(|intent| !intent.is_empty());
     }
 
     pub(super) fn has_intent(&self) -> bool {

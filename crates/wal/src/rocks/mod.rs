@@ -48,11 +48,12 @@
 //! and that is synced, when it returns. Nothing is ever written around the write-ahead log. Recovery is
 //! RocksDB's point-in-time mode: it stops at the first record that does not fit. So the files are judged before (see `files`): a torn end is cut off, and where something
 //! is lost that was synced, the logs do not open. For that, every batch begins with a mark and ends with the
-//! store's own row: the mark is known to no client, and that row survives in memory whatever is removed, so
+//! store's own row: the mark is known to no client (the last ones are kept in a file, see `marks`), and that row survives in memory whatever is removed, so
 //! that a sorted file always has the last sequence number of what went into it.
 
 mod files;
 mod index;
+mod marks;
 mod options;
 mod reader;
 mod record;
@@ -123,14 +124,16 @@ impl RocksLog {
         let recovery::Recovered { index, synced_batches, damaged } = recovery::scan(&db)?;
         let mut synced = WriteOptions::new();
         synced.set_sync(true);
+        // The keys of such a hash are the system's random numbers.
+        let mark = RandomState::new().hash_one(directory);
+        marks::add(directory, mark)?;
         let mut log = Self {
             db: Arc::new(db),
             index: Arc::new(RwLock::new(index)),
             synced,
             synced_batches,
             damaged,
-            // The keys of such a hash are the system's random numbers.
-            mark: RandomState::new().hash_one(directory).to_le_bytes(),
+            mark: mark.to_le_bytes(),
             options,
             scratch: BytesMut::new(),
             batch_capacity_bytes: 0,
@@ -295,7 +298,10 @@ impl Encoder<'_> {
             Write::Intend { group, intent } => {
                 let log =
                     index.get_mut(group).unwrap_or_else(|| panic!("intent for unknown {group:?}"));
-                self.put(Key::Intent(*group), |body| body.extend_from_slice(intent));
+                match intent.is_empty() {
+                    true => self.clear_intent(*group, log),
+                    false => self.put(Key::Intent(*group), |body| body.extend_from_slice(intent)),
+                }
                 log.set_intent(intent.clone());
             }
             Write::Destroy { group } => {

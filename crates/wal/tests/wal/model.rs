@@ -106,8 +106,13 @@ impl Model {
             }
             Change::Intend { group } => {
                 let group = GroupId(group);
-                let intent = Bytes::from(format!("intent {made}"));
-                self.logs.get_mut(&group)?.intent = Some(intent.clone());
+                let log = self.logs.get_mut(&group)?;
+                // Now and then one that there is, is withdrawn.
+                log.intent = match log.intent.is_some() && made.is_multiple_of(2) {
+                    true => None,
+                    false => Some(Bytes::from(format!("intent {made}"))),
+                };
+                let intent = log.intent.clone().unwrap_or_default();
                 Some(Write::Intend { group, intent })
             }
             Change::Destroy { group } => {
