@@ -30,6 +30,7 @@
 mod actor;
 mod admission;
 mod apply;
+mod background;
 mod clock;
 mod completions;
 pub mod config;

@@ -299,6 +299,9 @@ fn open_stores(
     let groups = opened.as_ref().ok().map(|log| log.groups().collect::<Vec<_>>());
     fence.settle(news, groups.as_deref(), data_dir, node)?;
     let (log, state) = (opened?, state.transpose()?.expect("the state is opened with the log"));
+    if let Err(error) = crate::background::yield_to_foreground() {
+        tracing::warn!(%error, "flushes compete with requests: their threads could not be set back");
+    }
     state.on_damage(on_state_damage(Arc::clone(data_dir)));
     Ok((log, Arc::new(state), fence))
 }
