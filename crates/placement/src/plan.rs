@@ -79,7 +79,8 @@ impl Wanted {
 ///   that vote already would be no majority of all wanted ones. So a change never leaves fewer of them.
 /// - It also keeps its vote while those that would be left could not decide without voters that are not there: two that
 ///   vote and one that catches up are a majority of three that are wanted, and stand still when one of them is dead.
-/// - The leader never takes its own vote: it hands over first.
+/// - The leader never takes its own vote: it hands over first, and while none of those that could take over votes yet and
+///   is there, it keeps its vote beside them.
 #[must_use]
 pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
     let View { leader, membership, caught_up, there } = view;
@@ -106,7 +107,8 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
         voters.extend(now);
     }
     if !voters.contains(&leader) {
-        let heirs: BTreeSet<_> = voters.intersection(now).copied().collect();
+        let heirs: BTreeSet<_> =
+            voters.intersection(now).filter(|heir| there.contains(heir)).copied().collect();
         if !heirs.is_empty() {
             return Step::Transfer(heirs);
         }

@@ -77,6 +77,19 @@ fn a_leader_that_leaves_hands_over_first() {
 }
 
 #[test]
+fn a_leader_that_leaves_waits_for_no_dead_heir() {
+    let wanted = wanted(&[3, 4, 5], &[1, 2]);
+    let now = membership(&[1, 2, 3], &[4, 5]);
+    // Of those that stay, only node 3 votes yet, and it is dead: others get their votes first.
+    let beside = membership(&[2, 3, 4, 5], &[1]);
+    assert_eq!(step_without(&wanted, 2, &now, &[4, 5], &[3]), Step::Change(beside.clone()));
+    let heirs = Step::Transfer(ids(&[4, 5]));
+    assert_eq!(step_without(&wanted, 2, &beside, &[], &[3]), heirs);
+    // With all there, it hands over at once.
+    assert_eq!(step(&wanted, 2, &now, &[4, 5]), Step::Transfer(ids(&[3])));
+}
+
+#[test]
 fn the_only_voter_waits_for_its_successor_and_hands_over_to_it() {
     let wanted = Wanted { successions: vec![(NodeId(1), NodeId(2))], ..wanted(&[2], &[]) };
     let alone = membership(&[1], &[]);
