@@ -6,9 +6,10 @@ use quorate_api::etcdserverpb::{
 };
 use quorate_tests::client::{Client, runtime};
 use quorate_tests::cluster::Cluster;
+use quorate_tests::wait;
 use tonic::{Code, Status};
 
-use super::assert_serves;
+use super::{SERVE_BOUND, assert_serves};
 
 const EMPTY_KEY: &str = "etcdserver: key is not provided";
 
@@ -17,6 +18,9 @@ const ABOVE_REQUEST_LIMIT: usize = 1_700_000;
 
 /// Bytes of a value above what the protocol takes, 2 MiB.
 const ABOVE_MESSAGE_LIMIT: usize = 3_000_000;
+
+/// Bytes of a value of which a hundred and some fill a quota of 8 MiB.
+const QUOTA_STEP_BYTES: usize = 64 << 10;
 
 /// One above the operations of a transaction.
 const ABOVE_TXN_LIMIT: usize = 129;
@@ -43,6 +47,27 @@ fn requests_are_refused_with_their_reason_and_change_nothing() {
     });
     assert_eq!(cluster.revision(), before, "what is refused takes no revision");
     assert_serves(&cluster);
+}
+
+#[test]
+fn above_its_quota_a_node_takes_what_frees_space_and_nothing_that_grows() {
+    let quota = ["--quota-backend-bytes", "8388608"];
+    let Some(cluster) = Cluster::quorate_with("writes above the quota", &quota) else { return };
+    let endpoint = &cluster.nodes[0].client;
+    let refused = wait::until("a put is refused", SERVE_BOUND, || {
+        let put = PutRequest { key: "filler".into(), ..put("", QUOTA_STEP_BYTES) };
+        let done = runtime().block_on(async { Client::new(endpoint).kv.put(put).await });
+        done.map(drop).err().ok_or_else(|| "there is room".to_owned())
+    });
+    expect(Err(refused), Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+    runtime().block_on(async {
+        let mut client = Client::new(endpoint);
+        let found = client.kv.range(range("filler")).await.expect("reads go on").into_inner();
+        assert_eq!(found.kvs.len(), 1);
+        let delete = DeleteRangeRequest { key: "filler".into(), ..DeleteRangeRequest::default() };
+        let deleted = client.kv.delete_range(delete).await.expect("deletes go on").into_inner();
+        assert_eq!(deleted.deleted, 1);
+    });
 }
 
 async fn empty_keys(client: &mut Client) {
