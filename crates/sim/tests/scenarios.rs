@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use quorate_sim::scenario::{ExpectedEvent, Scenario, ScenarioError, Seen, Who};
 
 /// All of them.
-const SCENARIOS: [&str; 11] = [
+const SCENARIOS: [&str; 12] = [
     "a_departing_voter_leads_until_its_removal_is_committed",
+    "a_leader_that_leaves_waits_for_no_dead_heir",
     "a_learner_that_is_heard_is_promoted",
     "a_learner_that_is_to_be_promoted_is_not_lost",
     "a_learner_that_restarts_in_a_sleeping_group_can_read",
