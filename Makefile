@@ -39,7 +39,7 @@ lint: prerequisites target
 SIM := CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/sim' cargo run --release --locked -p quorate-sim
 SIM_CRATES := $(addprefix crates/,types raft group store wal placement sim)
 SIM_SOURCES := $(addsuffix /src,$(SIM_CRATES)) $(addsuffix /Cargo.toml,$(SIM_CRATES)) crates/sim/scenarios
-SIM_STATE = $(CACHE)/quorate/sim/$(shell find $(SIM_SOURCES) -type f -not -name '*tests.rs' -not -path '*/tests/*' \
+SIM_STATE = $(CACHE)/quorate/sim/$(shell find $(SIM_SOURCES) -type f -not -name '*tests.rs' -not -path '*/tests/*' -not -path '*/scenarios/*' \
 	| LC_ALL=C sort | xargs cat | sha256sum | cut -c1-16)
 SEEDS ?= 10000
 
