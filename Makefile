@@ -35,11 +35,11 @@ lint: prerequisites target
 
 # The simulator is built alone, without RocksDB, in a directory of its own: its features are not those of the workspace.
 # Seeds add up as long as what they test stays the same: the count is kept beside the build, named after the sources,
-# tests aside, which no seed runs.
+# tests and scenarios aside, which no seed runs.
 SIM := CARGO_TARGET_DIR='$(CARGO_TARGET_DIR)/sim' cargo run --release --locked -p quorate-sim
 SIM_CRATES := $(addprefix crates/,types raft group store wal placement sim)
-SIM_SOURCES := $(addsuffix /src,$(SIM_CRATES)) $(addsuffix /Cargo.toml,$(SIM_CRATES)) crates/sim/scenarios
-SIM_STATE = $(CACHE)/quorate/sim/$(shell find $(SIM_SOURCES) -type f -not -name '*tests.rs' -not -path '*/tests/*' -not -path '*/scenarios/*' \
+SIM_SOURCES := $(addsuffix /src,$(SIM_CRATES)) $(addsuffix /Cargo.toml,$(SIM_CRATES))
+SIM_STATE = $(CACHE)/quorate/sim/$(shell find $(SIM_SOURCES) -type f -not -name '*tests.rs' -not -path '*/tests/*' \
 	| LC_ALL=C sort | xargs cat | sha256sum | cut -c1-16)
 SEEDS ?= 10000
 
