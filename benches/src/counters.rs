@@ -48,6 +48,7 @@ pub(crate) struct LogFigures {
     entries: u64,
     entry_bytes: u64,
     disk_bytes: u64,
+    fetched: u64,
 }
 
 impl LogFigures {
@@ -58,12 +59,19 @@ impl LogFigures {
             entry_bytes: counters.sum("quorate_wal_entry_bytes_total"),
             disk_bytes: counters.sum("quorate_wal_written_bytes_total")
                 + counters.sum("quorate_wal_rewritten_bytes_total"),
+            fetched: counters.sum("quorate_wal_fetched_entries_total"),
         }
     }
 
     /// Syncs for each entry since `earlier`, on each node.
     pub(crate) fn syncs_per_entry(&self, earlier: &Self) -> f64 {
         (self.syncs - earlier.syncs) as f64 / (self.entries - earlier.entries) as f64
+    }
+
+    /// Entries that were read back for each one that was written since `earlier`: none, as long as the memory
+    /// for entries suffices.
+    pub(crate) fn read_back_per_entry(&self, earlier: &Self) -> f64 {
+        (self.fetched - earlier.fetched) as f64 / (self.entries - earlier.entries) as f64
     }
 
     /// Bytes that went to the disk for each byte of a command since `earlier`: keys, framing, hard states,

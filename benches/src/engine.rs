@@ -115,6 +115,7 @@ struct Figure {
     p99_ms: f64,
     cpu_us_per_write: f64,
     syncs_per_entry: f64,
+    read_back_per_entry: f64,
     log_write_amplification: f64,
     errors: u64,
 }
@@ -217,9 +218,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if !args.json {
         println!(
-            "| rtt ms | window | groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write | syncs/entry | log bytes/byte |"
+            "| rtt ms | window | groups | bytes | in flight | writes/s | p50 ms | p99 ms | CPU us/write | syncs/entry | log bytes/byte | read back/entry |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     }
     for combination in combinations(&args) {
         let figure = measure(&args, combination)?;
@@ -229,8 +230,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             let Figure { rtt_ms, window, groups, bytes, in_flight, .. } = &figure;
             let Figure { writes_per_s, p50_ms, p99_ms, cpu_us_per_write, .. } = &figure;
             let Figure { syncs_per_entry, log_write_amplification, .. } = &figure;
+            let read_back = figure.read_back_per_entry;
             println!(
-                "| {rtt_ms} | {window} | {groups} | {bytes} | {in_flight} | {writes_per_s:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us_per_write:.1} | {syncs_per_entry:.4} | {log_write_amplification:.2} |"
+                "| {rtt_ms} | {window} | {groups} | {bytes} | {in_flight} | {writes_per_s:.0} | {p50_ms:.2} | {p99_ms:.2} | {cpu_us_per_write:.1} | {syncs_per_entry:.4} | {log_write_amplification:.2} | {read_back:.4} |"
             );
         }
         if figure.errors > 0 {
@@ -336,6 +338,7 @@ async fn coordinate(
         p99_ms: quantile_ms(0.99),
         cpu_us_per_write: cpu.as_secs_f64() * 1e6 / writes,
         syncs_per_entry: log.syncs_per_entry(&log_began),
+        read_back_per_entry: log.read_back_per_entry(&log_began),
         log_write_amplification: log.write_amplification(&log_began),
         errors,
     })

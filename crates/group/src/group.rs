@@ -316,6 +316,12 @@ impl<P, R> Group<P, R> {
         }
     }
 
+    /// How many bytes of entries the group may keep in memory from now on, beyond those that are not durable
+    /// or not applied; see [`EntryBudget`](crate::EntryBudget).
+    pub fn limit_cache(&mut self, bytes_max: usize) {
+        self.replica.set_cached_bytes_max(bytes_max);
+    }
+
     /// Stand for election now, as if the election timer had fired.
     pub fn campaign(&mut self) {
         self.replica.campaign();

@@ -16,12 +16,13 @@
 //!
 //! [`digest`] compares what replicas have written. [`disk`] says what a full or a hanging disk means for
 //! groups; [`host`] holds the decisions about *which* groups live on a node, [`panics`] what becomes of one
-//! that panics, and [`Wheel`] which of them are ticked and which sleep.
+//! that panics, and [`Wheel`] which of them are ticked and which sleep. [`EntryBudget`] is how they share the memory for entries.
 
 pub mod descriptor;
 pub mod digest;
 pub mod disk;
 pub mod effect;
+mod entry_budget;
 mod failure_detector;
 mod group;
 pub mod host;
@@ -33,6 +34,7 @@ pub use descriptor::{Descriptor, DescriptorError};
 pub use digest::{Checkpoint, DIGEST_INTERVAL, Divergence, is_checkpoint};
 pub use disk::{Fitness, GrowthGate, Room, Stall};
 pub use effect::{Effect, Leadership, Proposed, Refusal};
+pub use entry_budget::EntryBudget;
 pub use failure_detector::{FailureDetector, Heard};
 pub use group::{Group, GroupConfig, WrongState, WrongStateError};
 pub use host::{Generation, Host, HostError};

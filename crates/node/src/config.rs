@@ -57,6 +57,10 @@ pub struct EngineConfig {
     /// Bytes of proposals that may wait on this node at a time; more are refused as overload. Default
     /// 256 MiB.
     pub proposal_bytes_max: usize,
+    /// Bytes of entries that all groups of this node keep in memory, beyond those that are not durable or not
+    /// applied: for followers that lag a little, so that the log is only written. Each group keeps 4 MiB at
+    /// most. Default 256 MiB. Less, with many busy groups, and followers are served from the disk.
+    pub entry_cache_bytes: usize,
     /// Applied entries that a log keeps behind the durable state, for replicas that were away for a while;
     /// older ones are truncated, and who needs them gets a snapshot. Default 100,000, as etcd's.
     pub snapshot_count: u64,
@@ -125,6 +129,7 @@ impl EngineConfig {
             sleep_after: Duration::from_secs(5),
             append_lanes: 4,
             proposal_bytes_max: 256 << 20,
+            entry_cache_bytes: 256 << 20,
             snapshot_count: 100_000,
             disk_reserve_bytes: None,
             snapshot_bytes_per_second: 32 << 20,

@@ -27,6 +27,7 @@ use crate::actor::{Drive, Glance, GroupActor, GroupReport, Input, Reloader, Rest
 use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::EngineConfig;
+use crate::entry_cache::CachePart;
 use crate::identity::{DataDir, Identity};
 use crate::life::Life;
 use crate::members::hand_over;
@@ -424,8 +425,18 @@ impl Parts {
         let (resting, glance) = (rest.report(), Arc::new(Glance::default()));
         let (shown, caught) = (Arc::clone(&glance), Arc::clone(&caught_up));
         let reloader = Reloader::new(group, Arc::clone(kind), Arc::downgrade(self));
-        let actor =
-            GroupActor::new(value, generation, drive, rest, shown, caught, caught_up_at, reloader);
+        let cache = CachePart::new(Arc::clone(&self.router.entries));
+        let actor = GroupActor::new(
+            value,
+            generation,
+            drive,
+            rest,
+            cache,
+            shown,
+            caught,
+            caught_up_at,
+            reloader,
+        );
         // Unbounded, so that no completion ever waits for room. What may enter is bounded elsewhere:
         // proposals by the node's bytes, messages by the peers' windows, completions by what was
         // submitted, ticks by the ticker.

@@ -18,7 +18,6 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use crate::config::InitialGroup;
-use crate::witness::Memory;
 
 /// The version of the identity file that this build writes and reads.
 const VERSION: u32 = 1;
@@ -241,41 +240,6 @@ impl DataDir {
         Ok(checked(&file).and_then(|bytes| PlacementMap::decode(bytes).ok()))
     }
 
-    /// Keeps what the other nodes have told of their logs.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub(crate) fn store_witness(
-        &self,
-        memories: &BTreeMap<NodeId, Memory>,
-    ) -> Result<(), DataDirError> {
-        let remembered = |(node, memory): (&NodeId, &Memory)| Remembered {
-            node: node.value(),
-            incarnation: memory.incarnation.value(),
-            synced_batches: memory.synced_batches,
-        };
-        let witness = WitnessRecord { nodes: memories.iter().map(remembered).collect() };
-        self.store_checked("witness", &witness.encode_to_vec())
-    }
-
-    /// What the other nodes had told of their logs; nothing if that cannot be read: they will tell again.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub(crate) fn witness(&self) -> Result<BTreeMap<NodeId, Memory>, DataDirError> {
-        let file = match fs::read(self.path.join("witness")) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            Err(source) => return Err(DataDirError::Io { path: self.path.clone(), source }),
-        };
-        let record = checked(&file).and_then(|bytes| WitnessRecord::decode(bytes).ok());
-        let memory = |node: Remembered| {
-            let incarnation = Incarnation(node.incarnation);
-            (NodeId(node.node), Memory { incarnation, synced_batches: node.synced_batches })
-        };
-        Ok(record.unwrap_or_default().nodes.into_iter().map(memory).collect())
-    }
-
     /// Makes `identity` durable: a crash leaves the old file or the new one.
     ///
     /// # Errors
@@ -378,22 +342,6 @@ pub fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_le_bytes(bytes))
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct WitnessRecord {
-    #[prost(message, repeated, tag = "1")]
-    nodes: Vec<Remembered>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Remembered {
-    #[prost(fixed64, tag = "1")]
-    node: u64,
-    #[prost(fixed64, tag = "2")]
-    incarnation: u64,
-    #[prost(uint64, tag = "3")]
-    synced_batches: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -93,19 +93,3 @@ fn a_copy_of_the_map_is_found_again_and_a_damaged_one_is_none() {
     fs::write(&path, bytes).expect("written");
     assert_eq!(data.map().expect("readable"), None);
 }
-
-#[test]
-fn what_the_others_have_told_is_there_again_and_nothing_if_it_is_damaged() {
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let data = DataDir::open(dir.path()).expect("free");
-    assert_eq!(data.witness().expect("readable"), BTreeMap::new());
-    let memory = Memory { incarnation: Incarnation(7), synced_batches: 100 };
-    let told = BTreeMap::from([(NodeId(2), memory)]);
-    data.store_witness(&told).expect("stored");
-    assert_eq!(data.witness().expect("readable"), told);
-    let path = dir.path().join("witness");
-    let mut bytes = fs::read(&path).expect("read");
-    bytes[12] ^= 1;
-    fs::write(&path, bytes).expect("written");
-    assert_eq!(data.witness().expect("readable"), BTreeMap::new());
-}

@@ -37,6 +37,7 @@ pub mod config;
 mod disks;
 mod elsewhere;
 mod engine;
+mod entry_cache;
 mod fence;
 mod forward;
 mod founding;

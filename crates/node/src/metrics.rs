@@ -33,6 +33,7 @@ pub(crate) struct NodeMetrics {
     pub(crate) disk_free_bytes: Gauge,
     pub(crate) disk_reserve_bytes: Gauge,
     pub(crate) unfit: Gauge,
+    pub(crate) entry_cache_bytes: Gauge,
     pub(crate) proposal_bytes_available: Gauge,
     pub(crate) snapshots_installed: Counter,
     pub(crate) digest_mismatches: Counter,
@@ -157,6 +158,10 @@ impl NodeMetrics {
             unfit: registry.gauge(
                 "quorate_node_unfit",
                 "1 while this node leads nothing because its disk hangs or is all but full.",
+            ),
+            entry_cache_bytes: registry.gauge(
+                "quorate_node_entry_cache_bytes",
+                "Entries of all groups that are kept in memory.",
             ),
             proposal_bytes_available: registry.gauge(
                 "quorate_node_proposal_bytes_available",

@@ -19,7 +19,7 @@ use crate::forward::{Beat, Empty, JoinRequest, Nodes, Reply, Request, reply, req
 use crate::identity::Identity;
 use crate::router::Router;
 use crate::snapshot::arrival;
-use crate::witness::{Memory, Witness};
+use crate::witness::Witness;
 use crate::{join, members, mover};
 
 /// A node's side of the transport.
@@ -112,15 +112,23 @@ impl Network {
         });
     }
 
-    /// What is to be remembered of the others over restarts, if it has changed.
-    pub(crate) fn take_news(&self) -> Option<BTreeMap<NodeId, Memory>> {
-        lock(&self.witness).take_news()
-    }
-
     fn hear_beat(&self, from: NodeId, beat: &Beat) {
         let Beat { session, synced_batches, .. } = *beat;
-        lock(&self.witness).hear(from, session, synced_batches, now_ms());
+        self.with_witness(|witness| witness.hear(from, session, synced_batches, now_ms()));
         self.router.disks.hear(from, beat);
+    }
+
+    /// What is to be remembered over restarts goes to the log, as soon as there is one.
+    fn with_witness<T>(&self, act: impl FnOnce(&mut Witness) -> T) -> T {
+        let mut witness = lock(&self.witness);
+        let result = act(&mut witness);
+        // Under the lock: of two notes the later one must come last.
+        if let Some(parts) = self.parts.get().and_then(Weak::upgrade)
+            && let Some(words) = witness.take_news()
+        {
+            parts.wal.note(words);
+        }
+        result
     }
 
     /// How many batches are durable in this node's log; never more than a restart would find.
@@ -251,7 +259,7 @@ impl Handler for Network {
 
     fn admit(&self, peer: &Hello) -> Result<(), Refusal> {
         self.with_admission(|admission| admission.judge(peer))?;
-        lock(&self.witness).admit(peer, now_ms())
+        self.with_witness(|witness| witness.admit(peer, now_ms()))
     }
 
     fn on_peer(&self, node: NodeId, event: PeerEvent) {

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics::Recorder;
@@ -34,6 +33,7 @@ use crate::completions::LogCompletions;
 use crate::config::{EngineConfig, InitialState};
 use crate::disks::DiskWatch;
 use crate::engine::{Engine, Kinds, Parts, lock};
+use crate::entry_cache::EntryCache;
 use crate::fence::{Fence, Fenced, on_state_damage};
 use crate::founding::{Founders, fresh_identity, initial_groups, make_groups};
 use crate::identity::{DataDir, DataDirError, Identity, random_u64};
@@ -45,12 +45,9 @@ use crate::snapshot::installation::{InstallError, redo_all};
 use crate::snapshot::transfer::Snapshots;
 use crate::snapshot::truncator;
 use crate::steward::Steward;
+use crate::ticker::GROUP_CACHE_BYTES_MAX;
 use crate::witness::Witness;
 use crate::{join, mover, ticker};
-
-/// How often it is written down what the others have told of their logs, if that has changed. A copy that
-/// is older than this is found whoever was restarted meanwhile.
-const WITNESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a node does not open.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +175,7 @@ pub(crate) async fn open(
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),
         disks: Arc::default(),
+        entries: Arc::new(EntryCache::new(GROUP_CACHE_BYTES_MAX)),
     });
     let session = random_u64()?;
     let (gathering, heard) = mpsc::unbounded_channel();
@@ -187,7 +185,7 @@ pub(crate) async fn open(
         identity.clone(),
         session,
         admission,
-        Witness::of(data_dir.witness()?),
+        Witness::of(log.noted()),
         log.synced_batches(),
         gathering,
     ));
@@ -460,20 +458,6 @@ fn on_failed(router: Arc<Router>) -> crate::apply::OnFailed {
     })
 }
 
-/// Writes down what the others have told of their logs, now and then: a sync for each of their batches would
-/// be one of ours for each.
-async fn keep_witness(network: Arc<Network>, data_dir: Arc<DataDir>) {
-    loop {
-        tokio::time::sleep(WITNESS_INTERVAL).await;
-        let Some(memories) = network.take_news() else { continue };
-        let data_dir = Arc::clone(&data_dir);
-        let stored = tokio::task::spawn_blocking(move || data_dir.store_witness(&memories)).await;
-        if let Ok(Err(error)) = stored {
-            tracing::error!(%error, "what the others have told of their logs cannot be kept");
-        }
-    }
-}
-
 fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
     let config = &parts.config;
     let own = Node {
@@ -489,7 +473,6 @@ fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
     let (router, snapshots) = (&parts.router, &parts.snapshots);
     let truncator =
         truncator::run(Arc::clone(router), Arc::clone(snapshots), config.snapshot_count);
-    let (network, data_dir) = (Arc::clone(&parts.network), Arc::clone(&parts.data_dir));
     let disk_watch = DiskWatch {
         router: Arc::clone(router),
         wal: Arc::clone(&parts.wal),
@@ -500,8 +483,10 @@ fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
     };
     let tasks = [
         vital::spawn("disk watch", disk_watch.run()),
-        vital::spawn("witness", keep_witness(network, data_dir)),
-        vital::spawn("ticker", ticker::run(Arc::clone(router), parts.tick())),
+        vital::spawn(
+            "ticker",
+            ticker::run(Arc::clone(router), parts.tick(), config.entry_cache_bytes),
+        ),
         vital::spawn("look", ticker::look_around(Arc::clone(router))),
         vital::spawn("steward", steward.run(Arc::clone(&parts.placement_applied))),
         vital::spawn("mover", mover::run(Arc::clone(router))),

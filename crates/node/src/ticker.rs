@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_group::{FailureDetector, Heard, Wheel};
+use quorate_group::{EntryBudget, FailureDetector, Heard, Wheel};
 use quorate_raft::Role;
 use quorate_transport::{Limits, Pulse};
 use quorate_types::NodeId;
@@ -28,6 +28,10 @@ const TOLD_PER_TICK_MAX: usize = 128;
 /// gone, and all other nodes should find a loss at about the same time.
 const KEEP_ALIVES_PER_ELECTION: u32 = 8;
 
+/// What one group keeps of its log in memory while there is room: a follower that was away for a moment is
+/// served from there.
+pub(crate) const GROUP_CACHE_BYTES_MAX: usize = 4 << 20;
+
 /// Time between two looks at the groups, for metrics.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -49,8 +53,9 @@ pub(crate) fn keep_alive_interval(config: &EngineConfig) -> Duration {
     }
 }
 
-/// Ticks until the router's node stops.
-pub(crate) async fn run(router: Arc<Router>, tick: Duration) {
+/// Ticks until the router's node stops, and divides `entry_cache_bytes` of memory among the groups.
+pub(crate) async fn run(router: Arc<Router>, tick: Duration, entry_cache_bytes: usize) {
+    let mut budget = EntryBudget::new(entry_cache_bytes, GROUP_CACHE_BYTES_MAX);
     let mut ticks = interval(tick);
     // After a pause (a stopped process, a stalled disk) the groups must not live through all missed
     // ticks at once: they would take their leader for dead before its beats are read. But a tick that
@@ -69,6 +74,7 @@ pub(crate) async fn run(router: Arc<Router>, tick: Duration) {
             let told = heard.map(|heard| wheel.tick(&heard));
             (told.unwrap_or_default(), wheel.awake().collect::<Vec<_>>())
         };
+        router.entries.divide(&mut budget, awake.len());
         let residents = router.residents.load();
         let tell = |group, input| {
             if let Some(resident) = residents.get(&group) {
@@ -128,6 +134,7 @@ fn look(router: &Router, reports: &[Arc<GroupReport>]) {
         metrics.groups_asleep.set(wheel.asleep_count() as f64);
         metrics.groups_to_tell.set(wheel.to_tell_count() as f64);
     }
+    metrics.entry_cache_bytes.set(router.entries.kept_bytes() as f64);
     metrics.proposal_bytes_available.set(router.proposal_bytes.available_permits() as f64);
     metrics.show_lags(|peer| {
         // Nobody is behind in a group that sleeps.

@@ -8,12 +8,17 @@
 //! - **Two copies** run at once: a process comes while another one of the same node still speaks. Each would
 //!   vote for itself.
 //!
+//! What was told is kept in the node's own log, with the next batch: it costs no sync, and whoever remembers
+//! batches of its own remembers what it had heard before them.
+//!
 //! A node tells only what is durable there, so no crash can make it return below that. Which is also why a
 //! process that comes right after another one has spoken is asked to come again rather than refused for
 //! good: most of the time the node has just been started again.
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use prost::Message;
 use quorate_transport::{Hello, Refusal};
 use quorate_types::{Incarnation, NodeId};
 
@@ -31,10 +36,10 @@ pub(crate) struct Witness {
 
 /// What is remembered of a node over our own restarts.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Memory {
-    pub(crate) incarnation: Incarnation,
+struct Memory {
+    incarnation: Incarnation,
     /// The most synced batches that it has told of.
-    pub(crate) synced_batches: u64,
+    synced_batches: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -53,11 +58,32 @@ struct Process {
     at_ms: u64,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct WitnessRecord {
+    #[prost(message, repeated, tag = "1")]
+    nodes: Vec<Remembered>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Remembered {
+    #[prost(fixed64, tag = "1")]
+    node: u64,
+    #[prost(fixed64, tag = "2")]
+    incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    synced_batches: u64,
+}
+
 impl Witness {
-    /// What was remembered when this node last stopped.
-    pub(crate) fn of(memories: BTreeMap<NodeId, Memory>) -> Self {
-        let known = |(node, memory)| (node, Known { memory, ..Known::default() });
-        Self { known: memories.into_iter().map(known).collect(), news: false }
+    /// What was remembered when this node last stopped; nothing if that cannot be read: they will tell again.
+    pub(crate) fn of(words: Bytes) -> Self {
+        let known = |node: Remembered| {
+            let incarnation = Incarnation(node.incarnation);
+            let memory = Memory { incarnation, synced_batches: node.synced_batches };
+            (NodeId(node.node), Known { memory, ..Known::default() })
+        };
+        let record = WitnessRecord::decode(words).unwrap_or_default();
+        Self { known: record.nodes.into_iter().map(known).collect(), news: false }
     }
 
     /// A node says hello at `now_ms`; its names and its incarnation were found right.
@@ -117,10 +143,18 @@ impl Witness {
         }
     }
 
-    /// What is to be remembered over restarts, if that has changed since it was last asked for.
-    pub(crate) fn take_news(&mut self) -> Option<BTreeMap<NodeId, Memory>> {
-        let memory = |(node, known): (&NodeId, &Known)| (*node, known.memory);
-        std::mem::take(&mut self.news).then(|| self.known.iter().map(memory).collect())
+    /// What is to be remembered over restarts, in the form that [`Witness::of`] reads, if that has changed
+    /// since it was last asked for. It belongs into the log with the node's own next batch.
+    pub(crate) fn take_news(&mut self) -> Option<Bytes> {
+        let remembered = |(node, known): (&NodeId, &Known)| Remembered {
+            node: node.value(),
+            incarnation: known.memory.incarnation.value(),
+            synced_batches: known.memory.synced_batches,
+        };
+        std::mem::take(&mut self.news).then(|| {
+            let nodes = self.known.iter().map(remembered).collect();
+            WitnessRecord { nodes }.encode_to_vec().into()
+        })
     }
 
     fn note(&mut self, node: NodeId, synced_batches: u64) {
@@ -176,6 +210,12 @@ mod tests {
         let mut witness = Witness::of(memories);
         assert!(is_copy(witness.admit(&hello(2, 99), 0)));
         assert_eq!(witness.admit(&hello(3, 100), 0), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_again() {
+        assert_eq!(Witness::of(Bytes::new()), Witness::default());
+        assert_eq!(Witness::of(Bytes::from_static(b"\xff\xff")), Witness::default());
     }
 
     #[test]

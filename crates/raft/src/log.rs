@@ -280,6 +280,14 @@ impl Log {
         })
     }
 
+    /// Changes how many bytes the cache may hold; what is over that and can be read back goes at once.
+    pub(crate) fn set_cached_bytes_max(&mut self, bytes_max: usize) {
+        if self.cached_bytes_max != bytes_max {
+            self.cached_bytes_max = bytes_max;
+            self.evict();
+        }
+    }
+
     /// Drops the oldest entries while the cache is over its bound; only what is durable and
     /// applied, since nothing else has a second copy at hand.
     fn evict(&mut self) {

@@ -171,6 +171,12 @@ impl Replica {
         (self.state.may_lead, self.state.takes_entries) = (may_lead, takes_entries);
     }
 
+    /// Changes [`Config::cached_bytes_max`], so that the groups of a node can share what it has. Entries
+    /// that are not durable or not applied stay in memory whatever is allowed.
+    pub fn set_cached_bytes_max(&mut self, bytes_max: usize) {
+        self.state.log.set_cached_bytes_max(bytes_max);
+    }
+
     /// As leader, gives up: follows nobody in its own term, and beats no more, so that others elect. Waiting
     /// reads are refused; what was proposed may be committed later. Does nothing in other roles.
     pub fn step_down(&mut self) {

@@ -156,6 +156,13 @@ pub trait LogStore: Send + 'static {
     /// As [`write`](Self::write).
     fn seal(&mut self) -> Result<(), LogError>;
 
+    /// Keeps `words` of the host with the next batch or seal, in the place of those before: they are as durable
+    /// as that, and cost no sync of their own. Opaque here.
+    fn note(&mut self, words: Bytes);
+
+    /// The words that a restart would find.
+    fn noted(&self) -> Bytes;
+
     /// Every log as it is now, but for those that are damaged.
     ///
     /// # Errors

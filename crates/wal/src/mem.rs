@@ -35,7 +35,9 @@ struct State {
     /// What survives a power cut.
     synced: BTreeMap<GroupId, MemGroup>,
     /// Written but not synced, oldest first.
-    staged: VecDeque<Vec<Write>>,
+    staged: VecDeque<(Vec<Write>, Option<Bytes>)>,
+    /// The host's words about the node.
+    noted: Bytes,
     synced_batches: u64,
     syncs: u64,
     /// Which open handle may write; older ones belong to processes that are gone.
@@ -54,6 +56,7 @@ struct State {
 pub struct MemLog {
     disk: MemDisk,
     process: u64,
+    to_note: Option<Bytes>,
 }
 
 /// What a power cut did to the batches that were not synced.
@@ -81,7 +84,7 @@ impl MemDisk {
         let process = state.next_process();
         self.shared.changed.notify_all();
         drop(state);
-        MemLog { disk: self.clone(), process }
+        MemLog { disk: self.clone(), process, to_note: None }
     }
 
     /// Cuts the power: a prefix of the staged batches, drawn from `seed`, survives. Whatever process had
@@ -157,7 +160,7 @@ impl MemLog {
         let mut state = self.disk.lock();
         state.check_process(self.process)?;
         state.check_failed()?;
-        state.staged.push_back(batch.to_vec());
+        state.staged.push_back((batch.to_vec(), self.to_note.take()));
         Ok(Written { bytes: batch.iter().map(|write| write.cost_bytes() as u64).sum() })
     }
 
@@ -211,7 +214,18 @@ impl LogStore for MemLog {
 
     /// This disk knows by itself what was synced.
     fn seal(&mut self) -> Result<(), LogError> {
-        self.released().map(drop)
+        let to_note = self.to_note.take();
+        let mut state = self.released()?;
+        state.noted = to_note.unwrap_or_else(|| state.noted.clone());
+        Ok(())
+    }
+
+    fn note(&mut self, words: Bytes) {
+        self.to_note = Some(words);
+    }
+
+    fn noted(&self) -> Bytes {
+        self.disk.lock().noted.clone()
     }
 
     fn recover(&mut self) -> Result<BTreeMap<GroupId, RecoveredLog>, LogError> {
@@ -300,9 +314,12 @@ impl State {
     }
 
     fn sync_staged(&mut self, batches_max: usize) {
-        for batch in self.staged.drain(..batches_max.min(self.staged.len())) {
+        for (batch, note) in self.staged.drain(..batches_max.min(self.staged.len())) {
             for write in batch {
                 apply(&mut self.synced, write);
+            }
+            if let Some(words) = note {
+                self.noted = words;
             }
             self.synced_batches += 1;
         }

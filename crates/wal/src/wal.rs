@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use metrics::Recorder;
 use quorate_types::{Entry, GroupId, LogIndex};
@@ -180,6 +181,8 @@ pub(crate) struct Shared {
     /// When the oldest write that is under way was submitted, in microseconds since `began` and one; 0 when
     /// nothing is under way.
     pub(crate) oldest_us: AtomicU64,
+    /// Words of the host for the next batch.
+    pub(crate) note: Mutex<Option<Bytes>>,
     began: OnceLock<Instant>,
 }
 
@@ -295,6 +298,12 @@ impl Wal {
         jobs.try_send(Job::Reload { group, generation }).map_err(|error| why(&error))
     }
 
+    /// Keeps `words` of the host about the node with the next batch or seal, see [`LogStore::note`]. Of
+    /// several in between the last ones count. A host reads them with [`LogStore::noted`] when it starts.
+    pub fn note(&self, words: Bytes) {
+        *self.shared.note.lock().expect(UNPOISONED) = Some(words);
+    }
+
     /// How many batches the store has ever made durable, over all restarts.
     #[must_use]
     pub fn synced_batches(&self) -> u64 {
@@ -365,4 +374,4 @@ impl Drop for AbortOnPanic {
 }
 
 /// The locks are held for single moves of values only.
-const UNPOISONED: &str = "nothing panics under the locks of the log's handle";
+pub(crate) const UNPOISONED: &str = "nothing panics under the locks of the log's handle";

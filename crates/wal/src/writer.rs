@@ -11,7 +11,7 @@ use quorate_types::GroupId;
 use crate::error::LogError;
 use crate::log_store::{LogStore, Write};
 use crate::metrics::WalMetrics;
-use crate::wal::{AbortOnPanic, Completions, Persisted, Shared, Task, WalConfig};
+use crate::wal::{AbortOnPanic, Completions, Persisted, Shared, Task, UNPOISONED, WalConfig};
 
 /// The engine sums up over its threads what it has written again: not for every batch.
 const REWRITTEN_EVERY_BATCHES: u64 = 64;
@@ -122,6 +122,7 @@ impl Writer {
         if self.batch.is_empty() {
             return self.seal();
         }
+        self.take_note();
         self.metrics.queue_tasks.set(self.jobs.len() as f64);
         let start = Instant::now();
         let written = self.store.write(&self.batch)?;
@@ -158,9 +159,16 @@ impl Writer {
         Ok(())
     }
 
+    fn take_note(&mut self) {
+        if let Some(words) = self.shared.note.lock().expect(UNPOISONED).take() {
+            self.store.note(words);
+        }
+    }
+
     /// Puts something behind the last batch, once.
     fn seal(&mut self) -> Result<(), LogError> {
         if mem::take(&mut self.unsealed) {
+            self.take_note();
             // What is submitted meanwhile waits behind it, and a disk that hangs shows here too.
             self.shared.oldest_us.store(self.shared.now_us() + 1, Ordering::Relaxed);
             self.store.seal()?;

@@ -34,6 +34,7 @@ use crate::actor::rest::Rest;
 use crate::actor::slot::{ProposalSlot, ReadSlot};
 use crate::apply::Applied;
 use crate::clock;
+use crate::entry_cache::CachePart;
 use crate::life::Life;
 use crate::snapshot::transfer::Arrived;
 
@@ -124,6 +125,7 @@ pub(crate) struct GroupActor {
     drive: Drive,
     growth: GrowthGate,
     rest: Rest,
+    cache: CachePart,
     glance: Arc<Glance>,
     /// Inputs since the last turn.
     inputs: usize,
@@ -155,6 +157,7 @@ impl GroupActor {
         generation: Generation,
         drive: Drive,
         rest: Rest,
+        cache: CachePart,
         glance: Arc<Glance>,
         caught_up: Arc<AtomicBool>,
         caught_up_at: LogIndex,
@@ -167,6 +170,7 @@ impl GroupActor {
             drive,
             growth: GrowthGate::default(),
             rest,
+            cache,
             glance,
             inputs: 0,
             reloader,
@@ -348,12 +352,17 @@ impl GroupActor {
         let is_done = !self.group.is_distrusted() && !self.drive.has_refused();
         match self.group.leadership().leader.filter(|_| self.group.is_asleep() && is_done) {
             Some(leader) => {
+                self.cache.settle(&mut self.group, true);
                 let report = self.report();
                 self.rest.sleep(leader, report);
             }
-            // What has changed up to here nobody has told it, and what changes from now on is told.
-            None if self.rest.wake() => self.look_at_disks(),
-            None => {}
+            None => {
+                self.cache.settle(&mut self.group, false);
+                // What has changed up to here nobody has told it, and what changes from now on is told.
+                if self.rest.wake() {
+                    self.look_at_disks();
+                }
+            }
         }
     }
 

@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use super::*;
+use crate::entry_cache::EntryCache;
 use crate::metrics::NodeMetrics;
 use crate::router::Router;
 
@@ -100,6 +101,7 @@ fn router(node: NodeId) -> Arc<Router> {
         request_timeout: PATIENCE,
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
         disks: Arc::default(),
+        entries: Arc::new(EntryCache::new(0)),
         wheel: Arc::new(Mutex::new(Wheel::new(node, FailureDetector::new(1), 1))),
         stopping: AtomicBool::new(false),
     })

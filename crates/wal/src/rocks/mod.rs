@@ -7,6 +7,8 @@
 //! 2, group u64                    -> group: label, base of the log, membership given at creation
 //! 3, group u64                    -> hard state
 //! 4, group u64, first index u64   -> batch record: the entries of one append
+//! 5, group u64                    -> intent: what is about to be done with the group
+//! 6                               -> note: words of the host about the node
 //! ```
 //!
 //! Integers in keys are big endian, so that a group's records lie together in the order of their indexes.
@@ -66,7 +68,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use quorate_types::{GroupId, HardState};
 use rocksdb::statistics::Ticker;
 use rocksdb::{DB, ErrorKind, Options, WriteBatch, WriteOptions};
@@ -88,6 +90,9 @@ pub struct RocksLog {
     index: Arc<RwLock<Index>>,
     synced: WriteOptions,
     synced_batches: u64,
+    /// The host's words: as they are on disk, and those that go with the next batch.
+    noted: Bytes,
+    to_note: Option<Bytes>,
     /// Groups whose rows are damaged. Nothing is written for them.
     damaged: BTreeMap<GroupId, LogError>,
     /// What this process begins its batches with.
@@ -121,7 +126,7 @@ impl RocksLog {
         files::cut(&files::examine(directory)?.tails)?;
         let options = options.to_rocksdb();
         let db = DB::open(&options, directory).map_err(opening)?;
-        let recovery::Recovered { index, synced_batches, damaged } = recovery::scan(&db)?;
+        let recovery::Recovered { index, synced_batches, noted, damaged } = recovery::scan(&db)?;
         let mut synced = WriteOptions::new();
         synced.set_sync(true);
         // The keys of such a hash are the system's random numbers.
@@ -132,6 +137,8 @@ impl RocksLog {
             index: Arc::new(RwLock::new(index)),
             synced,
             synced_batches,
+            noted,
+            to_note: None,
             damaged,
             mark: mark.to_le_bytes(),
             options,
@@ -186,6 +193,9 @@ impl RocksLog {
             assert!(damage.is_none(), "group {group}: a write for a damaged log: {damage:?}");
             encoder.write(&mut index, write);
         }
+        if let Some(words) = &self.to_note {
+            encoder.put(Key::Note, |body| body.extend_from_slice(words));
+        }
         // Last, and in every batch: see the chapter.
         encoder.put(Key::Store, |body| record::put_store(body, synced_batches));
         batch
@@ -197,6 +207,9 @@ impl RocksLog {
         if let Err(error) = self.db.write_opt(batch, &self.synced) {
             self.failed = true;
             return Err(engine(error));
+        }
+        if let Some(words) = self.to_note.take() {
+            self.noted = words;
         }
         Ok(bytes)
     }
@@ -220,6 +233,14 @@ impl LogStore for RocksLog {
         }
         let batch = self.encode(&[], self.synced_batches);
         self.sync(batch).map(drop)
+    }
+
+    fn note(&mut self, words: Bytes) {
+        self.to_note = Some(words);
+    }
+
+    fn noted(&self) -> Bytes {
+        self.noted.clone()
     }
 
     fn recover(&mut self) -> Result<BTreeMap<GroupId, RecoveredLog>, LogError> {

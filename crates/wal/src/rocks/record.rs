@@ -36,6 +36,8 @@ pub(super) enum Key {
     Batch(GroupId, LogIndex),
     /// What is about to be done with a group.
     Intent(GroupId),
+    /// The host's words about the node.
+    Note,
 }
 
 /// Their order is that of recovery's scan: a group is known before its entries come.
@@ -44,6 +46,7 @@ const TAG_GROUP: u8 = 2;
 const TAG_HARD_STATE: u8 = 3;
 const TAG_BATCH: u8 = 4;
 const TAG_INTENT: u8 = 5;
+const TAG_NOTE: u8 = 6;
 
 /// All rows of one kind. They lie together, in the order of their groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +96,7 @@ impl Key {
             Self::HardState(group) => (TAG_HARD_STATE, group.value(), 0, 9),
             Self::Batch(group, first) => (TAG_BATCH, group.value(), first.value(), 17),
             Self::Intent(group) => (TAG_INTENT, group.value(), 0, 9),
+            Self::Note => (TAG_NOTE, 0, 0, 1),
         };
         let mut bytes = [0; EncodedKey::BYTES_MAX];
         bytes[0] = tag;
@@ -111,6 +115,7 @@ impl Key {
         };
         match (*tag, numbers.len()) {
             (TAG_STORE, 0) => Some(Self::Store),
+            (TAG_NOTE, 0) => Some(Self::Note),
             (TAG_GROUP, 8) => Some(Self::Group(GroupId(number(0)?))),
             (TAG_HARD_STATE, 8) => Some(Self::HardState(GroupId(number(0)?))),
             (TAG_INTENT, 8) => Some(Self::Intent(GroupId(number(0)?))),
@@ -318,6 +323,7 @@ mod tests {
             Key::Batch(GroupId(1), LogIndex(256)),
             Key::Batch(GroupId(2), LogIndex(1)),
             Key::Intent(GroupId(1)),
+            Key::Note,
         ];
         let encoded: Vec<_> = keys.iter().map(|key| key.encode().as_ref().to_vec()).collect();
         assert!(encoded.is_sorted());

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use quorate_types::{Entry, EntryId, GroupId, HardState, LogIndex, Term};
 use rocksdb::{DB, ErrorKind, ReadOptions};
 
@@ -23,6 +24,8 @@ pub(super) struct Recovered {
     pub(super) index: Index,
     /// How many batches were ever synced.
     pub(super) synced_batches: u64,
+    /// The host's words about the node.
+    pub(super) noted: Bytes,
     /// The first thing that does not fit, of each group that is damaged.
     pub(super) damaged: BTreeMap<GroupId, LogError>,
 }
@@ -45,9 +48,9 @@ pub(super) fn scan(db: &DB) -> Result<Recovered, LogError> {
     }
     let (_, end) = Table::Intents.span();
     recovery.read(db, (end, vec![u8::MAX; 32]))?;
-    let Recovery { mut index, synced_batches, damaged, .. } = recovery;
+    let Recovery { mut index, synced_batches, noted, damaged, .. } = recovery;
     index.retain(|group, _| !damaged.contains_key(group));
-    Ok(Recovered { index, synced_batches, damaged })
+    Ok(Recovered { index, synced_batches, noted, damaged })
 }
 
 /// The scan is sequential and cold: large reads.
@@ -59,6 +62,7 @@ const READAHEAD_BYTES: usize = 2 << 20;
 struct Recovery {
     index: Index,
     synced_batches: u64,
+    noted: Bytes,
     damaged: BTreeMap<GroupId, LogError>,
     /// The key of the last row.
     last: Vec<u8>,
@@ -126,11 +130,11 @@ impl Recovery {
             return Err(LogError::Format(format!("unknown row {}", key.escape_ascii())));
         };
         let (group, index) = match name {
-            Key::Store => {
+            Key::Store | Key::Note => {
                 let decoded = self.decode(name, key, value);
                 return decoded.map_err(|error| match error {
                     RecordError::Version(_) => LogError::Format(error.to_string()),
-                    _ => LogError::DamagedEngine(format!("the store's own row: {error}")),
+                    _ => LogError::DamagedEngine(format!("the store's own rows: {error}")),
                 });
             }
             Key::Group(group) | Key::HardState(group) | Key::Intent(group) => {
@@ -158,6 +162,7 @@ impl Recovery {
         let body = record::decode(key, value)?;
         match name {
             Key::Store => self.synced_batches = record::take_store(body)?,
+            Key::Note => self.noted = body,
             Key::Group(group) => {
                 let (label, snapshot) = record::take_group(body)?;
                 self.index.insert(group, GroupLog::new(label, snapshot, HardState::default()));

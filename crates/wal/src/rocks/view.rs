@@ -40,7 +40,7 @@ impl RocksLogView {
         options.create_if_missing(false);
         options.set_db_log_dir(diary);
         let db = DB::open_for_read_only(&options, directory, false).map_err(opening)?;
-        let recovery::Recovered { index, synced_batches, damaged } = recovery::scan(&db)?;
+        let recovery::Recovered { index, synced_batches, damaged, .. } = recovery::scan(&db)?;
         let (db, index) = (Arc::new(db), Arc::new(RwLock::new(index)));
         Ok(Self { db, index, synced_batches, damaged, examined, lock: Arc::new(lock) })
     }

@@ -2,6 +2,7 @@
 //!
 //! After each step everything that the store tells must equal the model.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_wal::LogStore;
 
@@ -30,6 +31,7 @@ pub(crate) trait Place {
 pub(crate) enum Step {
     Write(Vec<Change>),
     Seal,
+    Note(u8),
     Reopen,
     CutPower { batches: Vec<Vec<Change>>, seed: u64 },
     Tidy { thoroughly: bool },
@@ -40,22 +42,32 @@ pub(crate) fn run(place: &mut impl Place, steps: &[Step]) {
     let mut model = Model::default();
     let mut log = place.open();
     model.check(&mut log);
+    // The host's words: what a restart finds, and what the next batch or seal brings.
+    let (mut noted, mut to_note) = (Bytes::new(), None);
     for step in steps {
         match step {
             Step::Write(changes) => {
                 let batch = model.batch(changes);
                 let batches = log.synced_batches();
                 log.write(&batch).expect("nothing fails here");
+                noted = to_note.take().unwrap_or(noted);
                 assert_eq!(log.synced_batches(), batches + 1);
             }
             Step::Seal => {
                 let batches = log.synced_batches();
                 log.seal().expect("nothing fails here");
+                noted = to_note.take().unwrap_or(noted);
                 assert_eq!(log.synced_batches(), batches, "a seal is no batch");
+            }
+            Step::Note(words) => {
+                let words = Bytes::from(vec![*words]);
+                log.note(words.clone());
+                to_note = Some(words);
             }
             Step::Reopen => {
                 let batches = log.synced_batches();
                 drop(log);
+                to_note = None;
                 log = place.open();
                 assert_eq!(log.synced_batches(), batches);
             }
@@ -71,10 +83,13 @@ pub(crate) fn run(place: &mut impl Place, steps: &[Step]) {
                 model = models.swap_remove(survived);
                 log = place.open();
                 assert_eq!(log.synced_batches(), synced + survived as u64);
+                let brought = to_note.take().filter(|_| survived > 0);
+                noted = brought.unwrap_or(noted);
             }
             Step::Tidy { thoroughly } => place.tidy(&log, *thoroughly),
         }
         model.check(&mut log);
+        assert_eq!(log.noted(), noted, "words come with a batch and not before");
     }
 }
 
@@ -83,6 +98,7 @@ pub(crate) fn history(steps_max: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => batch().prop_map(Step::Write),
         1 => Just(Step::Seal),
+        1 => any::<u8>().prop_map(Step::Note),
         1 => Just(Step::Reopen),
         1 => (proptest::collection::vec(batch(), 0..3), any::<u64>())
             .prop_map(|(batches, seed)| Step::CutPower { batches, seed }),
