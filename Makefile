@@ -13,7 +13,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Arguments for `make dev` and the benches: make dev ARGS='--nodes 5'
 ARGS ?=
 
-.PHONY: dev build test lint sim mutants torture restart steady snapshot bench-engine side-by-side prerequisites target-dir
+.PHONY: dev build test lint sim mutants torture fuzz restart steady snapshot bench-engine side-by-side prerequisites target-dir
 
 # A cluster of three nodes in one process, with real networking, disks and syncs; Ctrl-C ends it.
 dev: build
@@ -58,6 +58,10 @@ TORTURE_STATE = $(CACHE)/quorate/torture/$(shell find crates tests/src Cargo.loc
 # 40 more rounds; or: make torture ARGS='--rounds 100 --only kill,power-one,power-all,flip,tear'
 torture: build
 	@exec $(BIN)/quorate-torture faults --state '$(TORTURE_STATE)' $(ARGS)
+
+# Hostile messages, ten minutes for each method: make fuzz ARGS='--seconds 60 --only Watch,Lease'
+fuzz: build
+	@exec $(BIN)/quorate-torture fuzz $(ARGS)
 
 # From kill -9 to serving with 1 GiB: make restart ARGS='--mib 1024 --rounds 3'
 restart: build

@@ -6,6 +6,7 @@
 //! - [`programs`]: where the programs are; the peers are fetched, or the test says that it was skipped.
 //! - [`verify`]: `quorate-load verify` beside a test's faults.
 //! - [`torture`]: faults under load, round after round; a few in the tests, many by `make torture`.
+//! - [`fuzz`]: hostile bytes at every method of the client port.
 //! - [`measure`]: how clusters do over minutes and gigabytes.
 //! - [`client`], [`http`]: how tests talk to them.
 //! - [`ports`], [`wait`]: free ports, and the one place that polls.
@@ -17,6 +18,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod fuzz;
 pub mod http;
 pub mod measure;
 pub mod ports;

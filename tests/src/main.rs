@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_tests::fuzz;
 use quorate_tests::measure::{restart, snapshot, steady};
 use quorate_tests::torture::{Tally, damage, kill, power};
 use quorate_tests::verify::say;
@@ -26,6 +27,8 @@ enum Command {
     /// Rounds of faults: kills, power cuts, flipped bits, torn logs. Whatever is lost ends the run with
     /// exit code 1, and the data is kept.
     Faults(Faults),
+    /// Random and damaged messages at every method of the client port.
+    Fuzz(fuzz::Settings),
     /// How long nodes take to serve again after `kill -9`, with so much data.
     Restart(restart::Settings),
     /// Steady overwrites of a data set: disk, memory and p99 over time, as a table and a graph.
@@ -130,6 +133,7 @@ impl Kind {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Faults(settings) => faults(&settings),
+        Command::Fuzz(settings) => fuzz::run(&settings),
         Command::Restart(settings) => restart::run(&settings),
         Command::Steady(settings) => steady::run(&settings),
         Command::Snapshot(settings) => snapshot::run(&settings),

@@ -1,11 +1,17 @@
 //! A few rounds of each kind of torture; `make torture` has many.
 
+use quorate_tests::fuzz;
 use quorate_tests::torture::power::disk;
 use quorate_tests::torture::{damage, kill, power};
 use quorate_tests::verify::say;
 
 use std::fs::{self, File};
 use std::io::Write;
+
+#[test]
+fn hostile_messages_at_every_method_leave_the_nodes_as_good_as_before() {
+    fuzz::run(&fuzz::Settings::brief(400, 1)).expect("nothing happens to them");
+}
 
 #[test]
 fn nodes_that_are_killed_lose_nothing_and_serve_again() {
