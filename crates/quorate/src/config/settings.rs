@@ -12,7 +12,7 @@ use toml::de::DeValue;
 use super::ConfigError;
 use super::values::{
     ByteCount, ClusterState, Count, HostPort, InitialCluster, Labels, LogFilter, LogFormat, Millis,
-    Name, Span, Text, Value, Wrong, parser,
+    Name, Span, Switch, Text, Value, Wrong, parser,
 };
 
 /// The start of the names of our environment variables.
@@ -23,13 +23,19 @@ pub const ENV_CONFIG: &str = "QUORATE_CONFIG";
 
 /// What one layer says: a value for each setting that it names.
 macro_rules! settings {
-    ($($(#[doc = $help:literal])+ $field:ident: $type:ty = $key:literal, $shown:literal;)+) => {
+    ($(
+        $(#[doc = $help:literal])+
+        $field:ident: $type:ty = $key:literal, $shown:literal $(, bare $bare:literal)?;
+    )+) => {
         /// What one layer says: a value for each setting that it names. Also the flags of `serve`.
         #[derive(Clone, Default, Debug, clap::Args)]
         pub struct Settings {
             $(
                 $(#[doc = $help])+
-                #[arg(long = $key, value_name = $shown, value_parser = parser::<$type>)]
+                #[arg(
+                    long = $key, value_name = $shown, value_parser = parser::<$type>,
+                    $(num_args = 0..=1, require_equals = true, default_missing_value = $bare)?
+                )]
                 pub $field: Option<$type>,
             )+
         }
@@ -112,6 +118,20 @@ settings! {
     key: PathBuf = "key", "FILE";
     /// Certificate of the cluster's authority (PEM)
     ca: PathBuf = "ca", "FILE";
+    /// Certificate of the client port (PEM); with it, clients speak TLS; read again when it changes
+    /// [default: none]
+    cert_file: PathBuf = "cert-file", "FILE";
+    /// Private key of the client port's certificate (PEM)
+    key_file: PathBuf = "key-file", "FILE";
+    /// Authority of clients' certificates (PEM); with it, every client must have one [default: none]
+    trusted_ca_file: PathBuf = "trusted-ca-file", "FILE";
+    /// Whether the common name of a client's certificate is its user; needs trusted-ca-file
+    /// [default: false]
+    client_cert_auth: Switch = "client-cert-auth", "BOOL", bare "true";
+    /// Calls that one client connection may have open at a time [default: 10000]
+    max_concurrent_streams: Count = "max-concurrent-streams", "N";
+    /// Client connections at a time; further ones wait [default: 16384]
+    max_connections: Count = "max-connections", "N";
     /// Milliseconds between a leader's heartbeats [default: 100]
     heartbeat_interval: Millis = "heartbeat-interval", "MS";
     /// Milliseconds without a heartbeat before an election; the actual value is drawn between this and
