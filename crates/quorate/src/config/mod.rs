@@ -13,6 +13,9 @@ pub mod serve;
 pub mod settings;
 pub mod values;
 
+#[cfg(test)]
+mod from_etcd_tests;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

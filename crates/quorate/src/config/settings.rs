@@ -18,6 +18,9 @@ use super::values::{
 /// The start of the names of our environment variables.
 pub const ENV_PREFIX: &str = "QUORATE_";
 
+/// The start of the names of etcd's. They are not read: an address or a cluster's members are written otherwise here.
+const ETCD_PREFIX: &str = "ETCD_";
+
 /// The variable that names the configuration file.
 pub const ENV_CONFIG: &str = "QUORATE_CONFIG";
 
@@ -224,11 +227,19 @@ pub fn from_env(
     vars: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<EnvLayer, ConfigError> {
     let mut layer = EnvLayer::default();
-    let ours: BTreeMap<String, OsString> = vars
+    let named: BTreeMap<String, OsString> = vars
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, value)| name.starts_with(ENV_PREFIX) && !value.is_empty())
+        .filter(|(_, value)| !value.is_empty())
         .collect();
+    let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        named.into_iter().partition(|(name, _)| name.starts_with(ENV_PREFIX));
+    for name in others.into_keys().filter(|name| name.starts_with(ETCD_PREFIX)) {
+        let key = name[ETCD_PREFIX.len()..].to_ascii_lowercase().replace('_', "-");
+        if let Some(ours) = closest(&key).map(env_name) {
+            layer.warnings.push(format!("{name} is etcd's and is not read: set {ours}"));
+        }
+    }
     for (name, value) in ours {
         if name == ENV_CONFIG {
             layer.config = Some(value.into());
