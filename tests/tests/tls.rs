@@ -84,14 +84,16 @@ fn a_node_with_certificates_serves_clients_with_certificates() {
     let status = |tls: &[String]| said(quorate().args(["status", "--endpoints", &at(0)]).args(tls));
     let (is_ok, text) = status(&ours.client("alice"));
     assert!(is_ok && text.contains("n1"), "{text}");
-    let members = said(quorate().args(["member", "list", "--endpoints", &at(0)]).args(ours.client("alice")));
+    let members =
+        said(quorate().args(["member", "list", "--endpoints", &at(0)]).args(ours.client("alice")));
     assert!(members.0 && members.1.contains(&format!("https://{}", at(0))), "{}", members.1);
     assert!(!status(&ours.client("alice")[..2]).0, "no certificate");
     assert!(!status(&strange.client("mallory")).0, "another authority");
     assert!(!status(&[]).0, "no TLS");
     http::get(&at(0), "/health").expect_err("no TLS");
 
-    if let Some(etcd) = programs::etcd("a_node_with_certificates_serves_clients_with_certificates") {
+    if let Some(etcd) = programs::etcd("a_node_with_certificates_serves_clients_with_certificates")
+    {
         let etcdctl = |tls: &[String], args: &[&str]| {
             let mut command = Command::new(etcd.program("etcdctl"));
             command.env("ETCDCTL_API", "3").arg(format!("--endpoints=https://{}", at(0)));

@@ -192,7 +192,8 @@ impl<B: Backend> Connection<B> {
 /// Whether a request of HTTP/2 is a call of gRPC; a browser's is not.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE);
-    content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
+    content_type
+        .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// What a connection speaks.

@@ -64,10 +64,7 @@ impl<B: Backend> Door<B> {
     }
 
     /// Answers one call.
-    pub(crate) async fn answer<R>(
-        &self,
-        request: Request<R>,
-    ) -> Result<Response<Body>, Infallible>
+    pub(crate) async fn answer<R>(&self, request: Request<R>) -> Result<Response<Body>, Infallible>
     where
         R: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
     {

@@ -129,12 +129,7 @@ impl Query<'_> {
 }
 
 /// The answer to a probe of one check; it names the check, as etcd's does, if it is asked to be verbose.
-fn probe(
-    check: &str,
-    failure: &str,
-    query: Query<'_>,
-    is_ok: bool,
-) -> Response<Full<Bytes>> {
+fn probe(check: &str, failure: &str, query: Query<'_>, is_ok: bool) -> Response<Full<Bytes>> {
     let status = if is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = match (query.has("verbose"), is_ok) {
         (true, true) => format!("[+]{check} ok\nok\n"),

@@ -117,8 +117,7 @@ impl GatewayMetrics {
             json_refused_total: register.counter("quorate_gateway_json_refused_total", vec![]),
             tls: TlsMetrics {
                 handshakes: register.gauge("quorate_gateway_tls_handshakes_count"),
-                handshakes_total: register
-                    .counter("quorate_gateway_tls_handshakes_total", vec![]),
+                handshakes_total: register.counter("quorate_gateway_tls_handshakes_total", vec![]),
                 handshakes_failed_total: register
                     .counter("quorate_gateway_tls_handshakes_failed_total", vec![]),
                 handshakes_cut_total: register

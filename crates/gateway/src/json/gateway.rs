@@ -90,12 +90,12 @@ impl<S: Calls> JsonGateway<S> {
         }
         let (head, body) = request.into_parts();
         let intake = Intake::new(body, self.bounds.clone());
-        let answered = match (route.method.is_client_streaming(), route.method.is_server_streaming())
-        {
-            (false, false) => self.unary(route, &head, intake).await,
-            (false, true) => self.server_stream(route, &head, intake).await,
-            (true, _) => self.both_streams(route, &head, intake).await,
-        };
+        let answered =
+            match (route.method.is_client_streaming(), route.method.is_server_streaming()) {
+                (false, false) => self.unary(route, &head, intake).await,
+                (false, true) => self.server_stream(route, &head, intake).await,
+                (true, _) => self.both_streams(route, &head, intake).await,
+            };
         answered.unwrap_or_else(|status| {
             let (status, body) = words::refusal(&status);
             page(status, JSON, body).map(Body::new)
@@ -138,9 +138,8 @@ impl<S: Calls> JsonGateway<S> {
     ) -> Result<Response<Body>, Status> {
         let input = route.method.input();
         let first = intake.first_object().await;
-        let first = first.and_then(|text| {
-            text.map(|text| words::message(input.clone(), &text)).transpose()
-        });
+        let first = first
+            .and_then(|text| text.map(|text| words::message(input.clone(), &text)).transpose());
         let first = self.note_refusal(first)?;
         let (tell, told) = oneshot::channel();
         let refused = self.refused_total.clone();
@@ -211,7 +210,8 @@ impl<S: Calls> JsonGateway<S> {
 /// with etcd.
 fn metadata(headers: &HeaderMap) -> MetadataMap {
     let mut kept = HeaderMap::new();
-    let named = |name: &str| headers.get(name).or_else(|| headers.get(format!("grpc-metadata-{name}")));
+    let named =
+        |name: &str| headers.get(name).or_else(|| headers.get(format!("grpc-metadata-{name}")));
     if let Some(value) = named(REQUIRE_LEADER) {
         kept.insert(REQUIRE_LEADER, value.clone());
     }
@@ -246,8 +246,8 @@ fn requests<R: RequestBody>(
         async move {
             let (mut intake, tell) = state?;
             let object = intake.object().await;
-            let message = object
-                .and_then(|text| text.map(|text| words::message(input, &text)).transpose());
+            let message =
+                object.and_then(|text| text.map(|text| words::message(input, &text)).transpose());
             match message {
                 Ok(Some(message)) => Some((message, Some((intake, tell)))),
                 Ok(None) if is_held => std::future::pending().await,
@@ -277,7 +277,8 @@ fn lines(
                 status = refusal(&mut told) => Err(status),
                 answer = answers.message() => answer,
             };
-            let line = answer.and_then(|answer| answer.map(|answer| line(output, answer)).transpose());
+            let line =
+                answer.and_then(|answer| answer.map(|answer| line(output, answer)).transpose());
             match line {
                 Ok(line) => Some((line?, Some((answers, told)))),
                 Err(status) => Some((words::stream_refusal(&status), None)),

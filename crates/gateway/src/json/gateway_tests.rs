@@ -75,7 +75,10 @@ async fn answers_come_while_the_body_goes_on() {
     assert_eq!(next(&mut answers).await.unwrap(), ANSWERED);
     client.unbounded_send(" {]").unwrap();
     let last = next(&mut answers).await.unwrap();
-    assert!(last.starts_with(r#"{"error":{"grpc_code":3,"http_code":400,"message":"json: "#), "{last}");
+    assert!(
+        last.starts_with(r#"{"error":{"grpc_code":3,"http_code":400,"message":"json: "#),
+        "{last}"
+    );
     assert_eq!(next(&mut answers).await, None);
 }
 
@@ -93,12 +96,9 @@ async fn a_held_stream_outlives_its_body_and_another_does_not() {
 
 #[tokio::test]
 async fn a_stream_that_begins_badly_is_a_refusal() {
-    for (body, status) in [
-        (r#"{"list_services":5}"#, 400),
-        (r#"{"list_services":"#, 400),
-        ("[]", 400),
-        ("5", 400),
-    ] {
+    for (body, status) in
+        [(r#"{"list_services":5}"#, 400), (r#"{"list_services":"#, 400), ("[]", 400), ("5", 400)]
+    {
         let response = gateway(&[]).answer(post(full(body))).await;
         assert_eq!(response.status(), status, "{body}");
         let text = response.into_body().collect().await.unwrap().to_bytes();

@@ -142,11 +142,8 @@ impl Routes {
                 let method = method.expect("the table names methods of the service");
                 let full = format!("/{}/{name}", service.name);
                 let is_held = held.contains(&method.full_name());
-                let route = Route {
-                    method,
-                    path: full.parse().expect("names make a path"),
-                    is_held,
-                };
+                let route =
+                    Route { method, path: full.parse().expect("names make a path"), is_held };
                 assert!(routes.insert(*path, route).is_none(), "{path} stands for two methods");
             }
         }

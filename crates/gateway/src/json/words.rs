@@ -37,8 +37,7 @@ pub(super) fn write(
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
     let internal = |error: &dyn ToString| Status::internal(error.to_string());
-    let message =
-        DynamicMessage::decode(descriptor, message).map_err(|error| internal(&error))?;
+    let message = DynamicMessage::decode(descriptor, message).map_err(|error| internal(&error))?;
     let options = SerializeOptions::new()
         .stringify_64_bit_integers(true)
         .use_enum_numbers(false)

@@ -1,5 +1,5 @@
-use prost_reflect::DescriptorPool;
 use proptest::prelude::*;
+use prost_reflect::DescriptorPool;
 use quorate_api::etcdserverpb::{
     PutRequest, RangeRequest, RangeResponse, ResponseHeader, TxnRequest, range_request::SortOrder,
 };

@@ -65,7 +65,9 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// There is nobody to trust.
-    #[error("\"client-cert-auth\" needs \"trusted-ca-file\": the authority of clients' certificates")]
+    #[error(
+        "\"client-cert-auth\" needs \"trusted-ca-file\": the authority of clients' certificates"
+    )]
     NoAuthority,
 }
 

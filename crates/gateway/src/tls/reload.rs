@@ -137,7 +137,8 @@ mod tests {
 
     fn write(dir: &Path, names: [&str; 2], host: &str) {
         let key = KeyPair::generate().unwrap();
-        let made = CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let made =
+            CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(&key).unwrap();
         fs::write(dir.join(names[0]), made.pem()).unwrap();
         fs::write(dir.join(names[1]), key.serialize_pem()).unwrap();
     }
@@ -172,7 +173,9 @@ mod tests {
         let second = tls.config();
         assert!(!Arc::ptr_eq(&first, &second));
 
-        for broken in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n"] {
+        for broken in
+            ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n"]
+        {
             fs::write(path.join("cert"), broken).unwrap();
             assert!(matches!(tls.look(), Look::Broken(_)), "{broken:?}");
             assert!(Arc::ptr_eq(&second, &tls.config()));
@@ -195,7 +198,8 @@ mod tests {
         let mut wrong = files(path);
         wrong.trusted_ca = Some(path.join("key"));
         let error = ClientTls::load(wrong).unwrap_err().to_string();
-        let expected = format!("\"trusted-ca-file\" {}: holds no certificate", path.join("key").display());
+        let expected =
+            format!("\"trusted-ca-file\" {}: holds no certificate", path.join("key").display());
         assert_eq!(error, expected);
     }
 }

@@ -62,12 +62,8 @@ impl Door {
         let backend = Arc::new(backend);
         let recorder = PrometheusBuilder::new().build_recorder();
         let page = recorder.handle();
-        let gateway = Gateway::new(
-            Arc::clone(&backend),
-            config,
-            Arc::new(move || page.render()),
-            &recorder,
-        );
+        let gateway =
+            Gateway::new(Arc::clone(&backend), config, Arc::new(move || page.render()), &recorder);
         let gateway = Arc::new(match tls {
             Some(tls) => gateway.with_tls(tls),
             None => gateway,

@@ -165,10 +165,8 @@ async fn metrics(door: &Door) -> String {
 #[tokio::test]
 async fn changed_certificates_are_shown_to_new_clients_and_open_ones_go_on() {
     let authority = Authority::new();
-    let config = GatewayConfig {
-        tls_reload_interval: Duration::from_millis(5),
-        ..GatewayConfig::default()
-    };
+    let config =
+        GatewayConfig { tls_reload_interval: Duration::from_millis(5), ..GatewayConfig::default() };
     let door = Door::open_with_tls(config, authority.server(None)).await;
     let first = page(&door, authority.client(None), &[]).await.expect("an answer").0;
     let name = ServerName::try_from("localhost").expect("a name");
@@ -192,7 +190,10 @@ async fn changed_certificates_are_shown_to_new_clients_and_open_ones_go_on() {
     open.read_to_string(&mut answer).await.expect("an answer");
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     let metrics = metrics(&door).await;
-    assert!(metrics.contains("quorate_gateway_tls_certificate_expires_timestamp_seconds 6"), "{metrics}");
+    assert!(
+        metrics.contains("quorate_gateway_tls_certificate_expires_timestamp_seconds 6"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

@@ -24,7 +24,8 @@ impl Check<'_> {
     pub(super) fn clients(&self) -> Result<Clients, ConfigError> {
         let default = GatewayConfig::default();
         let streams = self.settings.max_concurrent_streams;
-        let streams = streams.map_or_else(|| default.max_concurrent_streams.into(), |count| count.0);
+        let streams =
+            streams.map_or_else(|| default.max_concurrent_streams.into(), |count| count.0);
         let connections = self.settings.max_connections;
         let connections = connections.map_or(default.max_connections as u64, |count| count.0);
         let streams = self.within("max-concurrent-streams", streams, 1..=u32::MAX.into())?;
@@ -125,7 +126,10 @@ mod tests {
             "--client-cert-auth: \"client-cert-auth\" needs \"trusted-ca-file\": \
              the authority of clients' certificates"
         );
-        assert_eq!(checked(|flags| flags.client_cert_auth = Some(Switch(false))).unwrap().tls, None);
+        assert_eq!(
+            checked(|flags| flags.client_cert_auth = Some(Switch(false))).unwrap().tls,
+            None
+        );
     }
 
     #[test]
