@@ -26,6 +26,18 @@ pub struct GatewayConfig {
     pub max_concurrent_streams: u32,
     /// Connections on one port at a time; further ones wait in the kernel's queue. Default 16,384.
     pub max_connections: usize,
+    /// TLS handshakes under way at a time, from the first byte on; one more ends the oldest. Default 1,024, far
+    /// more than a node can finish in the round trips that one takes: so connections that never speak TLS hold
+    /// no more than these places.
+    pub max_handshakes: usize,
+    /// Time that a TLS handshake may take. Default 10 s, as for the first bytes after it.
+    pub handshake_timeout: Duration,
+    /// How often the files of certificates are read again. Default 5 s: soon enough for certificates that are
+    /// renewed days before they end, and three small files cost nothing.
+    pub tls_reload_interval: Duration,
+    /// Bytes of JSON requests that are held at a time, of all clients together; requests beyond get
+    /// `ResourceExhausted`. Default 64 MiB.
+    pub json_bytes_max: usize,
     /// Time that a new connection has to say which protocol it speaks, and that an HTTP/1 request may
     /// take to arrive. Default 10 s: long enough for any live client, so that a half-open one is dropped.
     pub first_bytes_timeout: Duration,
@@ -55,6 +67,10 @@ impl Default for GatewayConfig {
             grpc_keepalive_min_time: Duration::from_secs(5),
             max_concurrent_streams: 10_000,
             max_connections: 16_384,
+            max_handshakes: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            tls_reload_interval: Duration::from_secs(5),
+            json_bytes_max: 64 << 20,
             first_bytes_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(5),
         }

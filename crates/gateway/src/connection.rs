@@ -1,18 +1,20 @@
-//! One client connection: which protocol it speaks, and serving it to its end.
+//! One client connection: TLS where the port has it, which protocol it speaks, and serving it to its end.
 
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::Request;
+use http::{HeaderMap, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::backend::Backend;
 use crate::config::GatewayConfig;
@@ -21,6 +23,8 @@ use crate::gather::Gather;
 use crate::http::{Pages, Port};
 use crate::metrics::GatewayMetrics;
 use crate::pings::Guarded;
+use crate::prefixed::Prefixed;
+use crate::tls::{ClientCertificate, ClientTls, Handshakes};
 
 /// Bytes that a client may send ahead on one stream: most requests need no refill.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -44,16 +48,63 @@ pub(crate) struct Connection<B> {
     pub(crate) metrics: Arc<GatewayMetrics>,
     pub(crate) door: Arc<Door<B>>,
     pub(crate) pages: Arc<Pages<B>>,
+    pub(crate) handshakes: Arc<Handshakes>,
+    /// The port's certificates, if it has any.
+    pub(crate) tls: Option<Arc<ClientTls>>,
     /// Its sender is dropped when shutdown begins.
     pub(crate) closing: watch::Receiver<()>,
 }
 
 impl<B: Backend> Connection<B> {
     /// Serves the connection to its end. Whatever goes wrong is the connection's own end, no more.
-    pub(crate) async fn run(mut self, mut stream: TcpStream) {
+    pub(crate) async fn run(mut self, stream: TcpStream) {
         // Answers are small and waited for: without this, Nagle's algorithm holds them back. A socket
         // that refuses is dead already, which the first read tells.
         let _ = stream.set_nodelay(true);
+        let Some(tls) = self.tls.take() else { return self.speak(stream, None).await };
+        if let Some(stream) = self.shake_hands(&tls, stream).await {
+            let certificate = {
+                let (_, session) = stream.get_ref();
+                let shown = session.peer_certificates().and_then(<[_]>::first);
+                shown.filter(|_| tls.is_identity()).and_then(ClientCertificate::from_der)
+            };
+            self.speak(stream, certificate).await;
+        }
+    }
+
+    /// Agrees on TLS. `None`: the client does not, not in time, or others need the room.
+    async fn shake_hands(
+        &mut self,
+        tls: &ClientTls,
+        stream: TcpStream,
+    ) -> Option<TlsStream<TcpStream>> {
+        let metrics = &self.metrics.tls;
+        let mut handshake = self.handshakes.begin();
+        let accept = TlsAcceptor::from(tls.config()).accept(stream);
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.config.handshake_timeout, accept) => shaken,
+            () = handshake.is_cut() => return None,
+            _ = self.closing.changed() => return None,
+        };
+        let shaken = shaken.map_err(io::Error::from).and_then(|shaken| shaken);
+        match shaken {
+            Ok(stream) => {
+                metrics.handshakes_total.increment(1);
+                Some(stream)
+            }
+            Err(error) => {
+                metrics.handshakes_failed_total.increment(1);
+                tracing::debug!(%error, "a TLS handshake failed");
+                None
+            }
+        }
+    }
+
+    /// Serves what goes through `stream`; `certificate` is the client's.
+    async fn speak<S>(mut self, mut stream: S, certificate: Option<ClientCertificate>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let said = tokio::select! {
             said = tokio::time::timeout(self.config.first_bytes_timeout, sniff(&mut stream)) => said,
             _ = self.closing.changed() => return,
@@ -62,15 +113,13 @@ impl<B: Backend> Connection<B> {
             self.metrics.connections_mute_total.increment(1);
             return;
         };
-        let (reader, writer) = stream.into_split();
-        let reader = io::Cursor::new(first).chain(reader);
-        let io = tokio::io::join(reader, writer);
+        let io = Prefixed::new(first, stream);
         let ended = match (protocol, self.port) {
             (Protocol::Http2, Port::Client) => {
                 let min_time = self.config.grpc_keepalive_min_time;
                 let refused = self.metrics.connections_pinging_total.clone();
                 let io = Guarded::new(Gather::new(io), PREFACE.len() as u64, min_time, refused);
-                self.serve_calls(TokioIo::new(io)).await
+                self.serve_calls(TokioIo::new(io), certificate).await
             }
             // The pages are for HTTP/1; so this ends in the parser's own refusal.
             (Protocol::Http2 | Protocol::Other, _) => self.serve_pages(TokioIo::new(io)).await,
@@ -83,11 +132,21 @@ impl<B: Backend> Connection<B> {
     async fn serve_calls(
         mut self,
         io: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        certificate: Option<ClientCertificate>,
     ) -> Result<(), hyper::Error> {
-        let door = self.door;
-        let service = service_fn(move |request: Request<Incoming>| {
-            let door = Arc::clone(&door);
-            async move { door.answer(request).await }
+        let (door, pages, port) = (self.door, self.pages, self.port);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let (door, pages) = (Arc::clone(&door), Arc::clone(&pages));
+            let certificate = certificate.clone();
+            async move {
+                if !is_grpc(request.headers()) {
+                    return Ok(pages.answer(port, request).await);
+                }
+                if let Some(certificate) = certificate {
+                    request.extensions_mut().insert(certificate);
+                }
+                door.answer(request).await
+            }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -114,7 +173,7 @@ impl<B: Backend> Connection<B> {
         let (pages, port) = (self.pages, self.port);
         let service = service_fn(move |request: Request<Incoming>| {
             let pages = Arc::clone(&pages);
-            async move { Ok::<_, Infallible>(pages.answer(port, &request).await) }
+            async move { Ok::<_, Infallible>(pages.answer(port, request).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -128,6 +187,13 @@ impl<B: Backend> Connection<B> {
         }
         connection.await
     }
+}
+
+/// Whether a request of HTTP/2 is a call of gRPC; a browser's is not.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type
+        .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// What a connection speaks.

@@ -8,14 +8,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use quorate_api::FILE_DESCRIPTORS;
 use quorate_api::etcdserverpb::{
     cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
 };
 use quorate_api::quorate::v1::admin_server::AdminServer;
 use tonic::body::Body;
-use tonic::codegen::Service;
+use tonic::codegen::{Body as HttpBody, Bytes, Service, StdError};
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
@@ -32,7 +31,7 @@ use crate::metrics::GatewayMetrics;
 
 /// Metadata by which a client says that it would rather be refused than served by a node that knows of
 /// no leader.
-const REQUIRE_LEADER: &str = "hasleader";
+pub(crate) const REQUIRE_LEADER: &str = "hasleader";
 
 /// Everything that answers calls; shared by all connections.
 pub(crate) struct Door<B> {
@@ -65,10 +64,10 @@ impl<B: Backend> Door<B> {
     }
 
     /// Answers one call.
-    pub(crate) async fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Infallible> {
+    pub(crate) async fn answer<R>(&self, request: Request<R>) -> Result<Response<Body>, Infallible>
+    where
+        R: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
+    {
         let path = request.uri().path();
         let is_kv = path.starts_with("/etcdserverpb.KV/");
         let call = self.metrics.begin(path);
@@ -86,7 +85,7 @@ impl<B: Backend> Door<B> {
         Ok(response)
     }
 
-    fn lacks_required_leader(&self, request: &Request<Incoming>) -> bool {
+    fn lacks_required_leader<R>(&self, request: &Request<R>) -> bool {
         request.headers().get(REQUIRE_LEADER).is_some_and(|value| value == "true")
             && self.desk.backend.node_status().leader.is_none()
     }

@@ -1,12 +1,17 @@
 //! The plain pages: what an operator's browser, a probe or Prometheus asks, over HTTP/1.
 //!
+//! The client port also answers `POST /v3/...`, which [`json`](crate::json) has. Requests come over HTTP/1, and with
+//! HTTP/2 to the client port as everything that is not gRPC.
+//!
 //! | page | client port | metrics port | answer |
 //! |---|---|---|---|
 //! | `/metrics` | yes | yes | Prometheus text |
-//! | `/health` | yes | yes | etcd's JSON; 503 unless a linearizable read works |
+//! | `/health` | yes | yes | etcd's JSON; 503 unless a linearizable read works (with `?serializable=true`, a local one) |
 //! | `/version` | yes | no | etcd's JSON, and our own version |
 //! | `/livez` | no | yes | 200 while the process can answer |
 //! | `/readyz` | no | yes | 200 while the node can serve clients, else 503 |
+//!
+//! `?verbose` makes `/livez` and `/readyz` list their checks, as etcd's do from 3.5.11 on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +19,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
+use tonic::body::Body;
 
 use crate::backend::{Backend, Consistency};
 use crate::desk::{Desk, ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use crate::json::{self, InProcess, JsonGateway};
 
 /// Renders the metrics of the process in Prometheus' text format.
 pub type MetricsPage = Arc<dyn Fn() -> String + Send + Sync>;
@@ -24,8 +32,8 @@ pub type MetricsPage = Arc<dyn Fn() -> String + Send + Sync>;
 /// How long `/health` waits for its read: shorter than the timeouts of probes, so that they see why.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
+pub(crate) const JSON: &str = "application/json";
 
 /// Which port a request came in by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,19 +48,28 @@ pub(crate) enum Port {
 pub(crate) struct Pages<B> {
     desk: Arc<Desk<B>>,
     metrics_page: MetricsPage,
+    json: JsonGateway<InProcess<B>>,
 }
 
 impl<B: Backend> Pages<B> {
-    pub(crate) fn new(desk: Arc<Desk<B>>, metrics_page: MetricsPage) -> Self {
-        Self { desk, metrics_page }
+    pub(crate) const fn new(
+        desk: Arc<Desk<B>>,
+        metrics_page: MetricsPage,
+        json: JsonGateway<InProcess<B>>,
+    ) -> Self {
+        Self { desk, metrics_page, json }
     }
 
-    /// Answers one request; its body is not read.
-    pub(crate) async fn answer<T>(
-        &self,
-        port: Port,
-        request: &Request<T>,
-    ) -> Response<Full<Bytes>> {
+    /// Answers one request.
+    pub(crate) async fn answer(&self, port: Port, request: Request<Incoming>) -> Response<Body> {
+        if port == Port::Client && json::is_call(request.uri().path()) {
+            return self.json.answer(request).await;
+        }
+        self.page(port, &request).await.map(Body::new)
+    }
+
+    /// The page that a request is for; its body is not read.
+    async fn page<T>(&self, port: Port, request: &Request<T>) -> Response<Full<Bytes>> {
         let served_here = match request.uri().path() {
             "/metrics" | "/health" => true,
             "/version" => port == Port::Client,
@@ -63,33 +80,75 @@ impl<B: Backend> Pages<B> {
             return page(StatusCode::NOT_FOUND, TEXT, "404 page not found\n");
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
-            refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-            return refusal;
+            return only(Method::GET);
         }
+        let query = Query(request.uri().query().unwrap_or_default());
         match request.uri().path() {
             "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", (self.metrics_page)()),
-            "/health" => self.health().await,
+            "/health" => self.health(query).await,
             "/version" => page(StatusCode::OK, JSON, version()),
-            "/readyz" if !self.desk.backend.is_ready() => {
-                page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n")
-            }
-            _ => page(StatusCode::OK, TEXT, "ok\n"),
+            "/readyz" => probe("leaders_known", "not ready", query, self.desk.backend.is_ready()),
+            _ => probe("process", "not alive", query, true),
         }
     }
 
     /// etcd's health check: a leader is known and a linearizable read comes back.
-    async fn health(&self) -> Response<Full<Bytes>> {
-        if self.desk.backend.node_status().leader.is_none() {
+    ///
+    /// With `serializable=true` no leader is needed: the local replica answers. `exclude` names alarms that
+    /// are not to count.
+    async fn health(&self, query: Query<'_>) -> Response<Full<Bytes>> {
+        let consistency = match query.is("serializable", "true") {
+            true => Consistency::Serializable,
+            false => Consistency::Linearizable,
+        };
+        let needs_leader = consistency == Consistency::Linearizable;
+        if needs_leader && self.desk.backend.node_status().leader.is_none() {
             return unhealthy("RAFT NO LEADER");
         }
-        let read = self.desk.revision(Consistency::Linearizable);
+        let read = self.desk.revision(consistency);
         match tokio::time::timeout(HEALTH_TIMEOUT, read).await {
             Ok(Ok(_)) => page(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#),
             Ok(Err(error)) => unhealthy(&format!("RANGE ERROR:{error}")),
             Err(_) => unhealthy("RANGE ERROR:timed out"),
         }
     }
+}
+
+/// The part of an address behind its question mark; names and values stand there as they are.
+#[derive(Clone, Copy)]
+struct Query<'q>(&'q str);
+
+impl Query<'_> {
+    fn has(self, name: &str) -> bool {
+        self.0.split('&').any(|pair| pair.split('=').next() == Some(name))
+    }
+
+    fn is(self, name: &str, value: &str) -> bool {
+        self.0.split('&').any(|pair| pair.split_once('=') == Some((name, value)))
+    }
+}
+
+/// The answer to a probe of one check; it names the check, as etcd's does, if it is asked to be verbose.
+fn probe(check: &str, failure: &str, query: Query<'_>, is_ok: bool) -> Response<Full<Bytes>> {
+    let status = if is_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = match (query.has("verbose"), is_ok) {
+        (true, true) => format!("[+]{check} ok\nok\n"),
+        (true, false) => format!("[-]{check} failed: {failure}\n"),
+        (false, true) => "ok\n".to_owned(),
+        (false, false) => format!("{failure}\n"),
+    };
+    page(status, TEXT, body)
+}
+
+/// The refusal of every method but one.
+pub(crate) fn only(method: Method) -> Response<Full<Bytes>> {
+    let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
+    let allowed = match method {
+        Method::POST => HeaderValue::from_static("POST"),
+        _ => HeaderValue::from_static("GET"),
+    };
+    refusal.headers_mut().insert(header::ALLOW, allowed);
+    refusal
 }
 
 /// `reason` holds nothing that JSON would have to escape.
@@ -105,7 +164,7 @@ fn version() -> String {
     )
 }
 
-fn page(
+pub(crate) fn page(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,

@@ -5,13 +5,15 @@
 //!
 //! - [`backend`]: the one way out.
 //! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
-//!   often its client may ping; `gather`: small answers leave together.
+//!   often its client may ping; `gather`: small answers leave together; `prefixed`: bytes read ahead.
 //! - `door`: from an HTTP/2 request to the service that answers it.
 //! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
 //! - `desk`: what the services share.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
 //! - [`error`]: every refusal, with etcd's codes and texts.
 //! - [`http`](mod@http): the plain pages beside gRPC.
+//! - [`tls`]: certificates of the client port and of clients.
+//! - `json`: the same calls as JSON, on etcd's paths.
 //! - `metrics`, [`config`].
 //!
 //! # What differs from etcd, on purpose
@@ -25,6 +27,7 @@ pub mod config;
 pub mod error;
 pub mod http;
 pub mod server;
+pub mod tls;
 pub mod validate;
 
 mod admin;
@@ -34,10 +37,12 @@ mod desk;
 mod door;
 mod gather;
 mod health;
+mod json;
 mod kv;
 mod maintenance;
 mod metrics;
 mod pings;
+mod prefixed;
 mod translate;
 mod writes;
 
@@ -50,3 +55,4 @@ pub use desk::ETCD_VERSION;
 pub use error::ApiError;
 pub use http::MetricsPage;
 pub use server::Gateway;
+pub use tls::{ClientCertificate, ClientTls, ClientTlsFiles, TlsError};

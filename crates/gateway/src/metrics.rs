@@ -70,6 +70,29 @@ pub(crate) struct GatewayMetrics {
     pub(crate) connections_mute_total: Counter,
     /// Connections that were ended because their clients pinged too often.
     pub(crate) connections_pinging_total: Counter,
+    /// JSON requests that were refused for what they say, or for their size.
+    pub(crate) json_refused_total: Counter,
+    /// TLS on the client port.
+    pub(crate) tls: TlsMetrics,
+}
+
+/// Handles of TLS on the client port.
+#[derive(Clone)]
+pub(crate) struct TlsMetrics {
+    /// Handshakes under way.
+    pub(crate) handshakes: Gauge,
+    /// Handshakes that ended in a connection.
+    pub(crate) handshakes_total: Counter,
+    /// Handshakes that ended otherwise: a wrong certificate, no TLS at all, out of time.
+    pub(crate) handshakes_failed_total: Counter,
+    /// Handshakes that were ended to make room for others.
+    pub(crate) handshakes_cut_total: Counter,
+    /// Changes of the files that were taken up.
+    pub(crate) reloads_total: Counter,
+    /// Changes of the files that could not be.
+    pub(crate) reloads_failed_total: Counter,
+    /// When the server's certificate ends, in seconds since 1970.
+    pub(crate) certificate_expires_s: Gauge,
 }
 
 /// Handles of one method.
@@ -91,6 +114,20 @@ impl GatewayMetrics {
                 .counter("quorate_gateway_connections_mute_total", vec![]),
             connections_pinging_total: register
                 .counter("quorate_gateway_connections_pinging_total", vec![]),
+            json_refused_total: register.counter("quorate_gateway_json_refused_total", vec![]),
+            tls: TlsMetrics {
+                handshakes: register.gauge("quorate_gateway_tls_handshakes_count"),
+                handshakes_total: register.counter("quorate_gateway_tls_handshakes_total", vec![]),
+                handshakes_failed_total: register
+                    .counter("quorate_gateway_tls_handshakes_failed_total", vec![]),
+                handshakes_cut_total: register
+                    .counter("quorate_gateway_tls_handshakes_cut_total", vec![]),
+                reloads_total: register.counter("quorate_gateway_tls_reloads_total", vec![]),
+                reloads_failed_total: register
+                    .counter("quorate_gateway_tls_reloads_failed_total", vec![]),
+                certificate_expires_s: register
+                    .gauge("quorate_gateway_tls_certificate_expires_timestamp_seconds"),
+            },
         }
     }
 
@@ -147,6 +184,34 @@ impl Register<'_> {
         counter(
             "quorate_gateway_connections_pinging_total",
             "Client connections ended because their clients pinged too often.",
+        );
+        counter(
+            "quorate_gateway_json_refused_total",
+            "JSON requests refused for what they say or for their size.",
+        );
+        counter("quorate_gateway_tls_handshakes_total", "TLS handshakes of clients completed.");
+        counter("quorate_gateway_tls_handshakes_failed_total", "TLS handshakes of clients failed.");
+        counter(
+            "quorate_gateway_tls_handshakes_cut_total",
+            "TLS handshakes of clients ended to make room for others.",
+        );
+        counter("quorate_gateway_tls_reloads_total", "Changed certificates taken up.");
+        counter(
+            "quorate_gateway_tls_reloads_failed_total",
+            "Changed certificates that cannot be used.",
+        );
+        let gauge = |name: &'static str, unit: Unit, text: &'static str| {
+            self.recorder.describe_gauge(name.into(), Some(unit), text.into());
+        };
+        gauge(
+            "quorate_gateway_tls_handshakes_count",
+            Unit::Count,
+            "TLS handshakes of clients under way.",
+        );
+        gauge(
+            "quorate_gateway_tls_certificate_expires_timestamp_seconds",
+            Unit::Seconds,
+            "When the client port's certificate ends, in seconds since 1970; 0 without TLS.",
         );
         self.recorder.describe_histogram(
             "grpc_server_handling_seconds".into(),

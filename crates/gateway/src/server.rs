@@ -1,6 +1,7 @@
 //! The listening side: accepting connections, and ending them in good order.
 //!
-//! The life of a connection: it is accepted while fewer than `max_connections` are open; it says within
+//! The life of a connection: it is accepted while fewer than `max_connections` are open; where the client port
+//! has certificates, it agrees on TLS within `handshake_timeout`; it says within
 //! `first_bytes_timeout` what it speaks; HTTP/2 goes to the services, everything else to the pages as
 //! HTTP/1, where random bytes end as a `400`; when shutdown begins it may finish its open requests, for
 //! `shutdown_grace` at most.
@@ -22,7 +23,9 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::door::Door;
 use crate::http::{MetricsPage, Pages, Port};
+use crate::json::{InProcess, JsonGateway, Routes};
 use crate::metrics::GatewayMetrics;
+use crate::tls::{ClientTls, Handshakes};
 
 /// Pause after a failed accept (out of file descriptors, say), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -35,6 +38,8 @@ pub struct Gateway<B> {
     metrics: Arc<GatewayMetrics>,
     door: Arc<Door<B>>,
     pages: Arc<Pages<B>>,
+    handshakes: Arc<Handshakes>,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl<B: Backend> Gateway<B> {
@@ -47,17 +52,43 @@ impl<B: Backend> Gateway<B> {
     ) -> Self {
         let desk = Arc::new(Desk::new(backend, config));
         let metrics = Arc::new(GatewayMetrics::new(recorder));
+        let door = Arc::new(Door::new(Arc::clone(&desk), Arc::clone(&metrics)));
+        let refused = metrics.json_refused_total.clone();
+        let in_process = InProcess(Arc::clone(&door));
+        let json = JsonGateway::new(in_process, Routes::of_this_build(), config, refused);
+        let tls = &metrics.tls;
+        let (under_way, cut) = (tls.handshakes.clone(), tls.handshakes_cut_total.clone());
         Self {
             config,
-            door: Arc::new(Door::new(Arc::clone(&desk), Arc::clone(&metrics))),
-            pages: Arc::new(Pages::new(desk, metrics_page)),
+            door,
+            pages: Arc::new(Pages::new(desk, metrics_page, json)),
+            handshakes: Arc::new(Handshakes::new(config.max_handshakes, under_way, cut)),
             metrics,
+            tls: None,
         }
+    }
+
+    /// The same gateway, whose client port speaks TLS and nothing else. The port of probes never does.
+    #[must_use]
+    pub fn with_tls(self, tls: ClientTls) -> Self {
+        Self { tls: Some(Arc::new(tls)), ..self }
     }
 
     /// Serves clients until `shutdown` resolves and open requests have ended or their grace is over.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        self.accept(listener, shutdown, Port::Client).await;
+        let follow = async {
+            match &self.tls {
+                Some(tls) => {
+                    let (interval, metrics) = (self.config.tls_reload_interval, &self.metrics.tls);
+                    Arc::clone(tls).follow(interval, metrics.clone()).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.accept(listener, shutdown, Port::Client) => {}
+            () = follow => {}
+        }
     }
 
     /// Serves probes and scrapers, in the same way and without gRPC.
@@ -107,6 +138,8 @@ impl<B: Backend> Gateway<B> {
             metrics: Arc::clone(&self.metrics),
             door: Arc::clone(&self.door),
             pages: Arc::clone(&self.pages),
+            handshakes: Arc::clone(&self.handshakes),
+            tls: self.tls.clone().filter(|_| port == Port::Client),
             closing,
         }
     }

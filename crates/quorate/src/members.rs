@@ -3,6 +3,7 @@
 use quorate_gateway::{BackendError, Member, MemberChange, MemberError, MemberRefusal};
 use quorate_node::{ChangeError, PlacementMap, Standing};
 
+use crate::config::ServeConfig;
 use crate::wiring::backend_error;
 
 /// The members of `map`, but for those that leave. Whoever has no vote in some group yet is a learner.
@@ -15,12 +16,29 @@ pub(crate) fn members(map: &PlacementMap) -> Vec<Member> {
             peer_urls: vec![format!("quic://{}", node.peer_address)],
             client_urls: Some(&node.client_address)
                 .filter(|address| !address.is_empty())
-                .map(|address| format!("http://{address}"))
+                .map(|address| client_url(address))
                 .into_iter()
                 .collect(),
             is_learner: !map.votes(node.id),
         })
         .collect()
+}
+
+/// How nodes tell each other where clients reach them: `host:port` without TLS, as always, and a whole URL
+/// with it.
+pub(crate) fn client_address(config: &ServeConfig) -> String {
+    match &config.clients.tls {
+        Some(_) => config.client_url(),
+        None => config.advertise_client.to_string(),
+    }
+}
+
+/// The URL that clients are told.
+fn client_url(address: &str) -> String {
+    match address.contains("://") {
+        true => address.to_owned(),
+        false => format!("http://{address}"),
+    }
 }
 
 pub(crate) fn member_change(change: MemberChange) -> quorate_node::MemberChange {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
-use quorate_gateway::{Backend, Gateway, GatewayConfig};
+use quorate_gateway::{Backend, ClientTls, Gateway, GatewayConfig};
 use quorate_node::{Engine, EngineConfig, Expelled, Link, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -65,6 +65,9 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The client port's certificates cannot be used.
+    #[error(transparent)]
+    ClientTls(#[from] quorate_gateway::TlsError),
     /// The engine does not open.
     #[error(transparent)]
     Engine(#[from] OpenError),
@@ -229,6 +232,7 @@ impl RunningNode {
         let clients = bind("listen-client", config.listen_client)?;
         let scrapers = bind("listen-metrics", config.listen_metrics)?;
         let tls = read_tls(&config)?;
+        let client_tls = config.clients.tls.clone().map(ClientTls::load).transpose()?;
         tracing::info!(
             node,
             clients = %config.listen_client,
@@ -275,7 +279,10 @@ impl RunningNode {
         let for_gateway = Arc::clone(&backend);
         let gateway_config = gateway_config(&config);
         let serve = async move {
-            let gateway = Gateway::new(for_gateway, gateway_config, page, &*recorder);
+            let mut gateway = Gateway::new(for_gateway, gateway_config, page, &*recorder);
+            if let Some(tls) = client_tls {
+                gateway = gateway.with_tls(tls);
+            }
             let (clients, scrapers) = (from_std(clients)?, from_std(scrapers)?);
             tokio::join!(
                 gateway.serve(clients, stop.requested()),
@@ -287,7 +294,7 @@ impl RunningNode {
             0 => engine.take_in(serve),
             threads => Part::Own(thread(node, "gateway", threads, move || serve)?),
         };
-        tracing::info!(node, advertised = %config.advertise_client, "the gateway serves clients");
+        tracing::info!(node, advertised = config.client_url(), "the gateway serves clients");
         let upkeep = tokio::spawn(async move { exporter.upkeep().await });
         Ok(Self { name, backend, gateway, gateway_stop, engine, engine_stop, expelled, upkeep })
     }
@@ -388,6 +395,8 @@ fn gateway_config(config: &ServeConfig) -> GatewayConfig {
         grpc_keepalive_interval: config.keepalive.interval.unwrap_or(NEVER),
         grpc_keepalive_timeout: config.keepalive.timeout,
         grpc_keepalive_min_time: config.keepalive.min_time,
+        max_concurrent_streams: config.clients.max_concurrent_streams,
+        max_connections: config.clients.max_connections,
         ..GatewayConfig::default()
     }
 }

@@ -23,7 +23,7 @@ use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
-use crate::members::{member_change, member_error, members};
+use crate::members::{client_address, member_change, member_error, members};
 
 /// How often the state is measured, unless that takes so long that it would cost more than
 /// [`MEASURE_SHARE`] of the engine's time.
@@ -49,7 +49,7 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
             ClusterState::Existing => InitialState::Existing,
         },
         advertise_peer: config.advertise_peer.to_string(),
-        advertise_client: vec![config.advertise_client.to_string()],
+        advertise_client: vec![client_address(config)],
         labels: config.labels.clone(),
         initial_groups: vec![InitialGroup {
             id: GroupId::FIRST_DATA,

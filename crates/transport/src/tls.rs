@@ -179,6 +179,23 @@ impl Ca {
         Ok(Issued { cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
+    /// Makes a key, and a certificate for a client called `common_name`. It names no node, so no node takes
+    /// its holder for one.
+    ///
+    /// # Errors
+    /// When the name cannot stand in a certificate.
+    pub fn issue_client(&self, common_name: &str) -> Result<Issued, TlsError> {
+        let now = SystemTime::now();
+        let mut params = params(common_name);
+        set_validity(&mut params, now - BACKDATED, now + NODE_VALIDITY);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Issued { cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
     /// The authority's certificate: what every node trusts.
     #[must_use]
     pub fn cert_pem(&self) -> &str {
@@ -287,6 +304,15 @@ mod tests {
         let issued = loaded.issue("c", "n1", &["localhost".into(), "127.0.0.1".into()]).unwrap();
         server_config(&config(&ca, &issued)).unwrap();
         client_config(&config(&ca, &issued)).unwrap();
+    }
+
+    #[test]
+    fn a_clients_certificate_is_no_nodes() {
+        let ca = make_ca("c").unwrap();
+        let issued = ca.issue_client("n1").unwrap();
+        let chain = chain(&config(&ca, &issued)).unwrap();
+        let name = certificate_name("c", "n1").unwrap();
+        assert!(crate::identity::check_certificate(&chain[0], &name).is_err());
     }
 
     #[test]

@@ -5,11 +5,14 @@
 //! - `ports`: noise, half-open connections, oversized messages, plain pages.
 //! - `pings`: clients that ping too often.
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
+//! - `json`: the JSON gateway, beside a real etcd's where there is one.
+//! - `tls`: certificates of the port and of clients.
 //! - `etcdctl`: the stock command line against both.
 
 mod beside_etcd;
 mod etcdctl;
 mod fake;
+mod json;
 mod keyspace;
 mod members;
 mod peer;
@@ -18,3 +21,4 @@ mod ports;
 mod roster;
 mod services;
 mod support;
+mod tls;

@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
-use quorate_gateway::{Gateway, GatewayConfig};
+use quorate_gateway::{ClientTls, Gateway, GatewayConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -35,10 +35,24 @@ impl Door {
         Self::open_at(config, "127.0.0.1:0", FakeBackend::new()).await
     }
 
+    /// A gateway whose client port speaks TLS.
+    pub(crate) async fn open_with_tls(config: GatewayConfig, tls: ClientTls) -> Self {
+        Self::open_whole(config, "127.0.0.1:0", FakeBackend::new(), Some(tls)).await
+    }
+
     pub(crate) async fn open_at(
         config: GatewayConfig,
         address: &str,
         backend: FakeBackend,
+    ) -> Self {
+        Self::open_whole(config, address, backend, None).await
+    }
+
+    async fn open_whole(
+        config: GatewayConfig,
+        address: &str,
+        backend: FakeBackend,
+        tls: Option<ClientTls>,
     ) -> Self {
         let listener = TcpListener::bind(address).await.expect("a loopback port");
         let metrics_listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
@@ -48,12 +62,12 @@ impl Door {
         let backend = Arc::new(backend);
         let recorder = PrometheusBuilder::new().build_recorder();
         let page = recorder.handle();
-        let gateway = Arc::new(Gateway::new(
-            Arc::clone(&backend),
-            config,
-            Arc::new(move || page.render()),
-            &recorder,
-        ));
+        let gateway =
+            Gateway::new(Arc::clone(&backend), config, Arc::new(move || page.render()), &recorder);
+        let gateway = Arc::new(match tls {
+            Some(tls) => gateway.with_tls(tls),
+            None => gateway,
+        });
         let (shutdown, mut end) = watch::channel(());
         let mut metrics_end = end.clone();
         let client_port = Arc::clone(&gateway);

@@ -18,6 +18,26 @@ pub enum Command {
     Ca(CaArgs),
     /// Make a node's certificate, signed by the authority: NAME.crt and NAME.key
     Node(NodeArgs),
+    /// Make a client's certificate, signed by the authority, for nodes with --trusted-ca-file: NAME.crt and
+    /// NAME.key
+    Client(ClientArgs),
+}
+
+/// Arguments of `cert client`.
+#[derive(Debug, clap::Args)]
+pub struct ClientArgs {
+    /// Common name of the certificate: the user, where `serve` has --client-cert-auth
+    #[arg(long, value_name = "NAME", value_parser = parser::<Name>)]
+    name: Name,
+    /// Where to put the files
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// The authority's certificate [default: ca.crt in DIR]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The authority's private key [default: ca.key in DIR]
+    #[arg(long, value_name = "FILE")]
+    ca_key: Option<PathBuf>,
 }
 
 /// Arguments of `cert ca`.
@@ -40,7 +60,8 @@ pub struct NodeArgs {
     /// Name of the cluster, as `serve --cluster-name` has it
     #[arg(long, value_name = "NAME", default_value = "quorate", value_parser = parser::<Name>)]
     cluster_name: Name,
-    /// Further host names and addresses for the certificate; nodes do not need them
+    /// Further host names and addresses for the certificate; nodes do not need them, clients do where it is
+    /// the --cert-file too
     #[arg(long = "host", value_name = "HOST")]
     hosts: Vec<String>,
     /// Where to put the files
@@ -79,6 +100,13 @@ pub enum CertError {
 /// When no certificate can be made; the exit code is 1.
 pub fn run(command: &Command) -> Result<(), Failure> {
     let made = match command {
+        Command::Client(args) => {
+            let of_dir = |given: &Option<PathBuf>, name: &str| {
+                given.clone().unwrap_or_else(|| args.dir.join(name))
+            };
+            let (cert, key) = (of_dir(&args.ca, "ca.crt"), of_dir(&args.ca_key, "ca.key"));
+            load_ca(&cert, &key).and_then(|ca| write_client(&args.dir, &ca, &args.name.0))
+        }
         Command::Ca(args) => write_ca(&args.dir, &args.cluster_name.0).map(|(_, files)| files),
         Command::Node(args) => {
             let of_dir = |given: &Option<PathBuf>, name: &str| {
@@ -144,6 +172,17 @@ pub fn write_node(
 ) -> Result<Files, CertError> {
     let files = Files::in_dir(dir, node_name);
     let issued = ca.issue(cluster_name, node_name, hosts)?;
+    write_pair(&files, &issued.cert_pem, &issued.key_pem)?;
+    Ok(files)
+}
+
+/// Makes a client's certificate and writes its files.
+///
+/// # Errors
+/// When a file exists or cannot be written.
+pub fn write_client(dir: &Path, ca: &Ca, common_name: &str) -> Result<Files, CertError> {
+    let files = Files::in_dir(dir, common_name);
+    let issued = ca.issue_client(common_name)?;
     write_pair(&files, &issued.cert_pem, &issued.key_pem)?;
     Ok(files)
 }

@@ -12,9 +12,9 @@ use quorate_api::etcdserverpb::{
 use quorate_api::quorate::v1::admin_client::AdminClient;
 use quorate_api::quorate::v1::{AddMemberRequest, ClusterNode, ReplaceMemberRequest};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-use super::status::in_words;
+use super::connect::Tls;
 use super::{Failure, block_on, print};
 use crate::config::values::{HostPort, Name, parser};
 use crate::shutdown::Exit;
@@ -37,6 +37,9 @@ pub struct At {
         default_value = "127.0.0.1:2379"
     )]
     endpoints: Vec<String>,
+    /// How to speak to them
+    #[command(flatten)]
+    tls: Tls,
 }
 
 /// What to do.
@@ -150,17 +153,9 @@ pub fn run(command: &Command) -> Result<(), Failure> {
 async fn connect(at: &At) -> Result<Channel, Failure> {
     let mut reasons = Vec::new();
     for endpoint in &at.endpoints {
-        let uri = match endpoint.contains("://") {
-            true => endpoint.clone(),
-            false => format!("http://{endpoint}"),
-        };
-        let connected = match Endpoint::from_shared(uri) {
-            Ok(to) => to.connect_timeout(CONNECT_TIMEOUT).timeout(CHANGE_TIMEOUT).connect().await,
-            Err(error) => Err(error),
-        };
-        match connected {
+        match at.tls.connect(endpoint, CONNECT_TIMEOUT, CHANGE_TIMEOUT).await {
             Ok(channel) => return Ok(channel),
-            Err(error) => reasons.push(format!("{endpoint}: {}", in_words(&error))),
+            Err(error) => reasons.push(format!("{endpoint}: {error}")),
         }
     }
     Err(Failure::new(Exit::Failed, reasons.join("; ")))

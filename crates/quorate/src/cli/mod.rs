@@ -6,11 +6,13 @@
 //! - [`member`]: who belongs to the cluster, and how that changes.
 //! - [`check`]: whether a data directory is whole.
 //! - [`log_dump`]: what a group's log holds.
+//! - [`connect`]: how commands reach a node.
 //! - [`cert`]: a cluster's authority and its nodes' certificates.
 //! - `sim`: the simulator's own command, [`quorate_sim::cli`].
 
 pub mod cert;
 pub mod check;
+pub mod connect;
 pub mod dev;
 pub mod log_dump;
 pub mod member;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use quorate_api::quorate::v1::admin_client::AdminClient;
 use quorate_api::quorate::v1::{Role, StatusRequest, StatusResponse};
 use serde::Serialize;
-use tonic::transport::Endpoint;
 
+use super::connect::Tls;
 use super::{Failure, block_on, print};
 use crate::shutdown::Exit;
 use crate::table::Table;
@@ -29,6 +29,9 @@ pub struct Args {
         default_value = "127.0.0.1:2379"
     )]
     endpoints: Vec<String>,
+    /// How to speak to them
+    #[command(flatten)]
+    tls: Tls,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -40,7 +43,7 @@ pub struct Args {
 /// When an endpoint gave no answer, after printing those of the others; the exit code is 1.
 pub fn run(args: &Args) -> Result<(), Failure> {
     block_on(async {
-        let answers = ask_all(&args.endpoints).await;
+        let answers = ask_all(&args.endpoints, &args.tls).await;
         print(&if args.json { json(&answers) } else { tables(&answers) });
         let silent = answers.iter().filter(|answer| answer.result.is_err()).count();
         if silent == 0 {
@@ -96,12 +99,13 @@ struct GroupView {
     asleep: bool,
 }
 
-async fn ask_all(endpoints: &[String]) -> Vec<Answer> {
+async fn ask_all(endpoints: &[String], tls: &Tls) -> Vec<Answer> {
     let asked: Vec<_> = endpoints
         .iter()
         .map(|endpoint| {
             let endpoint = endpoint.trim().to_owned();
-            (endpoint.clone(), tokio::spawn(async move { ask(&endpoint).await }))
+            let tls = tls.clone();
+            (endpoint.clone(), tokio::spawn(async move { ask(&endpoint, &tls).await }))
         })
         .collect();
     let mut answers = Vec::new();
@@ -112,18 +116,8 @@ async fn ask_all(endpoints: &[String]) -> Vec<Answer> {
     answers
 }
 
-async fn ask(endpoint: &str) -> Result<NodeView, String> {
-    let uri = match endpoint.contains("://") {
-        true => endpoint.to_owned(),
-        false => format!("http://{endpoint}"),
-    };
-    let channel = Endpoint::from_shared(uri)
-        .map_err(|error| error.to_string())?
-        .connect_timeout(ANSWER_TIMEOUT)
-        .timeout(ANSWER_TIMEOUT)
-        .connect()
-        .await
-        .map_err(|error| in_words(&error))?;
+async fn ask(endpoint: &str, tls: &Tls) -> Result<NodeView, String> {
+    let channel = tls.connect(endpoint, ANSWER_TIMEOUT, ANSWER_TIMEOUT).await?;
     let response = AdminClient::new(channel)
         .status(StatusRequest {})
         .await

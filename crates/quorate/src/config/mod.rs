@@ -4,12 +4,17 @@
 //! - [`settings`]: the one table of keys, and what each layer says about them.
 //! - [`values`]: the types of single settings, each with the words for what it expects.
 //! - [`file`]: a TOML file as a layer; its errors name key, line and what was expected.
+//! - [`clients`]: how clients are let in.
 //! - [`serve`]: [`ServeConfig`], the checked whole that everything behind it trusts.
 
+pub mod clients;
 pub mod file;
 pub mod serve;
 pub mod settings;
 pub mod values;
+
+#[cfg(test)]
+mod from_etcd_tests;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

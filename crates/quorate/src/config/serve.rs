@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ConfigError;
+use super::clients::Clients;
 use super::settings::{Layers, Settings};
 use super::values::{ClusterState, Count, HostPort, InitialCluster, LogFormat, Span, Value};
 
@@ -46,6 +47,8 @@ pub struct ServeConfig {
     pub advertise_peer: HostPort,
     /// Certificate, key and authority.
     pub tls: TlsFiles,
+    /// How clients are let in.
+    pub clients: Clients,
     /// Between a leader's heartbeats.
     pub heartbeat: Duration,
     /// The least time without a heartbeat before an election; at most half as long again.
@@ -116,6 +119,13 @@ impl ServeConfig {
     /// Streams to one peer.
     pub const LANES_MAX: u64 = 16;
 
+    /// Where clients reach the node, with the scheme that they have to speak.
+    #[must_use]
+    pub fn client_url(&self) -> String {
+        let scheme = if self.clients.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.advertise_client)
+    }
+
     /// Checks the whole.
     ///
     /// # Errors
@@ -126,9 +136,9 @@ impl ServeConfig {
 }
 
 /// The checks, one method for each group of settings that belong together.
-struct Check<'l> {
+pub(super) struct Check<'l> {
     layers: &'l Layers,
-    settings: Settings,
+    pub(super) settings: Settings,
 }
 
 /// The three sockets.
@@ -190,6 +200,7 @@ impl Check<'_> {
                 key: self.tls_file("key", settings.key.as_ref())?,
                 ca: self.tls_file("ca", settings.ca.as_ref())?,
             },
+            clients: self.clients()?,
             heartbeat,
             election,
             sleep_after: self.settings.sleep_after.map_or(DEFAULT_SLEEP_AFTER, |span| span.0),
@@ -368,7 +379,7 @@ impl Check<'_> {
         })
     }
 
-    fn within(
+    pub(super) fn within(
         &self,
         key: &str,
         value: u64,
@@ -382,7 +393,7 @@ impl Check<'_> {
     }
 
     /// An error about `key`, with the place where it was set.
-    fn fail(&self, key: &str, what: &str) -> ConfigError {
+    pub(super) fn fail(&self, key: &str, what: &str) -> ConfigError {
         let origin = self.layers.origin(key).map_or_else(String::new, |at| format!("{at}: "));
         ConfigError(format!("{origin}{key:?} {what}"))
     }

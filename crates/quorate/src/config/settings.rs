@@ -12,24 +12,33 @@ use toml::de::DeValue;
 use super::ConfigError;
 use super::values::{
     ByteCount, ClusterState, Count, HostPort, InitialCluster, Labels, LogFilter, LogFormat, Millis,
-    Name, Span, Text, Value, Wrong, parser,
+    Name, Span, Switch, Text, Value, Wrong, parser,
 };
 
 /// The start of the names of our environment variables.
 pub const ENV_PREFIX: &str = "QUORATE_";
+
+/// The start of the names of etcd's. They are not read: an address or a cluster's members are written otherwise here.
+const ETCD_PREFIX: &str = "ETCD_";
 
 /// The variable that names the configuration file.
 pub const ENV_CONFIG: &str = "QUORATE_CONFIG";
 
 /// What one layer says: a value for each setting that it names.
 macro_rules! settings {
-    ($($(#[doc = $help:literal])+ $field:ident: $type:ty = $key:literal, $shown:literal;)+) => {
+    ($(
+        $(#[doc = $help:literal])+
+        $field:ident: $type:ty = $key:literal, $shown:literal $(, bare $bare:literal)?;
+    )+) => {
         /// What one layer says: a value for each setting that it names. Also the flags of `serve`.
         #[derive(Clone, Default, Debug, clap::Args)]
         pub struct Settings {
             $(
                 $(#[doc = $help])+
-                #[arg(long = $key, value_name = $shown, value_parser = parser::<$type>)]
+                #[arg(
+                    long = $key, value_name = $shown, value_parser = parser::<$type>,
+                    $(num_args = 0..=1, require_equals = true, default_missing_value = $bare)?
+                )]
                 pub $field: Option<$type>,
             )+
         }
@@ -112,6 +121,20 @@ settings! {
     key: PathBuf = "key", "FILE";
     /// Certificate of the cluster's authority (PEM)
     ca: PathBuf = "ca", "FILE";
+    /// Certificate of the client port (PEM); with it, clients speak TLS; read again when it changes
+    /// [default: none]
+    cert_file: PathBuf = "cert-file", "FILE";
+    /// Private key of the client port's certificate (PEM)
+    key_file: PathBuf = "key-file", "FILE";
+    /// Authority of clients' certificates (PEM); with it, every client must have one [default: none]
+    trusted_ca_file: PathBuf = "trusted-ca-file", "FILE";
+    /// Whether the common name of a client's certificate is its user; needs trusted-ca-file
+    /// [default: false]
+    client_cert_auth: Switch = "client-cert-auth", "BOOL", bare "true";
+    /// Calls that one client connection may have open at a time [default: 10000]
+    max_concurrent_streams: Count = "max-concurrent-streams", "N";
+    /// Client connections at a time; further ones wait [default: 16384]
+    max_connections: Count = "max-connections", "N";
     /// Milliseconds between a leader's heartbeats [default: 100]
     heartbeat_interval: Millis = "heartbeat-interval", "MS";
     /// Milliseconds without a heartbeat before an election; the actual value is drawn between this and
@@ -204,11 +227,19 @@ pub fn from_env(
     vars: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<EnvLayer, ConfigError> {
     let mut layer = EnvLayer::default();
-    let ours: BTreeMap<String, OsString> = vars
+    let named: BTreeMap<String, OsString> = vars
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, value)| name.starts_with(ENV_PREFIX) && !value.is_empty())
+        .filter(|(_, value)| !value.is_empty())
         .collect();
+    let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        named.into_iter().partition(|(name, _)| name.starts_with(ENV_PREFIX));
+    for name in others.into_keys().filter(|name| name.starts_with(ETCD_PREFIX)) {
+        let key = name[ETCD_PREFIX.len()..].to_ascii_lowercase().replace('_', "-");
+        if let Some(ours) = closest(&key).map(env_name) {
+            layer.warnings.push(format!("{name} is etcd's and is not read: set {ours}"));
+        }
+    }
     for (name, value) in ours {
         if name == ENV_CONFIG {
             layer.config = Some(value.into());

@@ -415,3 +415,23 @@ fn a_node_that_joins_asks_members_and_has_no_part_in_how_the_cluster_began() {
         assert_eq!(joins(&[wrong]).expect_err(expected), expected);
     }
 }
+
+#[test]
+fn variables_of_etcds_are_named_and_not_read() {
+    let layer = env(&[
+        ("ETCD_NAME", "n1"),
+        ("ETCD_LISTEN_CLIENT_URLS", "http://127.0.0.1:2379"),
+        ("ETCD_SERVICE_HOST", "10.0.0.1"),
+        ("ETCDCTL_API", "3"),
+        ("ETCD_CERT_FILE", ""),
+    ]);
+    let layer = layer.unwrap();
+    assert_eq!(
+        layer.warnings,
+        [
+            "ETCD_LISTEN_CLIENT_URLS is etcd's and is not read: set QUORATE_LISTEN_CLIENT",
+            "ETCD_NAME is etcd's and is not read: set QUORATE_NAME",
+        ]
+    );
+    assert_eq!(layer.settings.name, None);
+}

@@ -109,6 +109,25 @@ whole_number!(
     Count, "a whole number"
 );
 
+/// Yes or no.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Switch(pub bool);
+
+impl Value for Switch {
+    const EXPECTED: &'static str = "true or false";
+
+    fn from_text(text: &str) -> Result<Self, Wrong> {
+        text.parse().map(Self).map_err(|_| Wrong::text(text))
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, Wrong> {
+        match value {
+            DeValue::Boolean(switch) => Ok(Self(*switch)),
+            other => Err(Wrong::found(kind(other))),
+        }
+    }
+}
+
 /// Any text that is not empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Text(pub String);
