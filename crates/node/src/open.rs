@@ -33,6 +33,7 @@ use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::{EngineConfig, InitialState};
 use crate::disks::DiskWatch;
+use crate::feed::Feeds;
 use crate::engine::{Engine, Kinds, Parts, lock};
 use crate::fence::{Fence, Fenced, on_state_damage};
 use crate::founding::{Founders, fresh_identity, initial_groups, make_groups};
@@ -178,6 +179,7 @@ pub(crate) async fn open(
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),
         disks: Arc::default(),
+        feeds: Arc::new(Feeds::new(metrics.feed_bytes.clone())),
     });
     let session = random_u64()?;
     let (gathering, heard) = mpsc::unbounded_channel();
@@ -233,6 +235,7 @@ pub(crate) async fn open(
         on_applied(Arc::clone(&router), Arc::clone(&placement_applied)),
         on_failed(Arc::clone(&router)),
         Arc::clone(&metrics),
+        Arc::clone(&router.feeds),
     )?;
     let snapshots = Arc::new(Snapshots::new(
         identity.node,

@@ -28,6 +28,7 @@ use crate::actor::{
 };
 use crate::disks::{Disks, View};
 use crate::engine::lock;
+use crate::feed::Feeds;
 use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
 use crate::state::GroupState;
@@ -151,6 +152,8 @@ pub(crate) struct Router {
     pub(crate) stopping: AtomicBool,
     /// How the disks of this node and of the others are.
     pub(crate) disks: Arc<Disks>,
+    /// What the groups of this node did lately.
+    pub(crate) feeds: Arc<Feeds>,
 }
 
 impl Router {

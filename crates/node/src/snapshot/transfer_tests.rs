@@ -100,6 +100,7 @@ fn router(node: NodeId) -> Arc<Router> {
         request_timeout: PATIENCE,
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
         disks: Arc::default(),
+        feeds: Arc::default(),
         wheel: Arc::new(Mutex::new(Wheel::new(node, FailureDetector::new(1), 1))),
         stopping: AtomicBool::new(false),
     })
@@ -143,6 +144,7 @@ impl Node {
             Box::new(|_, _, _| {}),
             Box::new(|_, _| {}),
             Arc::clone(&router.metrics),
+            Arc::clone(&router.feeds),
         )
         .unwrap();
         let kind: Arc<dyn MachineKind> = Arc::new(KvKind::default());
