@@ -22,7 +22,8 @@ use crate::connection::Connection;
 use crate::desk::Desk;
 use crate::door::Door;
 use crate::http::{MetricsPage, Pages, Port};
-use crate::metrics::GatewayMetrics;
+use crate::metrics::{GatewayMetrics, WatchMetrics};
+use crate::watch::Hub;
 
 /// Pause after a failed accept (out of file descriptors, say), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -35,6 +36,7 @@ pub struct Gateway<B> {
     metrics: Arc<GatewayMetrics>,
     door: Arc<Door<B>>,
     pages: Arc<Pages<B>>,
+    hub: Arc<Hub<B>>,
 }
 
 impl<B: Backend> Gateway<B> {
@@ -47,11 +49,13 @@ impl<B: Backend> Gateway<B> {
     ) -> Self {
         let desk = Arc::new(Desk::new(backend, config));
         let metrics = Arc::new(GatewayMetrics::new(recorder));
+        let hub = Arc::new(Hub::new(Arc::clone(&desk), WatchMetrics::new(recorder)));
         Self {
             config,
-            door: Arc::new(Door::new(Arc::clone(&desk), Arc::clone(&metrics))),
+            door: Arc::new(Door::new(Arc::clone(&desk), Arc::clone(&metrics), Arc::clone(&hub))),
             pages: Arc::new(Pages::new(desk, metrics_page)),
             metrics,
+            hub,
         }
     }
 
@@ -92,6 +96,10 @@ impl<B: Backend> Gateway<B> {
             }
         }
         drop(listener);
+        if port == Port::Client {
+            // Watches end by themselves only.
+            self.hub.close();
+        }
         // Every connection holds a receiver; they see this as the word to finish.
         drop(close);
         let finished = async { while open.join_next().await.is_some() {} };

@@ -5,6 +5,7 @@
 //! - `ports`: noise, half-open connections, oversized messages, plain pages.
 //! - `pings`: clients that ping too often.
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
+//! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
 //! - `etcdctl`: the stock command line against both.
 
 mod beside_etcd;
@@ -18,3 +19,5 @@ mod ports;
 mod roster;
 mod services;
 mod support;
+mod watch;
+mod watch_beside_etcd;

@@ -70,7 +70,8 @@ fn positions(
         let stamp = layout::parse_event(row).ok_or_else(|| damaged(row, &"not an event"));
         match stamp.and_then(|stamp| Ok((stamp, decode_event(row, value)?))) {
             Ok((stamp, event)) => {
-                if stamp.revision > at && (looked_at >= EVENTS_LOOKED_AT_MAX || bytes >= bytes_max) {
+                if stamp.revision > at && (looked_at >= EVENTS_LOOKED_AT_MAX || bytes >= bytes_max)
+                {
                     through = stamp.revision - 1;
                     return ControlFlow::Break(());
                 }

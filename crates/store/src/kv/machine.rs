@@ -7,15 +7,16 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_types::kv::{
     Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Op, Outcome, Put,
-    PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, op, outcome, query,
+    PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, op,
+    outcome, query,
 };
 use quorate_types::machine::{Feed, ReadError, RowScope, StateError};
 use quorate_types::{
     Committed, Digest, Digested, GroupId, MachineKind, StateBatch, StateMachine, StateReader,
 };
 
-use super::hashing::Seeded;
 use super::events::events;
+use super::hashing::Seeded;
 use super::meta::Meta;
 use super::pairs::Pairs;
 use super::read::{Refusal, View};
