@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::{PutRequest, RangeRequest};
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, Gateway, GatewayConfig, GroupStatus, Member,
-    MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus,
+    Answer, Backend, BackendError, Consistency, Gateway, GatewayConfig, GroupStatus, Happened,
+    Member, MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus,
 };
 use quorate_types::kv::{
     Command, KeyValue, Outcome, PutOutcome, Query, RangeOutcome, outcome::Body,
@@ -46,6 +48,10 @@ impl Backend for Constant {
             lease: 0,
         };
         Ok(answer(Body::Range(RangeOutcome { kvs: vec![kv], more: false, count: 1 })))
+    }
+
+    fn follow(&self, _: i64) -> BoxStream<'static, Result<Happened, BackendError>> {
+        stream::pending().boxed()
     }
 
     fn node_status(&self) -> NodeStatus {

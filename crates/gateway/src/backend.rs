@@ -4,7 +4,9 @@
 //! node; tests implement it over a map in memory.
 
 use std::future::Future;
+use std::sync::Arc;
 
+use futures::stream::BoxStream;
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term, kv};
 
 /// How fresh a read must be.
@@ -146,6 +148,26 @@ impl From<MemberRefusal> for MemberError {
     }
 }
 
+/// What happened to keys: whole revisions, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EventBatch {
+    /// Nothing is left out up to this revision, and nothing can be added.
+    pub through: i64,
+    /// The term of the replica that tells.
+    pub raft_term: Term,
+    /// The events, shared by all who look at them. The first may be of revisions that were told before.
+    pub events: Arc<kv::WatchEvents>,
+}
+
+/// An item of [`Backend::follow`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Happened {
+    /// What follows on the batch before.
+    Batch(EventBatch),
+    /// What follows on the batch before is compacted; the stream ends.
+    Compacted,
+}
+
 /// Where the answering node stands; of its first data group where a figure belongs to a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeStatus {
@@ -262,6 +284,17 @@ pub trait Backend: Send + Sync + 'static {
         query: kv::Query,
         consistency: Consistency,
     ) -> impl Future<Output = Result<Answer, BackendError>> + Send;
+
+    /// What happens to keys after the revision `after`: batches that follow on each other without a gap, the
+    /// first on `after`, from the nearest replica. A batch comes once it can be read by a serializable
+    /// read. There is no end to it unless there is an error or [`Happened::Compacted`]; then it may be asked
+    /// for again, from where it ended.
+    ///
+    /// Who looks for single keys should rather ask the gateway's Watch service, which shares one such stream
+    /// among all. Events of the past are read with [`kv::Events`], by [`Backend::read`].
+    ///
+    /// Errors are of the replica, or that none can be reached.
+    fn follow(&self, after: i64) -> BoxStream<'static, Result<Happened, BackendError>>;
 
     /// Where this node stands, from memory.
     fn node_status(&self) -> NodeStatus;

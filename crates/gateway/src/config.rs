@@ -21,6 +21,9 @@ pub struct GatewayConfig {
     /// ping that comes sooner ends the connection with `too_many_pings`. Default 5 s, as etcd's. Lower:
     /// clients behind impatient middleboxes may keep their connections alive more eagerly.
     pub grpc_keepalive_min_time: Duration,
+    /// Time between the responses by which a watch with `progress_notify` is told that there was nothing to
+    /// tell. Default 10 min, as etcd's. Shorter: clients that fall off need to catch up less.
+    pub watch_progress_interval: Duration,
     /// Requests that one connection may have open at a time; a client's library queues the rest. Default
     /// 10,000: a request waiting costs a few KiB.
     pub max_concurrent_streams: u32,
@@ -65,6 +68,7 @@ impl Default for GatewayConfig {
             grpc_keepalive_interval: Duration::from_secs(60),
             grpc_keepalive_timeout: Duration::from_secs(20),
             grpc_keepalive_min_time: Duration::from_secs(5),
+            watch_progress_interval: Duration::from_secs(600),
             max_concurrent_streams: 10_000,
             max_connections: 16_384,
             max_handshakes: 1024,

@@ -65,6 +65,11 @@ impl<B: Backend> Desk<B> {
         Ok(answer)
     }
 
+    /// The highest revision that this gateway has answered with.
+    pub(crate) fn answered(&self) -> i64 {
+        self.answered.load(Ordering::Acquire)
+    }
+
     /// The head of a response.
     pub(crate) fn header(&self, revision: i64, raft_term: Term) -> ResponseHeader {
         ResponseHeader {

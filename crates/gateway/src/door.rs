@@ -11,6 +11,7 @@ use http::{Request, Response};
 use quorate_api::FILE_DESCRIPTORS;
 use quorate_api::etcdserverpb::{
     cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+    watch_server::WatchServer,
 };
 use quorate_api::quorate::v1::admin_server::AdminServer;
 use tonic::body::Body;
@@ -28,6 +29,7 @@ use crate::health::HealthService;
 use crate::kv::KvService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::GatewayMetrics;
+use crate::watch::{Hub, WatchService};
 
 /// Metadata by which a client says that it would rather be refused than served by a node that knows of
 /// no leader.
@@ -42,12 +44,15 @@ pub(crate) struct Door<B> {
 }
 
 impl<B: Backend> Door<B> {
-    pub(crate) fn new(desk: Arc<Desk<B>>, metrics: Arc<GatewayMetrics>) -> Self {
+    pub(crate) fn new(desk: Arc<Desk<B>>, metrics: Arc<GatewayMetrics>, hub: Arc<Hub<B>>) -> Self {
         let bytes_max = desk.config.message_bytes_max();
         let kv =
             KvServer::new(KvService::new(Arc::clone(&desk))).max_decoding_message_size(bytes_max);
         let mut others = Routes::builder();
         others
+            .add_service(
+                WatchServer::new(WatchService::new(hub)).max_decoding_message_size(bytes_max),
+            )
             .add_service(ClusterServer::new(ClusterService::new(Arc::clone(&desk))))
             .add_service(MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk))))
             .add_service(AdminServer::new(AdminService::new(Arc::clone(&desk))))

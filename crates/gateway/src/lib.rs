@@ -7,7 +7,7 @@
 //! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
 //!   often its client may ping; `gather`: small answers leave together; `prefixed`: bytes read ahead.
 //! - `door`: from an HTTP/2 request to the service that answers it.
-//! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
+//! - `kv`, `watch`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
 //! - `desk`: what the services share.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
 //! - [`error`]: every refusal, with etcd's codes and texts.
@@ -44,11 +44,12 @@ mod metrics;
 mod pings;
 mod prefixed;
 mod translate;
+mod watch;
 mod writes;
 
 pub use backend::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
-    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Consistency, EventBatch, GroupStatus, Happened, Member,
+    MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 pub use config::GatewayConfig;
 pub use desk::ETCD_VERSION;

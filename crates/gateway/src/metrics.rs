@@ -95,6 +95,47 @@ pub(crate) struct TlsMetrics {
     pub(crate) certificate_expires_s: Gauge,
 }
 
+/// Handles of the watches; etcd's names.
+pub(crate) struct WatchMetrics {
+    pub(crate) streams: Gauge,
+    pub(crate) watchers: Gauge,
+    pub(crate) slow_watchers: Gauge,
+    pub(crate) pending_events: Gauge,
+    pub(crate) events_total: Counter,
+}
+
+impl WatchMetrics {
+    pub(crate) fn new(recorder: &dyn Recorder) -> Self {
+        let register = Register { recorder };
+        let gauge = |name: &'static str, text: &'static str| {
+            recorder.describe_gauge(name.into(), Some(Unit::Count), text.into());
+            register.gauge(name)
+        };
+        let events = "etcd_debugging_mvcc_events_total";
+        recorder.describe_counter(
+            events.into(),
+            Some(Unit::Count),
+            "Events sent to clients that watch.".into(),
+        );
+        Self {
+            streams: gauge(
+                "etcd_debugging_mvcc_watch_stream_total",
+                "Watch streams that are open.",
+            ),
+            watchers: gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
+            slow_watchers: gauge(
+                "etcd_debugging_mvcc_slow_watcher_total",
+                "Watchers that are behind and read what they lack from the disk.",
+            ),
+            pending_events: gauge(
+                "etcd_debugging_mvcc_pending_events_total",
+                "Events that wait to be sent.",
+            ),
+            events_total: register.counter(events, vec![]),
+        }
+    }
+}
+
 /// Handles of one method.
 pub(crate) struct MethodMetrics {
     started: Counter,

@@ -24,8 +24,9 @@ use crate::desk::Desk;
 use crate::door::Door;
 use crate::http::{MetricsPage, Pages, Port};
 use crate::json::{InProcess, JsonGateway, Routes};
-use crate::metrics::GatewayMetrics;
+use crate::metrics::{GatewayMetrics, WatchMetrics};
 use crate::tls::{ClientTls, Handshakes};
+use crate::watch::Hub;
 
 /// Pause after a failed accept (out of file descriptors, say), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +41,7 @@ pub struct Gateway<B> {
     pages: Arc<Pages<B>>,
     handshakes: Arc<Handshakes>,
     tls: Option<Arc<ClientTls>>,
+    hub: Arc<Hub<B>>,
 }
 
 impl<B: Backend> Gateway<B> {
@@ -52,7 +54,9 @@ impl<B: Backend> Gateway<B> {
     ) -> Self {
         let desk = Arc::new(Desk::new(backend, config));
         let metrics = Arc::new(GatewayMetrics::new(recorder));
-        let door = Arc::new(Door::new(Arc::clone(&desk), Arc::clone(&metrics)));
+        let hub = Arc::new(Hub::new(Arc::clone(&desk), WatchMetrics::new(recorder)));
+        let door = Door::new(Arc::clone(&desk), Arc::clone(&metrics), Arc::clone(&hub));
+        let door = Arc::new(door);
         let refused = metrics.json_refused_total.clone();
         let in_process = InProcess(Arc::clone(&door));
         let json = JsonGateway::new(in_process, Routes::of_this_build(), config, refused);
@@ -65,6 +69,7 @@ impl<B: Backend> Gateway<B> {
             handshakes: Arc::new(Handshakes::new(config.max_handshakes, under_way, cut)),
             metrics,
             tls: None,
+            hub,
         }
     }
 
@@ -123,6 +128,10 @@ impl<B: Backend> Gateway<B> {
             }
         }
         drop(listener);
+        if port == Port::Client {
+            // Watches end by themselves only.
+            self.hub.close();
+        }
         // Every connection holds a receiver; they see this as the word to finish.
         drop(close);
         let finished = async { while open.join_next().await.is_some() {} };

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use quorate_group::{Checkpoint, DIGEST_INTERVAL, Generation, is_checkpoint};
 use quorate_store::{GroupRow, Install, Overlay, ScopedView, StateEngine};
-use quorate_types::machine::{RowScope, StateError};
+use quorate_types::machine::{Feed, RowScope, StateError};
 use quorate_types::{
     Committed, Entry, EntryId, GroupId, LogIndex, MachineKind, Membership, Payload, StateMachine,
 };
@@ -27,6 +27,7 @@ use quorate_types::{
 use tokio::sync::oneshot;
 
 use crate::completions::EXIT_STORAGE_FAILED;
+use crate::feed::{Feeds, Ring};
 use crate::metrics::NodeMetrics;
 
 /// Bytes of entries that one round takes at most, so that a batch stays a few milliseconds of work.
@@ -103,6 +104,7 @@ impl Applier {
         on_applied: OnApplied,
         on_failed: OnFailed,
         metrics: Arc<NodeMetrics>,
+        feeds: Arc<Feeds>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         // Bounded by the number of groups: see `ApplyTask`.
         let (work, queue) = crossbeam_channel::unbounded();
@@ -115,6 +117,7 @@ impl Applier {
                     on_applied,
                     on_failed,
                     metrics,
+                    feeds,
                 }
                 .run(&queue)
             }));
@@ -177,11 +180,14 @@ struct Rounds {
     on_applied: OnApplied,
     on_failed: OnFailed,
     metrics: Arc<NodeMetrics>,
+    /// Where what machines tell is published, once it is written.
+    feeds: Arc<Feeds>,
 }
 
 struct Owned {
     generation: Generation,
     machine: Box<dyn StateMachine>,
+    ring: Arc<Ring>,
     kind: String,
     scope: RowScope,
     membership: Membership,
@@ -192,6 +198,7 @@ struct Done {
     group: GroupId,
     generation: Generation,
     applied: Applied,
+    feed: Option<(Arc<Ring>, Feed)>,
 }
 
 impl Rounds {
@@ -246,6 +253,7 @@ impl Rounds {
                 loaded(GroupRow::load(group, &*self.engine.view())?);
             }
             Work::Stop => {
+                self.machines.values().for_each(|owned| owned.ring.close());
                 self.engine.flush()?;
                 return Ok(false);
             }
@@ -255,6 +263,7 @@ impl Rounds {
     }
 
     fn close(&mut self, group: GroupId) {
+        self.feeds.ring(group).close();
         self.machines.remove(&group);
         self.sweeping.remove(&group);
     }
@@ -276,9 +285,15 @@ impl Rounds {
             self.lose(open.group, open.generation);
             return Ok(());
         };
+        let mut machine = machine?;
+        let ring = self.feeds.ring(open.group);
+        if let Some(feed) = machine.take_feed() {
+            ring.publish(feed);
+        }
         let owned = Owned {
             generation: open.generation,
-            machine: machine?,
+            machine,
+            ring,
             kind: open.kind.name().to_owned(),
             scope: open.kind.scope(),
             membership: open.membership,
@@ -345,7 +360,10 @@ impl Rounds {
         }
         self.metrics.apply_seconds.record(began.elapsed());
         self.metrics.apply_entries.record(entries as f64);
-        for Done { group, generation, applied } in done {
+        for Done { group, generation, applied, feed } in done {
+            if let Some((ring, feed)) = feed {
+                ring.publish(feed);
+            }
             (self.on_applied)(group, generation, applied);
         }
         Ok(())
@@ -422,7 +440,8 @@ fn apply_task(
     apply_commands(owned, group, committed, overlay, &mut applied)?;
     owned.applied = last;
     write_group_row(owned, group, overlay);
-    Ok(Done { group, generation, applied })
+    let feed = owned.machine.take_feed().map(|feed| (Arc::clone(&owned.ring), feed));
+    Ok(Done { group, generation, applied, feed })
 }
 
 fn apply_commands(

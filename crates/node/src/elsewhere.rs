@@ -23,7 +23,7 @@ const READ_PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// Whom to ask next for a group that does not live here.
 #[derive(Debug)]
-struct Search {
+pub(crate) struct Search {
     /// The members, in the order in which they are asked.
     members: VecDeque<NodeId>,
     /// Who leads, as the last one has said.
@@ -39,7 +39,7 @@ impl Search {
         (!members.is_empty()).then_some(Self { members, hint: None, asked: 0 })
     }
 
-    fn next(&mut self) -> NodeId {
+    pub(crate) fn next(&mut self) -> NodeId {
         self.asked += 1;
         let hinted =
             self.hint.take().and_then(|hint| self.members.iter().position(|at| *at == hint));
@@ -115,7 +115,7 @@ impl Router {
     }
 
     /// The other members of `group`, if the map has it.
-    fn search(&self, group: GroupId) -> Result<Search, EngineError> {
+    pub(crate) fn search(&self, group: GroupId) -> Result<Search, EngineError> {
         let map = self.map.load();
         let members = map.group(group).map(|group| group.replicas.nodes()).unwrap_or_default();
         let others = members.into_iter().filter(|member| *member != self.node);
@@ -126,7 +126,7 @@ impl Router {
         Search::new(there.into_iter().chain(gone)).ok_or(EngineError::UnknownGroup(group))
     }
 
-    async fn go_on(
+    pub(crate) async fn go_on(
         &self,
         search: &mut Search,
         leader: Option<NodeId>,
@@ -142,7 +142,7 @@ impl Router {
     }
 
     /// Asks a member, and gives up when nothing is heard of its node any more.
-    async fn ask_member(
+    pub(crate) async fn ask_member(
         &self,
         member: NodeId,
         request: Bytes,

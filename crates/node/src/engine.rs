@@ -28,6 +28,7 @@ use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::EngineConfig;
 use crate::entry_cache::CachePart;
+use crate::feed::Subscription;
 use crate::identity::{DataDir, Identity};
 use crate::life::Life;
 use crate::members::hand_over;
@@ -211,6 +212,13 @@ impl Engine {
         consistency: Consistency,
     ) -> Result<ReadAnswer, EngineError> {
         self.parts.router.read(group, query, consistency).await
+    }
+
+    /// Follows what the commands of `group` do after the position `after`, which is of its machine's kind
+    /// (see [`Feed`](quorate_types::machine::Feed)).
+    #[must_use]
+    pub fn subscribe(&self, group: GroupId, after: i64) -> Subscription {
+        Subscription::new(Arc::clone(&self.parts.router), group, after)
     }
 
     /// Where a key lives.

@@ -17,12 +17,12 @@ pub(crate) struct Request {
     /// The group that should serve it.
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 40")]
     pub(crate) body: Option<request::Body>,
 }
 
 pub(crate) mod request {
-    use super::{Beat, Bytes, Empty, JoinRequest, Oneof};
+    use super::{Beat, Bytes, Empty, Follow, JoinRequest, Oneof};
 
     #[derive(Clone, PartialEq, Oneof)]
     pub(crate) enum Body {
@@ -44,7 +44,21 @@ pub(crate) mod request {
         /// How this node is. Nodes of before it existed answer that they do not know it.
         #[prost(message, tag = "7")]
         Beat(Beat),
+        /// Answer this query once your replica has something new for it, or after a while.
+        #[prost(message, tag = "40")]
+        Follow(Follow),
     }
+}
+
+/// A long poll of a group that does not live where it comes from.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Follow {
+    /// The position after which something is new.
+    #[prost(int64, tag = "1")]
+    pub(crate) after: i64,
+    /// The query that tells of it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) query: Bytes,
 }
 
 /// What a node tells all others now and then, and whenever it changes.
@@ -197,6 +211,10 @@ impl Request {
 
     pub(crate) fn caught_up(group: GroupId) -> Bytes {
         Self::encoded(group, request::Body::CaughtUp(Empty {}))
+    }
+
+    pub(crate) fn follow(group: GroupId, follow: Follow) -> Bytes {
+        Self::encoded(group, request::Body::Follow(follow))
     }
 
     pub(crate) fn beat(beat: Beat) -> Bytes {

@@ -43,6 +43,7 @@ pub(crate) struct NodeMetrics {
     pub(crate) apply_seconds: Histogram,
     pub(crate) apply_entries: Histogram,
     pub(crate) apply_queue_depth: Gauge,
+    pub(crate) feed_bytes: Gauge,
     /// By peer: the most that any group led here has not yet heard back from it.
     replication_lag_entries: Mutex<BTreeMap<NodeId, Gauge>>,
     /// Where the metrics of nodes that join later go.
@@ -193,6 +194,10 @@ impl NodeMetrics {
                 .histogram("quorate_apply_entries", "Entries that one round applied."),
             apply_queue_depth: registry
                 .gauge("quorate_apply_queue_depth", "Groups that wait for the applier."),
+            feed_bytes: registry.gauge(
+                "quorate_node_feed_bytes",
+                "Bytes of late feeds that are held for those who follow groups of this node.",
+            ),
             replication_lag_entries: Mutex::new(peers.iter().take(PEERS_MAX).map(lag).collect()),
             recorder: OnceLock::new(),
         }

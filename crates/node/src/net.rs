@@ -15,6 +15,7 @@ use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
 use crate::admission::Admission;
 use crate::clock;
 use crate::engine::{Parts, lock};
+use crate::feed::answer_follower;
 use crate::forward::{Beat, Empty, JoinRequest, Nodes, Reply, Request, reply, request};
 use crate::identity::Identity;
 use crate::router::Router;
@@ -347,6 +348,10 @@ impl Handler for Network {
             }
             Some(request::Body::Propose(command)) => self.propose(group, command, replier),
             Some(request::Body::Read(query)) => self.read(group, query, replier),
+            Some(request::Body::Follow(follow)) => {
+                let router = Arc::clone(&self.router);
+                drop(tokio::spawn(answer_follower(router, group, follow, replier)));
+            }
             Some(request::Body::Founders(Empty {})) => self.founders(replier),
             Some(request::Body::Join(_)) | None => {
                 let reason = "a request of a kind that this version does not know";

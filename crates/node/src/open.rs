@@ -34,6 +34,7 @@ use crate::config::{EngineConfig, InitialState};
 use crate::disks::DiskWatch;
 use crate::engine::{Engine, Kinds, Parts, lock};
 use crate::entry_cache::EntryCache;
+use crate::feed::Feeds;
 use crate::fence::{Fence, Fenced, on_state_damage};
 use crate::founding::{Founders, fresh_identity, initial_groups, make_groups};
 use crate::identity::{DataDir, DataDirError, Identity, random_u64};
@@ -176,6 +177,7 @@ pub(crate) async fn open(
         stopping: AtomicBool::new(false),
         disks: Arc::default(),
         entries: Arc::new(EntryCache::new(GROUP_CACHE_BYTES_MAX)),
+        feeds: Arc::new(Feeds::new(metrics.feed_bytes.clone())),
     });
     let session = random_u64()?;
     let (gathering, heard) = mpsc::unbounded_channel();
@@ -231,6 +233,7 @@ pub(crate) async fn open(
         on_applied(Arc::clone(&router), Arc::clone(&placement_applied)),
         on_failed(Arc::clone(&router)),
         Arc::clone(&metrics),
+        Arc::clone(&router.feeds),
     )?;
     let snapshots = Arc::new(Snapshots::new(
         identity.node,

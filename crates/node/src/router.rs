@@ -29,6 +29,7 @@ use crate::actor::{
 use crate::disks::{Disks, View};
 use crate::engine::lock;
 use crate::entry_cache::EntryCache;
+use crate::feed::Feeds;
 use crate::forward::{Answer, Empty, FORWARDED_BYTES_MAX, Reply, Request, reply};
 use crate::metrics::NodeMetrics;
 use crate::state::GroupState;
@@ -154,6 +155,8 @@ pub(crate) struct Router {
     pub(crate) disks: Arc<Disks>,
     /// What the groups keep of their logs in memory.
     pub(crate) entries: Arc<EntryCache>,
+    /// What the groups of this node did lately.
+    pub(crate) feeds: Arc<Feeds>,
 }
 
 impl Router {

@@ -4,7 +4,8 @@
 //! - [`cli`]: the commands `serve`, `dev`, `status`, `member` and `cert`.
 //! - [`config`]: settings from flags, environment and file, checked into one value.
 //! - [`node`]: a node from its settings to its end; several in one process.
-//! - [`wiring`]: the gateway's backend over the node's engine, with members apart in `members`.
+//! - [`wiring`]: the gateway's backend over the node's engine, with members apart in `members`, and what happens to
+//!   keys in `events`.
 //! - [`exporter`]: metrics of each node.
 //! - [`threads`]: runtimes on threads of their own.
 //! - [`shutdown`]: signals, bounds and exit codes.
@@ -13,6 +14,7 @@
 
 pub mod cli;
 pub mod config;
+mod events;
 pub mod exporter;
 pub mod log;
 mod members;

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use prost::Message;
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
-    MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Consistency, GroupStatus, Happened, Member, MemberChange,
+    MemberError, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
@@ -23,6 +24,7 @@ use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
+use crate::events;
 use crate::members::{client_address, member_change, member_error, members};
 
 /// How often the state is measured, unless that takes so long that it would cost more than
@@ -158,6 +160,11 @@ impl Backend for EngineBackend {
         Ok(Answer { outcome: outcome(read.answer)?, raft_term: read.term })
     }
 
+    fn follow(&self, after: i64) -> BoxStream<'static, Result<Happened, BackendError>> {
+        let group = self.engine.route(&[]).group;
+        events::follow(Arc::clone(&self.engine), group, after)
+    }
+
     fn node_status(&self) -> NodeStatus {
         let leadership = self.leadership(GroupId::FIRST_DATA);
         let leader = leadership.and_then(|now| now.leader);
@@ -248,7 +255,7 @@ fn is_learner(group: &quorate_node::GroupStatus, node: NodeId) -> bool {
     group.membership.learners.contains(&node)
 }
 
-fn outcome(bytes: Bytes) -> Result<kv::Outcome, BackendError> {
+pub(crate) fn outcome(bytes: Bytes) -> Result<kv::Outcome, BackendError> {
     kv::Outcome::decode(bytes).map_err(|error| {
         tracing::error!(%error, "the keyspace gave an outcome that cannot be read");
         BackendError::Corrupt
@@ -290,6 +297,7 @@ fn query_key(query: &kv::Query) -> &[u8] {
     match &query.body {
         Some(Body::Range(range)) => &range.key,
         Some(Body::Txn(txn)) => txn_key(txn),
+        Some(Body::Events(events)) => &events.key,
         Some(Body::Status(_)) | None => &[],
     }
 }

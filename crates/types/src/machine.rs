@@ -12,8 +12,10 @@
 //! Reads do not pass through the machine: [`MachineKind::read`] answers from a consistent view of the
 //! rows and of the `meta` that was written with them, on any thread, beside running applies.
 
+use std::any::Any;
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -28,6 +30,30 @@ pub struct Committed {
     pub id: EntryId,
     /// What was proposed.
     pub command: Bytes,
+}
+
+/// What commands did, for those who follow a group: what is between two positions of its machine.
+///
+/// The host publishes it unread once the rows are written; only the machine and those who follow it know
+/// what the payload is. Positions grow; `after == through` with an empty payload says where the machine
+/// stands. Cheap to clone.
+#[derive(Clone)]
+pub struct Feed {
+    /// The machine's position before; the `through` of the feed before, if nothing is left out.
+    pub after: i64,
+    /// The machine's position now: nothing can be added up to here.
+    pub through: i64,
+    /// What the payload takes in memory, about.
+    pub bytes: usize,
+    /// What happened in between; shared, never copied.
+    pub payload: Arc<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { after, through, bytes, .. } = self;
+        write!(f, "Feed({after}..={through}, {bytes} bytes)")
+    }
 }
 
 /// The engine under the rows failed or holds damaged data: the node must stop using it.
@@ -108,6 +134,13 @@ pub trait StateMachine: Send {
         committed: &[Committed],
         batch: &mut dyn StateBatch,
     ) -> Result<Vec<Bytes>, StateError>;
+
+    /// What the commands that were applied since the last call did, for those who follow the group; the
+    /// host asks after each run, and publishes it once the run is written. The first call after the machine
+    /// was opened may say where it stands. `None`: nothing to say, as of machines that nobody can follow.
+    fn take_feed(&mut self) -> Option<Feed> {
+        None
+    }
 
     /// What the machine must know again after a restart and beside its rows; stored in the same batch
     /// as the rows. Small: it is written with every batch.

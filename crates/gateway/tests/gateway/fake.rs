@@ -1,13 +1,15 @@
 //! A backend over a [`Keyspace`], that fails when it is told to.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
-    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Consistency, EventBatch, GroupStatus, Happened, Member,
+    MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
-use quorate_types::kv::{Command, Query};
+use quorate_types::kv::{Command, Query, WatchEvents};
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term};
 
 use crate::keyspace::Keyspace;
@@ -19,7 +21,9 @@ pub(crate) const TERM: Term = Term(7);
 
 /// One node that leads a group of its own.
 pub(crate) struct FakeBackend {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// The revision.
+    changed: tokio::sync::watch::Sender<i64>,
 }
 
 struct State {
@@ -39,7 +43,8 @@ struct State {
 impl FakeBackend {
     pub(crate) fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            changed: tokio::sync::watch::Sender::new(1),
+            state: Arc::new(Mutex::new(State {
                 keyspace: Keyspace::new(),
                 roster: Roster::of(Member {
                     id: MEMBER,
@@ -54,7 +59,7 @@ impl FakeBackend {
                 reads: Vec::new(),
                 proposals: Vec::new(),
                 stale: None,
-            }),
+            })),
         }
     }
 
@@ -103,6 +108,7 @@ impl Backend for FakeBackend {
         }
         let outcome = state.keyspace.apply(&command);
         state.proposals.push(command);
+        self.changed.send_replace(state.keyspace.revision());
         Ok(Answer { outcome, raft_term: TERM })
     }
 
@@ -118,6 +124,18 @@ impl Backend for FakeBackend {
             Consistency::Linearizable => keyspace,
         };
         Ok(Answer { outcome: seen.read(&query), raft_term: TERM })
+    }
+
+    fn follow(&self, after: i64) -> BoxStream<'static, Result<Happened, BackendError>> {
+        let (state, changed) = (Arc::clone(&self.state), self.changed.subscribe());
+        stream::unfold((state, changed, after), |(state, mut changed, after)| async move {
+            let through = *changed.wait_for(|now| *now > after).await.ok()?;
+            let events = state.lock().expect("no test panics with it").keyspace.events_after(after);
+            let events = Arc::new(WatchEvents(events));
+            let batch = Happened::Batch(EventBatch { through, raft_term: TERM, events });
+            Some((Ok(batch), (state, changed, through)))
+        })
+        .boxed()
     }
 
     fn node_status(&self) -> NodeStatus {

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use quorate_types::KeyRange;
 use quorate_types::kv::{
-    Command, CompactOutcome, Compare, CompareResult, DeleteRange, DeleteRangeOutcome, KeyValue,
-    KvError, Op, Outcome, Put, PutOutcome, Query, Range, RangeOutcome, SortOrder, SortTarget,
-    StatusOutcome, Txn, TxnOutcome, command, compare::Target, op, outcome, query,
+    Command, CompactOutcome, Compare, CompareResult, DeleteRange, DeleteRangeOutcome, EventKind,
+    Events, EventsOutcome, KeyValue, KvError, Op, Outcome, Put, PutOutcome, Query, Range,
+    RangeOutcome, SortOrder, SortTarget, StatusOutcome, Txn, TxnOutcome, WatchEvent, command,
+    compare::Target, op, outcome, query,
 };
 
 /// A revision of a key: the pair, or `None` where it was deleted.
@@ -18,13 +19,44 @@ type Versions = BTreeMap<i64, Option<KeyValue>>;
 #[derive(Clone)]
 pub(crate) struct Keyspace {
     keys: BTreeMap<Bytes, Versions>,
+    /// Everything that ever happened, with the pairs before.
+    events: Vec<WatchEvent>,
     revision: i64,
     compacted: i64,
 }
 
 impl Keyspace {
     pub(crate) fn new() -> Self {
-        Self { keys: BTreeMap::new(), revision: 1, compacted: -1 }
+        Self { keys: BTreeMap::new(), events: Vec::new(), revision: 1, compacted: -1 }
+    }
+
+    pub(crate) const fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// What happened after a revision.
+    pub(crate) fn events_after(&self, after: i64) -> Vec<WatchEvent> {
+        let events = self.events.iter().filter(|event| event.revision() > after);
+        events.map(|event| WatchEvent { prev_kv: None, ..event.clone() }).collect()
+    }
+
+    fn events(&self, asked: &Events) -> EventsOutcome {
+        if asked.after + 1 < self.compacted {
+            let (compacted, through) = (Some(self.compacted), self.revision);
+            return EventsOutcome { compacted, through, events: Vec::new() };
+        }
+        let through = if asked.through == 0 { self.revision } else { asked.through };
+        let range = KeyRange::from_request(&asked.key, &asked.range_end);
+        let is_asked = |event: &&WatchEvent| {
+            event.revision() > asked.after
+                && event.revision() <= through
+                && range.contains(&event.kv.key)
+        };
+        let mut events: Vec<_> = self.events.iter().filter(is_asked).cloned().collect();
+        if !asked.prev_kv {
+            events.iter_mut().for_each(|event| event.prev_kv = None);
+        }
+        EventsOutcome { events, through, compacted: None }
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
@@ -51,6 +83,7 @@ impl Keyspace {
             query::Body::Status(_) => Ok(outcome::Body::Status(StatusOutcome {
                 compact_revision: reader.keyspace.compacted.max(0),
             })),
+            query::Body::Events(asked) => Ok(outcome::Body::Events(reader.keyspace.events(asked))),
         };
         assert!(!reader.changed, "a query changed the keyspace");
         self.outcome(result)
@@ -227,6 +260,10 @@ impl Writer<'_> {
 
     fn write(&mut self, key: Bytes, kv: Option<KeyValue>) {
         self.changed = true;
+        let prev_kv = self.keyspace.pairs(&KeyRange::single(&key), self.at - 1).pop();
+        let deleted = KeyValue { key: key.clone(), mod_revision: self.at, ..KeyValue::default() };
+        let kind = if kv.is_some() { EventKind::Put } else { EventKind::Delete } as i32;
+        self.keyspace.events.push(WatchEvent { kind, kv: kv.clone().unwrap_or(deleted), prev_kv });
         self.keyspace.keys.entry(key).or_default().insert(self.at, kv);
     }
 }

@@ -7,6 +7,7 @@
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
 //! - `json`: the JSON gateway, beside a real etcd's where there is one.
 //! - `tls`: certificates of the port and of clients.
+//! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
 //! - `etcdctl`: the stock command line against both.
 
 mod beside_etcd;
@@ -22,3 +23,5 @@ mod roster;
 mod services;
 mod support;
 mod tls;
+mod watch;
+mod watch_beside_etcd;

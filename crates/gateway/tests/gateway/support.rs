@@ -7,6 +7,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_api::etcdserverpb::watch_client::WatchClient;
 use quorate_gateway::{ClientTls, Gateway, GatewayConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,6 +98,10 @@ impl Door {
 
     pub(crate) async fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn watch(&self) -> WatchClient<Channel> {
+        WatchClient::new(self.channel().await)
     }
 
     pub(crate) async fn cluster(&self) -> ClusterClient<Channel> {

@@ -102,6 +102,7 @@ fn router(node: NodeId) -> Arc<Router> {
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
         disks: Arc::default(),
         entries: Arc::new(EntryCache::new(0)),
+        feeds: Arc::default(),
         wheel: Arc::new(Mutex::new(Wheel::new(node, FailureDetector::new(1), 1))),
         stopping: AtomicBool::new(false),
     })
@@ -145,6 +146,7 @@ impl Node {
             Box::new(|_, _, _| {}),
             Box::new(|_, _| {}),
             Arc::clone(&router.metrics),
+            Arc::clone(&router.feeds),
         )
         .unwrap();
         let kind: Arc<dyn MachineKind> = Arc::new(KvKind::default());

@@ -67,6 +67,8 @@ pub struct ServeConfig {
     pub snapshot_count: u64,
     /// Most that all snapshots take of the network.
     pub snapshot_bytes_per_second: u64,
+    /// Between the notices of quiet watches; not zero.
+    pub watch_progress_interval: Duration,
     /// Pings on client connections.
     pub keepalive: Keepalive,
     /// Threads for groups and peers.
@@ -215,6 +217,7 @@ impl Check<'_> {
                 snapshot_rate,
                 least_rate..=u64::MAX >> 1,
             )? as u64,
+            watch_progress_interval: self.watch_progress_interval()?,
             keepalive: self.keepalive()?,
             engine_threads: self.within(
                 "engine-threads",
@@ -361,6 +364,15 @@ impl Check<'_> {
             return Err(self.fail("election-timeout", &what));
         }
         Ok((Duration::from_millis(heartbeat_ms), election))
+    }
+
+    fn watch_progress_interval(&self) -> Result<Duration, ConfigError> {
+        let interval = self.settings.watch_progress_notify_interval;
+        let interval = interval.map_or(Duration::from_secs(600), |Span(interval)| interval);
+        match interval.is_zero() {
+            true => Err(self.fail("watch-progress-notify-interval", "must be more than 0")),
+            false => Ok(interval),
+        }
     }
 
     fn keepalive(&self) -> Result<Keepalive, ConfigError> {

@@ -156,6 +156,8 @@ settings! {
     snapshot_count: Count = "snapshot-count", "N";
     /// Most that all snapshots sent by this node take of the network, per second [default: 33554432]
     snapshot_bytes_per_second: ByteCount = "snapshot-bytes-per-second", "BYTES";
+    /// Time between the notices that a quiet watch gets which has asked for them [default: 10m]
+    watch_progress_notify_interval: Span = "watch-progress-notify-interval", "TIME";
     /// Least time between a client's keep-alive pings [default: 5s]
     grpc_keepalive_min_time: Span = "grpc-keepalive-min-time", "TIME";
     /// Time without traffic after which a client connection is pinged; 0: never [default: 2h]

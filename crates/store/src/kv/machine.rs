@@ -7,13 +7,15 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_types::kv::{
     Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Op, Outcome, Put,
-    PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, command, op, outcome, query,
+    PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, op,
+    outcome, query,
 };
-use quorate_types::machine::{ReadError, RowScope, StateError};
+use quorate_types::machine::{Feed, ReadError, RowScope, StateError};
 use quorate_types::{
     Committed, Digest, Digested, GroupId, MachineKind, StateBatch, StateMachine, StateReader,
 };
 
+use super::events::events;
 use super::hashing::Seeded;
 use super::meta::Meta;
 use super::pairs::Pairs;
@@ -43,6 +45,10 @@ pub struct KvMachine {
     meta: Meta,
     recent: Recent,
     pairs: Arc<Pairs>,
+    /// What watchers have still to be told.
+    events: Vec<WatchEvent>,
+    /// The revision up to which they were told; `None` before anybody was told where it stands.
+    fed: Option<i64>,
 }
 
 impl KvKind {
@@ -86,6 +92,7 @@ impl KvKind {
             Some(query::Body::Status(_)) => {
                 Ok(outcome::Body::Status(StatusOutcome { compact_revision: meta.floor.max(0) }))
             }
+            Some(query::Body::Events(asked)) => events(&asked, &view).map(outcome::Body::Events),
             None => return Err(malformed("no question")),
         };
         Ok(answer(meta.revision, body)?.encode_to_vec().into())
@@ -115,7 +122,8 @@ impl MachineKind for KvKind {
         // Pairs of their own: an earlier machine may end later than this one begins.
         let pairs = Arc::new(Pairs::new(meta.revision, self.hashing));
         lock(&self.pairs).insert(group, Arc::clone(&pairs));
-        Ok(Box::new(KvMachine { meta, recent: Recent::new(self.hashing), pairs }))
+        let recent = Recent::new(self.hashing);
+        Ok(Box::new(KvMachine { meta, recent, pairs, events: Vec::new(), fed: None }))
     }
 
     fn read(
@@ -155,6 +163,7 @@ fn looks_at_few(query: Option<&query::Body>) -> bool {
     match query {
         Some(query::Body::Range(range)) => range.range_end.is_empty(),
         Some(query::Body::Txn(txn)) => names_single_keys(txn),
+        Some(query::Body::Events(_)) => false,
         // Both are answered without looking at a key.
         Some(query::Body::Status(_)) | None => true,
     }
@@ -203,6 +212,23 @@ impl StateMachine for KvMachine {
         let outcomes = committed.iter().map(apply).collect();
         self.meta.digest = self.meta.digest.map(|_| digest);
         outcomes
+    }
+
+    fn take_feed(&mut self) -> Option<Feed> {
+        let through = self.meta.revision;
+        let after = self.fed.replace(through);
+        // Writers that were refused have told nothing, and a revision without events is a refused one.
+        let events = std::mem::take(&mut self.events);
+        if after == Some(through) {
+            return None;
+        }
+        let bytes = events.iter().map(WatchEvent::cost_bytes).sum();
+        Some(Feed {
+            after: after.unwrap_or(through),
+            through,
+            bytes,
+            payload: Arc::new(WatchEvents(events)),
+        })
     }
 
     fn digest(&self) -> Option<Digest> {
@@ -301,6 +327,7 @@ impl KvMachine {
         let mut writer = Writer::new(batch, &mut self.recent, &self.pairs, &self.meta, taken);
         let result = write(&mut writer);
         let revision = writer.revision();
+        self.events.append(&mut writer.into_events());
         if let Err(Refusal::Kv(error)) = &result {
             assert!(
                 revision != taken,

@@ -14,12 +14,16 @@
 //! Pairs that were read lately are remembered beside the machine ([`pairs`]), and records of keys that were
 //! written lately in it ([`recent`]).
 //!
+//! What a command writes, its watchers are told from memory ([`machine::KvMachine`]'s feed); those who fall
+//! behind read it from the rows ([`events`]).
+//!
 //! Compaction only moves the floor below which reads fail. What lies under it goes bit by bit, when the
 //! host has time ([`sweep`]).
 //!
 //! Every fact about etcd here was checked against etcd 3.5.1; the tests name them.
 
 pub mod check;
+pub(crate) mod events;
 pub(crate) mod hashing;
 pub(crate) mod interval;
 pub mod machine;

@@ -111,7 +111,7 @@ impl View<'_> {
     }
 
     /// What was known of `key` at `revision`.
-    fn one_at(&self, revision: i64, key: &[u8]) -> Result<Option<Record>, StateError> {
+    pub(crate) fn one_at(&self, revision: i64, key: &[u8]) -> Result<Option<Record>, StateError> {
         if revision == self.revision {
             return self.current(key);
         }

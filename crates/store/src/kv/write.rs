@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use quorate_types::kv::{DeleteRange, DeleteRangeOutcome, KvError, Put, PutOutcome};
+use quorate_types::kv::{
+    DeleteRange, DeleteRangeOutcome, EventKind, KeyValue, KvError, Put, PutOutcome, WatchEvent,
+};
 use quorate_types::{KeyRange, StateBatch};
 
 use super::meta::Meta;
@@ -28,6 +30,8 @@ pub(crate) struct Writer<'b> {
     floor: i64,
     /// Writes so far; numbers the next one.
     writes: u32,
+    /// What watchers are told of the writes.
+    events: Vec<WatchEvent>,
 }
 
 impl<'b> Writer<'b> {
@@ -41,7 +45,13 @@ impl<'b> Writer<'b> {
     ) -> Self {
         let before = meta.revision;
         assert!(before < taken, "revision {taken} does not follow {before}");
-        Self { batch, recent, pairs, before, taken, floor: meta.floor, writes: 0 }
+        let events = Vec::new();
+        Self { batch, recent, pairs, before, taken, floor: meta.floor, writes: 0, events }
+    }
+
+    /// What watchers are told of the writes so far.
+    pub(crate) fn into_events(self) -> Vec<WatchEvent> {
+        self.events
     }
 
     /// The keyspace's revision as of now: the command's own once it has written.
@@ -98,6 +108,13 @@ impl<'b> Writer<'b> {
         );
         self.recent.note(&put.key, record);
         self.pairs.outdate(&put.key, self.taken);
+        let Record { create: create_revision, version, lease, .. } = record;
+        let key = put.key.clone();
+        let mod_revision = self.taken;
+        self.tell(
+            EventKind::Put,
+            KeyValue { key, create_revision, mod_revision, version, value, lease },
+        );
         Ok(PutOutcome { prev_kv })
     }
 
@@ -133,8 +150,14 @@ impl<'b> Writer<'b> {
                 &layout::event(stamp),
                 &encode_event(Change::Delete, Some(record.modified), key),
             );
+            self.tell(EventKind::Delete, deleted(key.clone(), self.taken));
         }
         Ok(DeleteRangeOutcome { deleted: found.len() as i64, prev_kvs })
+    }
+
+    /// Of a write that was just made; keys and values are shared, so this copies a few words.
+    fn tell(&mut self, kind: EventKind, kv: KeyValue) {
+        self.events.push(WatchEvent { kind: kind as i32, kv, prev_kv: None });
     }
 
     /// The position of the next write.
@@ -144,4 +167,9 @@ impl<'b> Writer<'b> {
             self.writes.checked_add(1).expect("a command writes far fewer than 2^32 rows");
         stamp
     }
+}
+
+/// What watchers are told of a key that was deleted.
+pub(crate) fn deleted(key: Bytes, mod_revision: i64) -> KeyValue {
+    KeyValue { key, mod_revision, ..KeyValue::default() }
 }
