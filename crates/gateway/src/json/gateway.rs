@@ -277,6 +277,12 @@ fn lines(
                 status = refusal(&mut told) => Err(status),
                 answer = answers.message() => answer,
             };
+            // A stream may end because its requests did.
+            let told_now = told.as_mut().and_then(|told| told.try_recv().ok());
+            let answer = match (answer, told_now) {
+                (Ok(None), Some(status)) => Err(status),
+                (answer, _) => answer,
+            };
             let line =
                 answer.and_then(|answer| answer.map(|answer| line(output, answer)).transpose());
             match line {

@@ -6,8 +6,10 @@
 use bytes::Bytes;
 use http::StatusCode;
 use prost::Message;
-use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions};
-use serde_json::{Deserializer, Serializer};
+use prost_reflect::{
+    DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
+};
+use serde_json::{Deserializer, Serializer, Value};
 use tonic::{Code, Status};
 
 /// Reads a message from the first JSON value of `text` and encodes it. An empty text and `null` are the
@@ -20,11 +22,39 @@ pub(super) fn message(descriptor: MessageDescriptor, text: &[u8]) -> Result<Byte
     if text.is_empty() || text.starts_with(b"null") {
         return Ok(Bytes::new());
     }
+    // Not lenient: the library would pass over enums that it does not know, too, and a compare with a
+    // misspelt result would compare something else.
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
     let mut json = Deserializer::from_slice(text);
-    let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message = DynamicMessage::deserialize_with_options(descriptor, &mut json, &options);
+    let strict = DynamicMessage::deserialize_with_options(descriptor.clone(), &mut json, &options);
+    let message = strict.or_else(|error| {
+        let Some(Ok(mut value)) = Deserializer::from_slice(text).into_iter::<Value>().next() else {
+            return Err(error);
+        };
+        keep_known(&descriptor, &mut value);
+        DynamicMessage::deserialize_with_options(descriptor, value, &options)
+    });
     let message = message.map_err(|error| Status::invalid_argument(format!("json: {error}")))?;
     Ok(message.encode_to_vec().into())
+}
+
+/// Removes what is no field of the message.
+fn keep_known(descriptor: &MessageDescriptor, value: &mut Value) {
+    let Value::Object(fields) = value else { return };
+    fields.retain(|name, value| {
+        let field =
+            descriptor.get_field_by_name(name).or_else(|| descriptor.get_field_by_json_name(name));
+        let Some(field) = field else { return false };
+        if let (Kind::Message(inner), false) = (field.kind(), field.is_map()) {
+            match value {
+                Value::Array(values) => {
+                    values.iter_mut().for_each(|value| keep_known(&inner, value));
+                }
+                value => keep_known(&inner, value),
+            }
+        }
+        true
+    });
 }
 
 /// Writes an encoded message as JSON behind what is in `out`.
@@ -53,7 +83,7 @@ pub(super) fn write(
 
 /// A refusal: its HTTP status and its body.
 pub(super) fn refusal(status: &Status) -> (StatusCode, Vec<u8>) {
-    let text = serde_json::Value::from(status.message());
+    let text = Value::from(status.message());
     let code = status.code() as i32;
     let mut body = format!(r#"{{"error":{text},"code":{code},"message":{text}}}"#).into_bytes();
     escape_as_go(&mut body, 0);
@@ -62,7 +92,7 @@ pub(super) fn refusal(status: &Status) -> (StatusCode, Vec<u8>) {
 
 /// A refusal in the midst of a stream: its line.
 pub(super) fn stream_refusal(status: &Status) -> Vec<u8> {
-    let text = serde_json::Value::from(status.message());
+    let text = Value::from(status.message());
     let code = status.code() as i32;
     let http = http_status(status.code());
     let reason = http.canonical_reason().unwrap_or_default();

@@ -35,6 +35,10 @@ fn requests_may_say_a_thing_in_every_way_of_etcds() {
     for text in ["", "null", "{}", " null "] {
         assert_eq!(read::<RangeRequest>("RangeRequest", text).unwrap(), RangeRequest::default());
     }
+    let text = r#"{"success":[{"x":0,"request_put":{"y":[],"key":"aw=="}}],"z":{}}"#;
+    let txn = read::<TxnRequest>("TxnRequest", text).unwrap();
+    assert_eq!(txn.success.len(), 1);
+    assert!(txn.success[0].request.is_some());
     let put = PutRequest { key: "k".into(), lease: i64::MIN, ..PutRequest::default() };
     let text = r#"{"key":"aw==","lease":"-9223372036854775808"}"#;
     assert_eq!(read::<PutRequest>("PutRequest", text).unwrap(), put);
@@ -49,6 +53,7 @@ fn requests_that_say_nothing_sensible_are_refused_with_a_reason() {
         r#"{"limit":1.5}"#,
         r#"{"limit":"9223372036854775808"}"#,
         r#"{"sort_order":"NOPE"}"#,
+        r#"{"unknown":1,"sort_order":"NOPE"}"#,
         r#"{"keys_only":"true"}"#,
         r#"{"key":"Zm9"#,
         r#"{"key" "Zm9v"}"#,

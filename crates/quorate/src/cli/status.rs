@@ -333,7 +333,8 @@ n2:2379: no answer: refused
 
     #[tokio::test]
     async fn an_endpoint_that_is_none_is_an_answer_too() {
-        let answers = ask_all(&["127.0.0.1:1".to_owned(), "not an address".to_owned()]).await;
+        let endpoints = ["127.0.0.1:1".to_owned(), "not an address".to_owned()];
+        let answers = ask_all(&endpoints, &Tls::default()).await;
         assert!(answers.iter().all(|answer| answer.result.is_err()));
     }
 }
