@@ -56,6 +56,16 @@ impl Keyspace {
         if !asked.prev_kv {
             events.iter_mut().for_each(|event| event.prev_kv = None);
         }
+        let (mut bytes, mut through) = (0, through);
+        for (at, event) in events.iter().enumerate() {
+            let starts = at > 0 && events[at - 1].revision() < event.revision();
+            if starts && asked.bytes_max > 0 && bytes >= asked.bytes_max {
+                through = event.revision() - 1;
+                break;
+            }
+            bytes += event.cost_bytes() as u64;
+        }
+        events.retain(|event| event.revision() <= through);
         EventsOutcome { events, through, compacted: None }
     }
 

@@ -4,6 +4,8 @@
 //! A step makes calls or requests, and says how many responses it brings. Several watches of one stream are
 //! told in any order, so the responses of a step are compared by watch.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::request_op::Request as Op;
@@ -14,12 +16,16 @@ use quorate_api::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::peer::Etcd;
 use crate::support::Door;
+
+/// How long a response may take, on however slow a machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client with one watch stream.
 pub(crate) struct Watching {
@@ -98,7 +104,9 @@ impl Watching {
         }
         let mut told = Vec::new();
         for _ in 0..responses {
-            told.push(self.next().await);
+            // The comparison shows which is missing.
+            let Ok(response) = timeout(PATIENCE, self.next()).await else { break };
+            told.push(response);
         }
         told.sort_by_key(|response| (response.watch_id, !response.created));
         told
@@ -149,6 +157,7 @@ async fn same_story(script: Vec<(&str, Vec<Act>, usize)>) {
     let mut ours = Watching::on(door.channel().await).await;
     for (name, acts, responses) in script {
         let expected = theirs.step(acts.clone(), responses).await;
+        assert_eq!(expected.len(), responses, "{name}: etcd says {expected:?}");
         assert_eq!(ours.step(acts, responses).await, expected, "{name}");
     }
 }

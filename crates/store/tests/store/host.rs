@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_store::{GroupRow, KvKind, Overlay, ScopedView, SharedView, StateEngine};
 use quorate_types::kv::{Command, KvError, Outcome, Query, Range, outcome, query};
-use quorate_types::machine::{Direction, ReadError, RowScope, StateError};
+use quorate_types::machine::{Direction, Feed, ReadError, RowScope, StateError};
 use quorate_types::{Committed, EntryId, GroupId, LogIndex, MachineKind, StateMachine, Term};
 
 /// The group of every test.
@@ -121,6 +121,11 @@ impl<E: StateEngine> Host<E> {
     /// Asks for a range.
     pub(crate) fn range(&self, range: Range) -> Outcome {
         self.read(&Query { body: Some(query::Body::Range(range)) }).unwrap()
+    }
+
+    /// What the machine has to tell since the last call.
+    pub(crate) fn take_feed(&mut self) -> Option<Feed> {
+        self.machine.take_feed()
     }
 
     pub(crate) fn meta(&self) -> Bytes {

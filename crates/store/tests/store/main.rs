@@ -4,6 +4,7 @@
 //! - [`model`]: etcd's keyspace, obviously right and slow.
 //! - [`generate`]: random commands and questions.
 //! - [`etcd_facts`]: what etcd 3.5.1 does in the cases that are easy to get wrong, one test each.
+//! - [`events`]: what watchers are told as it happens, and what they read later.
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
 //! - [`snapshots`]: exported, damaged, installed.
 //! - [`engines`]: the promises of the engines and of the overlay.
@@ -13,6 +14,7 @@
 mod damage;
 mod engines;
 mod etcd_facts;
+mod events;
 mod generate;
 mod histories;
 mod host;
