@@ -317,7 +317,7 @@ mod tests {
     }
 
     fn command(body: kv::command::Body) -> kv::Command {
-        kv::Command { at_revision: 0, body: Some(body) }
+        kv::Command { body: Some(body), ..kv::Command::default() }
     }
 
     fn txn_of(op: kv::op::Body) -> kv::Txn {

@@ -142,7 +142,7 @@ mod tests {
             failure: vec![op(op::Body::Range(kv::Range::default())), kv::Op::default()],
         };
         let told = |body| {
-            let command = kv::Command { at_revision: 0, body: Some(body) };
+            let command = kv::Command { body: Some(body), ..kv::Command::default() };
             what("kv", &Payload::Command(command.encode_to_vec().into()))
         };
         assert_eq!(told(command::Body::Put(put("foo"))), "put \"foo\" (6 B, lease 1f)");
