@@ -4,7 +4,9 @@
 //! node; tests implement it over a map in memory.
 
 use std::future::Future;
+use std::sync::Arc;
 
+use quorate_types::auth::Directory;
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term, kv};
 
 /// How fresh a read must be.
@@ -262,6 +264,13 @@ pub trait Backend: Send + Sync + 'static {
         query: kv::Query,
         consistency: Consistency,
     ) -> impl Future<Output = Result<Answer, BackendError>> + Send;
+
+    /// True when users do not count, as far as this node's replica knows; false where there is none. Asked with
+    /// every call, so it must cost no more than a load.
+    fn auth_is_off(&self) -> bool;
+
+    /// The users and roles, as this node's replica knows them; `None` where there is none that takes part.
+    fn directory(&self) -> Option<Arc<Directory>>;
 
     /// Where this node stands, from memory.
     fn node_status(&self) -> NodeStatus;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::auth::Peer;
 use crate::backend::Backend;
 use crate::config::GatewayConfig;
 use crate::door::Door;
@@ -54,6 +55,7 @@ impl<B: Backend> Connection<B> {
         // Answers are small and waited for: without this, Nagle's algorithm holds them back. A socket
         // that refuses is dead already, which the first read tells.
         let _ = stream.set_nodelay(true);
+        let peer = Peer::at(stream.peer_addr().ok());
         let said = tokio::select! {
             said = tokio::time::timeout(self.config.first_bytes_timeout, sniff(&mut stream)) => said,
             _ = self.closing.changed() => return,
@@ -70,7 +72,7 @@ impl<B: Backend> Connection<B> {
                 let min_time = self.config.grpc_keepalive_min_time;
                 let refused = self.metrics.connections_pinging_total.clone();
                 let io = Guarded::new(Gather::new(io), PREFACE.len() as u64, min_time, refused);
-                self.serve_calls(TokioIo::new(io)).await
+                self.serve_calls(TokioIo::new(io), peer).await
             }
             // The pages are for HTTP/1; so this ends in the parser's own refusal.
             (Protocol::Http2 | Protocol::Other, _) => self.serve_pages(TokioIo::new(io)).await,
@@ -83,11 +85,12 @@ impl<B: Backend> Connection<B> {
     async fn serve_calls(
         mut self,
         io: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        peer: Peer,
     ) -> Result<(), hyper::Error> {
         let door = self.door;
         let service = service_fn(move |request: Request<Incoming>| {
-            let door = Arc::clone(&door);
-            async move { door.answer(request).await }
+            let (door, peer) = (Arc::clone(&door), peer.clone());
+            async move { door.answer(request, peer).await }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -34,6 +34,11 @@ const METHODS: &[Method] = methods! {
     "etcdserverpb.KV" { Put, Range, Txn, DeleteRange, Compact }
     "etcdserverpb.Cluster" { MemberList, MemberAdd, MemberRemove, MemberUpdate, MemberPromote }
     "etcdserverpb.Maintenance" { Status, Alarm, Defragment, Hash, HashKV, MoveLeader, Downgrade }
+    "etcdserverpb.Auth" {
+        Authenticate, AuthEnable, AuthDisable, AuthStatus, UserAdd, UserGet, UserList, UserDelete,
+        UserChangePassword, UserGrantRole, UserRevokeRole, RoleAdd, RoleGet, RoleList, RoleDelete,
+        RoleGrantPermission, RoleRevokePermission,
+    }
     "quorate.v1.Admin" { Status }
     "grpc.health.v1.Health" { Check }
 };
@@ -70,6 +75,10 @@ pub(crate) struct GatewayMetrics {
     pub(crate) connections_mute_total: Counter,
     /// Connections that were ended because their clients pinged too often.
     pub(crate) connections_pinging_total: Counter,
+    /// Passwords that are hashed or wait for it.
+    pub(crate) logins_waiting: Gauge,
+    /// Calls that were refused because of who made them.
+    pub(crate) denied_total: Counter,
 }
 
 /// Handles of one method.
@@ -91,6 +100,8 @@ impl GatewayMetrics {
                 .counter("quorate_gateway_connections_mute_total", vec![]),
             connections_pinging_total: register
                 .counter("quorate_gateway_connections_pinging_total", vec![]),
+            logins_waiting: register.gauge("quorate_gateway_logins_waiting_count"),
+            denied_total: register.counter("quorate_gateway_denied_total", vec![]),
         }
     }
 
@@ -147,6 +158,12 @@ impl Register<'_> {
         counter(
             "quorate_gateway_connections_pinging_total",
             "Client connections ended because their clients pinged too often.",
+        );
+        counter("quorate_gateway_denied_total", "Calls refused because of who made them.");
+        self.recorder.describe_gauge(
+            "quorate_gateway_logins_waiting_count".into(),
+            Some(Unit::Count),
+            "Passwords that are hashed or wait for it.".into(),
         );
         self.recorder.describe_histogram(
             "grpc_server_handling_seconds".into(),

@@ -165,7 +165,12 @@ fn response_op(outcome: kv::Outcome) -> Result<ResponseOp, ApiError> {
         Some(outcome::Body::Txn(txn)) => {
             Response::ResponseTxn(txn_response(ResponseHeader::default(), txn)?)
         }
-        Some(outcome::Body::Compact(_) | outcome::Body::Status(_) | outcome::Body::Error(_))
+        Some(
+            outcome::Body::Compact(_)
+            | outcome::Body::Status(_)
+            | outcome::Body::Error(_)
+            | outcome::Body::Auth(_),
+        )
         | None => return Err(ApiError::UnexpectedOutcome),
     };
     Ok(ResponseOp { response: Some(response) })

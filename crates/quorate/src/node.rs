@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
-use quorate_gateway::{Backend, Gateway, GatewayConfig};
+use quorate_gateway::{AuthConfig, Backend, Gateway, GatewayConfig, TokenKind};
 use quorate_node::{Engine, EngineConfig, Expelled, Link, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -65,6 +65,9 @@ pub enum NodeError {
         /// What the system said.
         source: io::Error,
     },
+    /// The setting of tokens is none, or its keys are none.
+    #[error("auth-token: {0}")]
+    AuthToken(String),
     /// The engine does not open.
     #[error(transparent)]
     Engine(#[from] OpenError),
@@ -229,6 +232,7 @@ impl RunningNode {
         let clients = bind("listen-client", config.listen_client)?;
         let scrapers = bind("listen-metrics", config.listen_metrics)?;
         let tls = read_tls(&config)?;
+        let auth_config = auth_config(&config)?;
         tracing::info!(
             node,
             clients = %config.listen_client,
@@ -275,7 +279,7 @@ impl RunningNode {
         let for_gateway = Arc::clone(&backend);
         let gateway_config = gateway_config(&config);
         let serve = async move {
-            let gateway = Gateway::new(for_gateway, gateway_config, page, &*recorder);
+            let gateway = Gateway::with_auth(for_gateway, gateway_config, auth_config, page, &*recorder);
             let (clients, scrapers) = (from_std(clients)?, from_std(scrapers)?);
             tokio::join!(
                 gateway.serve(clients, stop.requested()),
@@ -344,8 +348,9 @@ async fn run_engine(
     stop: Stop,
     ending: Ending,
 ) {
+    let (kinds, auth) = wiring::kinds();
     let opened = tokio::select! {
-        opened = Engine::open(config, wiring::kinds(), &*recorder) => opened,
+        opened = Engine::open(config, kinds, &*recorder) => opened,
         () = stop.requested() => return,
     };
     let engine = match opened {
@@ -359,7 +364,7 @@ async fn run_engine(
             return;
         }
     };
-    let (backend, measure) = EngineBackend::new(Arc::clone(&engine), quota_bytes);
+    let (backend, measure) = EngineBackend::new(Arc::clone(&engine), quota_bytes, auth);
     drop(open.send(Ok(backend)));
     let note_expulsion = async {
         expelled.send_replace(Some(engine.expelled().await));
@@ -390,6 +395,12 @@ fn gateway_config(config: &ServeConfig) -> GatewayConfig {
         grpc_keepalive_min_time: config.keepalive.min_time,
         ..GatewayConfig::default()
     }
+}
+
+fn auth_config(config: &ServeConfig) -> Result<AuthConfig, NodeError> {
+    let tokens = TokenKind::parse(&config.auth_token, |path| std::fs::read(path));
+    let tokens = tokens.map_err(|error| NodeError::AuthToken(error.to_string()))?;
+    Ok(AuthConfig { tokens, token_ttl: config.auth_token_ttl, ..AuthConfig::default() })
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {

@@ -70,6 +70,8 @@ fn keyspace(bytes: &Bytes) -> String {
         Some(command::Body::Put(put)) => of_put(&put),
         Some(command::Body::DeleteRange(delete)) => of_delete(&delete),
         Some(command::Body::Compact(compact)) => format!("compact {}", compact.revision),
+        // Shows neither hashes nor secrets.
+        Some(command::Body::Auth(change)) => format!("auth {:?}", change.body),
         Some(command::Body::Txn(txn)) => of_txn(&txn),
         None => unreadable(),
     }

@@ -75,6 +75,7 @@ pub(super) fn failure(error: &NodeError) -> Failure {
         NodeError::Engine(quorate_node::OpenError::Fenced(_)) => Exit::Damaged,
         NodeError::Bind { .. }
         | NodeError::File { .. }
+        | NodeError::AuthToken(_)
         | NodeError::Engine(_)
         | NodeError::Metrics(_)
         | NodeError::Thread(_)
