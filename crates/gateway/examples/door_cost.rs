@@ -20,6 +20,7 @@ use quorate_gateway::{
 use quorate_types::kv::{
     Command, KeyValue, Outcome, PutOutcome, Query, RangeOutcome, outcome::Body,
 };
+use quorate_types::auth::Directory;
 use quorate_types::{ClusterId, LogIndex, NodeId, Term};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -46,6 +47,14 @@ impl Backend for Constant {
             lease: 0,
         };
         Ok(answer(Body::Range(RangeOutcome { kvs: vec![kv], more: false, count: 1 })))
+    }
+
+    fn auth_is_off(&self) -> bool {
+        true
+    }
+
+    fn directory(&self) -> Option<Arc<Directory>> {
+        None
     }
 
     fn node_status(&self) -> NodeStatus {

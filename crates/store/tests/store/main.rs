@@ -6,9 +6,11 @@
 //! - [`etcd_facts`]: what etcd 3.5.1 does in the cases that are easy to get wrong, one test each.
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
 //! - [`snapshots`]: exported, damaged, installed.
+//! - [`auth`]: users and roles, at apply and in reads.
 //! - [`engines`]: the promises of the engines and of the overlay.
 //! - `damage`: bit flips and cuts on copies of RocksDB's files.
 
+mod auth;
 #[cfg(feature = "rocks")]
 mod damage;
 mod engines;
