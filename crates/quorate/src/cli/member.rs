@@ -12,8 +12,9 @@ use quorate_api::etcdserverpb::{
 use quorate_api::quorate::v1::admin_client::AdminClient;
 use quorate_api::quorate::v1::{AddMemberRequest, ClusterNode, ReplaceMemberRequest};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
+use super::login::{Known, Login};
 use super::status::in_words;
 use super::{Failure, block_on, print};
 use crate::config::values::{HostPort, Name, parser};
@@ -37,6 +38,9 @@ pub struct At {
         default_value = "127.0.0.1:2379"
     )]
     endpoints: Vec<String>,
+    /// Whom to ask as
+    #[command(flatten)]
+    login: Login,
 }
 
 /// What to do.
@@ -147,7 +151,7 @@ pub fn run(command: &Command) -> Result<(), Failure> {
 }
 
 /// The first endpoint that can be reached.
-async fn connect(at: &At) -> Result<Channel, Failure> {
+async fn connect(at: &At) -> Result<Known, Failure> {
     let mut reasons = Vec::new();
     for endpoint in &at.endpoints {
         let uri = match endpoint.contains("://") {
@@ -159,14 +163,14 @@ async fn connect(at: &At) -> Result<Channel, Failure> {
             Err(error) => Err(error),
         };
         match connected {
-            Ok(channel) => return Ok(channel),
+            Ok(channel) => return at.login.on(channel).await.map_err(|status| refused(&status)),
             Err(error) => reasons.push(format!("{endpoint}: {}", in_words(&error))),
         }
     }
     Err(Failure::new(Exit::Failed, reasons.join("; ")))
 }
 
-async fn list(cluster: &mut ClusterClient<Channel>) -> Result<Vec<Member>, Failure> {
+async fn list(cluster: &mut ClusterClient<Known>) -> Result<Vec<Member>, Failure> {
     let listed = cluster.member_list(MemberListRequest { linearizable: true }).await;
     Ok(listed.map_err(|status| refused(&status))?.into_inner().members)
 }

@@ -13,6 +13,7 @@ pub mod cert;
 pub mod check;
 pub mod dev;
 pub mod log_dump;
+pub mod login;
 pub mod member;
 pub mod serve;
 pub mod status;

@@ -11,6 +11,7 @@ use quorate_api::quorate::v1::{Role, StatusRequest, StatusResponse};
 use serde::Serialize;
 use tonic::transport::Endpoint;
 
+use super::login::Login;
 use super::{Failure, block_on, print};
 use crate::shutdown::Exit;
 use crate::table::Table;
@@ -29,6 +30,9 @@ pub struct Args {
         default_value = "127.0.0.1:2379"
     )]
     endpoints: Vec<String>,
+    /// Whom to ask as
+    #[command(flatten)]
+    login: Login,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -40,7 +44,7 @@ pub struct Args {
 /// When an endpoint gave no answer, after printing those of the others; the exit code is 1.
 pub fn run(args: &Args) -> Result<(), Failure> {
     block_on(async {
-        let answers = ask_all(&args.endpoints).await;
+        let answers = ask_all(&args.endpoints, &args.login).await;
         print(&if args.json { json(&answers) } else { tables(&answers) });
         let silent = answers.iter().filter(|answer| answer.result.is_err()).count();
         if silent == 0 {
@@ -96,12 +100,12 @@ struct GroupView {
     asleep: bool,
 }
 
-async fn ask_all(endpoints: &[String]) -> Vec<Answer> {
+async fn ask_all(endpoints: &[String], login: &Login) -> Vec<Answer> {
     let asked: Vec<_> = endpoints
         .iter()
         .map(|endpoint| {
-            let endpoint = endpoint.trim().to_owned();
-            (endpoint.clone(), tokio::spawn(async move { ask(&endpoint).await }))
+            let (endpoint, login) = (endpoint.trim().to_owned(), login.clone());
+            (endpoint.clone(), tokio::spawn(async move { ask(&endpoint, &login).await }))
         })
         .collect();
     let mut answers = Vec::new();
@@ -112,7 +116,7 @@ async fn ask_all(endpoints: &[String]) -> Vec<Answer> {
     answers
 }
 
-async fn ask(endpoint: &str) -> Result<NodeView, String> {
+async fn ask(endpoint: &str, login: &Login) -> Result<NodeView, String> {
     let uri = match endpoint.contains("://") {
         true => endpoint.to_owned(),
         false => format!("http://{endpoint}"),
@@ -124,10 +128,12 @@ async fn ask(endpoint: &str) -> Result<NodeView, String> {
         .connect()
         .await
         .map_err(|error| in_words(&error))?;
+    let words = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
+    let channel = login.on(channel).await.map_err(words)?;
     let response = AdminClient::new(channel)
         .status(StatusRequest {})
         .await
-        .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+        .map_err(words)?;
     view(response.into_inner()).ok_or_else(|| "the answer names no node".to_owned())
 }
 
