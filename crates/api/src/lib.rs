@@ -8,9 +8,11 @@
 //! - [`etcdserverpb`]: etcd's services.
 //! - [`quorate::v1`](quorate): what etcd's API has no words for.
 //! - [`codec`]: how messages get in and out of a call's buffers.
-//! - [`FILE_DESCRIPTORS`]: all of it as data, for gRPC reflection.
+//! - [`authpb`]: what a user or role is.
+//! - [`METHODS`]: the paths of all methods; [`FILE_DESCRIPTORS`]: all of it as data, for gRPC reflection.
 
 pub mod codec;
+mod secret;
 
 // The generators leave some generated items without words, and do not follow our idioms.
 #[allow(
@@ -23,6 +25,18 @@ pub mod codec;
 pub mod mvccpb {
     //! The stored pair of etcd's API.
     tonic::include_proto!("mvccpb");
+}
+
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    unreachable_pub,
+    clippy::use_self,
+    clippy::or_fun_call
+)]
+pub mod authpb {
+    //! What a user or role is.
+    tonic::include_proto!("authpb");
 }
 
 #[allow(
@@ -55,3 +69,6 @@ pub mod quorate {
 
 /// The encoded `FileDescriptorSet` of every file under `proto/`.
 pub const FILE_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The path of every method of every service under `proto/`, as it stands in a call.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));

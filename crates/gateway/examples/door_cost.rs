@@ -19,6 +19,7 @@ use quorate_gateway::{
     Answer, Backend, BackendError, Consistency, Gateway, GatewayConfig, GroupStatus, Happened,
     Member, MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus,
 };
+use quorate_types::auth::Directory;
 use quorate_types::kv::{
     Command, KeyValue, Outcome, PutOutcome, Query, RangeOutcome, outcome::Body,
 };
@@ -52,6 +53,14 @@ impl Backend for Constant {
 
     fn follow(&self, _: i64) -> BoxStream<'static, Result<Happened, BackendError>> {
         stream::pending().boxed()
+    }
+
+    fn auth_is_off(&self) -> bool {
+        true
+    }
+
+    fn directory(&self) -> Option<Arc<Directory>> {
+        None
     }
 
     fn node_status(&self) -> NodeStatus {

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
+use quorate_types::auth::Directory;
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term, kv};
 
 /// How fresh a read must be.
@@ -295,6 +296,12 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// Errors are of the replica, or that none can be reached.
     fn follow(&self, after: i64) -> BoxStream<'static, Result<Happened, BackendError>>;
+    /// True when users do not count, as far as this node's replica knows; false where there is none. Asked with
+    /// every call, so it must cost no more than a load.
+    fn auth_is_off(&self) -> bool;
+
+    /// The users and roles, as this node's replica knows them; `None` where there is none that takes part.
+    fn directory(&self) -> Option<Arc<Directory>>;
 
     /// Where this node stands, from memory.
     fn node_status(&self) -> NodeStatus;

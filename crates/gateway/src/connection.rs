@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::auth::Peer;
 use crate::backend::Backend;
 use crate::config::GatewayConfig;
 use crate::door::Door;
@@ -61,14 +63,19 @@ impl<B: Backend> Connection<B> {
         // Answers are small and waited for: without this, Nagle's algorithm holds them back. A socket
         // that refuses is dead already, which the first read tells.
         let _ = stream.set_nodelay(true);
-        let Some(tls) = self.tls.take() else { return self.speak(stream, None).await };
+        let peer = Peer::at(stream.peer_addr().ok());
+        let Some(tls) = self.tls.take() else { return self.speak(stream, peer).await };
         if let Some(stream) = self.shake_hands(&tls, stream).await {
             let certificate = {
                 let (_, session) = stream.get_ref();
                 let shown = session.peer_certificates().and_then(<[_]>::first);
                 shown.filter(|_| tls.is_identity()).and_then(ClientCertificate::from_der)
             };
-            self.speak(stream, certificate).await;
+            let peer = match certificate {
+                Some(certificate) => peer.certified(&certificate.common_name),
+                None => peer,
+            };
+            self.speak(stream, peer).await;
         }
     }
 
@@ -100,8 +107,8 @@ impl<B: Backend> Connection<B> {
         }
     }
 
-    /// Serves what goes through `stream`; `certificate` is the client's.
-    async fn speak<S>(mut self, mut stream: S, certificate: Option<ClientCertificate>)
+    /// Serves what goes through `stream`.
+    async fn speak<S>(mut self, mut stream: S, peer: Peer)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -119,10 +126,12 @@ impl<B: Backend> Connection<B> {
                 let min_time = self.config.grpc_keepalive_min_time;
                 let refused = self.metrics.connections_pinging_total.clone();
                 let io = Guarded::new(Gather::new(io), PREFACE.len() as u64, min_time, refused);
-                self.serve_calls(TokioIo::new(io), certificate).await
+                self.serve_calls(TokioIo::new(io), peer).await
             }
             // The pages are for HTTP/1; so this ends in the parser's own refusal.
-            (Protocol::Http2 | Protocol::Other, _) => self.serve_pages(TokioIo::new(io)).await,
+            (Protocol::Http2 | Protocol::Other, _) => {
+                self.serve_pages(TokioIo::new(io), peer.address()).await
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
@@ -132,20 +141,17 @@ impl<B: Backend> Connection<B> {
     async fn serve_calls(
         mut self,
         io: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-        certificate: Option<ClientCertificate>,
+        peer: Peer,
     ) -> Result<(), hyper::Error> {
         let (door, pages, port) = (self.door, self.pages, self.port);
         let service = service_fn(move |mut request: Request<Incoming>| {
-            let (door, pages) = (Arc::clone(&door), Arc::clone(&pages));
-            let certificate = certificate.clone();
+            let (door, pages, peer) = (Arc::clone(&door), Arc::clone(&pages), peer.clone());
             async move {
                 if !is_grpc(request.headers()) {
+                    request.extensions_mut().insert(Peer::at(peer.address()));
                     return Ok(pages.answer(port, request).await);
                 }
-                if let Some(certificate) = certificate {
-                    request.extensions_mut().insert(certificate);
-                }
-                door.answer(request).await
+                door.answer(request, peer).await
             }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -166,13 +172,16 @@ impl<B: Backend> Connection<B> {
         connection.await
     }
 
+    /// A client's certificate names nobody here, as with etcd: users of certificates speak gRPC.
     async fn serve_pages(
         mut self,
         io: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+        address: Option<SocketAddr>,
     ) -> Result<(), hyper::Error> {
         let (pages, port) = (self.pages, self.port);
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             let pages = Arc::clone(&pages);
+            request.extensions_mut().insert(Peer::at(address));
             async move { Ok::<_, Infallible>(pages.answer(port, request).await) }
         });
         let connection = http1::Builder::new()

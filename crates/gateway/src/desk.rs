@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use quorate_api::etcdserverpb::ResponseHeader;
+use quorate_types::auth::Needs;
+use quorate_types::kv::KvError;
 use quorate_types::{ClusterId, NodeId, Term, kv};
 
+use crate::auth::caller::Identity;
+use crate::auth::guard::{Guard, is_old};
 use crate::backend::{Answer, Backend, BackendError, Consistency};
 use crate::config::GatewayConfig;
 
@@ -20,6 +24,7 @@ pub(crate) const ETCD_CLUSTER_VERSION: &str = "3.5.0";
 pub(crate) struct Desk<B> {
     pub(crate) backend: Arc<B>,
     pub(crate) config: GatewayConfig,
+    pub(crate) guard: Guard,
     cluster_id: ClusterId,
     member_id: NodeId,
     /// The highest revision of the keyspace that this gateway has answered with: it never answers with
@@ -28,15 +33,40 @@ pub(crate) struct Desk<B> {
 }
 
 impl<B: Backend> Desk<B> {
-    pub(crate) fn new(backend: Arc<B>, config: GatewayConfig) -> Self {
+    pub(crate) fn new(backend: Arc<B>, config: GatewayConfig, guard: Guard) -> Self {
         let status = backend.node_status();
         let (cluster_id, member_id) = (status.cluster_id, status.member_id);
-        Self { backend, config, cluster_id, member_id, answered: AtomicI64::new(0) }
+        Self { backend, config, guard, cluster_id, member_id, answered: AtomicI64::new(0) }
     }
 
-    /// Proposes a command.
-    pub(crate) async fn propose(&self, command: kv::Command) -> Result<Answer, BackendError> {
-        let answer = self.backend.propose(command).await?;
+    /// Proposes a command for whoever asks, if they may; the replicas decide again.
+    pub(crate) async fn propose(
+        &self,
+        mut command: kv::Command,
+        by: Option<&Identity>,
+    ) -> Result<Answer, BackendError> {
+        let answer = if self.backend.auth_is_off() && by.is_none() {
+            self.backend.propose(command).await?
+        } else {
+            let needs = command.body.as_ref().map_or(Needs::Nothing, Needs::of_command);
+            let by = match self.permit(by, &needs).await {
+                Ok(by) => by,
+                Err(error) => return Ok(refused(error)),
+            };
+            command.caller = by.as_ref().map(|by| by.caller.clone());
+            let answer = self.backend.propose(command.clone()).await?;
+            // Nothing has been done then, so it may be asked for again.
+            match is_old(&answer.outcome) {
+                true => match self.renew(by.as_ref()).await {
+                    Some(by) => {
+                        command.caller = Some(by.caller);
+                        self.backend.propose(command).await?
+                    }
+                    None => answer,
+                },
+                false => answer,
+            }
+        };
         self.answered.fetch_max(answer.outcome.revision, Ordering::AcqRel);
         Ok(answer)
     }
@@ -45,6 +75,31 @@ impl<B: Backend> Desk<B> {
     /// up with what was answered before: then from the leader. So a revision is called a future one
     /// only if nobody here has seen it.
     pub(crate) async fn read(
+        &self,
+        mut query: kv::Query,
+        consistency: Consistency,
+        by: Option<&Identity>,
+    ) -> Result<Answer, BackendError> {
+        if self.backend.auth_is_off() && by.is_none() {
+            return self.look(query, consistency).await;
+        }
+        let needs = query.body.as_ref().map_or(Needs::Nothing, Needs::of_query);
+        let by = match self.permit(by, &needs).await {
+            Ok(by) => by,
+            Err(error) => return Ok(refused(error)),
+        };
+        query.caller = by.as_ref().map(|by| by.caller.clone());
+        let answer = self.look(query.clone(), consistency).await?;
+        if is_old(&answer.outcome)
+            && let Some(by) = self.renew(by.as_ref()).await
+        {
+            query.caller = Some(by.caller);
+            return self.look(query, consistency).await;
+        }
+        Ok(answer)
+    }
+
+    async fn look(
         &self,
         query: kv::Query,
         consistency: Consistency,
@@ -85,10 +140,17 @@ impl<B: Backend> Desk<B> {
         &self,
         consistency: Consistency,
     ) -> Result<(i64, Term), BackendError> {
-        let query = kv::Query { body: Some(kv::query::Body::Status(kv::Status {})) };
+        let body = Some(kv::query::Body::Status(kv::Status {}));
+        let query = kv::Query { body, caller: None };
         let answered = self.answered.load(Ordering::Acquire);
         let answer = self.backend.read(query, consistency).await?;
         // What was answered before is there, whatever the local replica knows.
         Ok((answer.outcome.revision.max(answered), answer.raft_term))
     }
+}
+
+/// What a replica would have said, without asking one.
+const fn refused(error: KvError) -> Answer {
+    let body = Some(kv::outcome::Body::Error(error as i32));
+    Answer { outcome: kv::Outcome { revision: 0, body }, raft_term: Term::ZERO }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use http::{Request, Response};
 use quorate_api::FILE_DESCRIPTORS;
 use quorate_api::etcdserverpb::{
-    cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
-    watch_server::WatchServer,
+    auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
+    maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 use quorate_api::quorate::v1::admin_server::AdminServer;
 use tonic::body::Body;
@@ -21,6 +21,10 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::admin::AdminService;
+use crate::auth::audit;
+use crate::auth::caller::{Identity, Peer};
+use crate::auth::service::AuthService;
+use crate::auth::table::{Requirement, requirement};
 use crate::backend::Backend;
 use crate::cluster::ClusterService;
 use crate::desk::Desk;
@@ -55,6 +59,7 @@ impl<B: Backend> Door<B> {
             )
             .add_service(ClusterServer::new(ClusterService::new(Arc::clone(&desk))))
             .add_service(MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk))))
+            .add_service(AuthServer::new(AuthService::new(Arc::clone(&desk))))
             .add_service(AdminServer::new(AdminService::new(Arc::clone(&desk))))
             .add_service(HealthServer::new(HealthService::new(Arc::clone(&desk))))
             .add_service(
@@ -69,7 +74,11 @@ impl<B: Backend> Door<B> {
     }
 
     /// Answers one call.
-    pub(crate) async fn answer<R>(&self, request: Request<R>) -> Result<Response<Body>, Infallible>
+    pub(crate) async fn answer<R>(
+        &self,
+        mut request: Request<R>,
+        peer: Peer,
+    ) -> Result<Response<Body>, Infallible>
     where
         R: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
     {
@@ -81,13 +90,68 @@ impl<B: Backend> Door<B> {
             call.into_iter().for_each(|call| call.finish(refusal.code()));
             return Ok(refusal.into_http());
         }
+        if is_kv && self.desk.backend.auth_is_off() {
+            let (response, code) = in_etcd_words(self.kv.clone().call(request).await?);
+            call.into_iter().for_each(|call| call.finish(code));
+            return Ok(response);
+        }
+        let path = request.uri().path().to_owned();
+        let identity = match self.admit(&path, &mut request, peer.clone()).await {
+            Ok(identity) => identity,
+            Err((identity, refusal)) => {
+                self.metrics.denied_total.increment(1);
+                audit::denied(&path, identity.as_ref(), &peer, refusal.text());
+                let refusal = Status::from(refusal);
+                call.into_iter().for_each(|call| call.finish(refusal.code()));
+                return Ok(refusal.into_http());
+            }
+        };
         let response = match is_kv {
             true => self.kv.clone().call(request).await?,
             false => self.others.clone().call(request).await?,
         };
         let (response, code) = in_etcd_words(response);
+        self.audit(&path, identity.as_ref(), &peer, &response);
         call.into_iter().for_each(|call| call.finish(code));
         Ok(response)
+    }
+
+    /// Finds out who makes the call, for the service that answers it.
+    async fn admit<R>(
+        &self,
+        path: &str,
+        request: &mut Request<R>,
+        peer: Peer,
+    ) -> Result<Option<Identity>, (Option<Identity>, ApiError)> {
+        let is_off = self.desk.backend.auth_is_off();
+        // Where no replica looks again, one is asked whether users count.
+        let identity = match is_off && requirement(path) != Some(Requirement::Root) {
+            true => None,
+            false => self.desk.admit(path, request.headers(), &peer).await?,
+        };
+        request.extensions_mut().insert(peer);
+        if let Some(identity) = &identity {
+            request.extensions_mut().insert(identity.clone());
+        }
+        Ok(identity)
+    }
+
+    /// Tells of what was refused, and of what changes users or is root's. Logins tell of themselves.
+    fn audit(&self, path: &str, who: Option<&Identity>, peer: &Peer, response: &Response<Body>) {
+        let status = Status::from_header_map(response.headers());
+        let denials = [ApiError::PermissionDenied, ApiError::UserEmpty, ApiError::AuthOldRevision];
+        let of_users = path.starts_with("/etcdserverpb.Auth/") && !path.ends_with("/Authenticate");
+        match status.filter(|status| status.code() != Code::Ok) {
+            Some(status) if denials.iter().any(|denial| denial.text() == status.message()) => {
+                self.metrics.denied_total.increment(1);
+                audit::denied(path, who, peer, status.message());
+            }
+            Some(status) if of_users => audit::denied(path, who, peer, status.message()),
+            None if of_users || requirement(path) == Some(Requirement::Root) => {
+                audit::allowed(path, who, peer);
+            }
+            Some(_) | None => {}
+        }
     }
 
     fn lacks_required_leader<R>(&self, request: &Request<R>) -> bool {

@@ -105,6 +105,51 @@ table! {
     /// Alarms cannot be raised or cleared: space is watched and refusals end by themselves.
     AlarmsAreAutomatic => Unimplemented,
         "quorate: alarms are not kept; a full disk refuses writes until space is free again";
+    /// No user where users count; also a user without a name.
+    UserEmpty => InvalidArgument, "etcdserver: user name is empty";
+    /// A user who may not.
+    PermissionDenied => PermissionDenied, "etcdserver: permission denied";
+    /// A user as known before the last change of users and roles.
+    AuthOldRevision => InvalidArgument, "etcdserver: revision of auth store is old";
+    /// A token that is none, or no more.
+    InvalidAuthToken => Unauthenticated, "etcdserver: invalid auth token";
+    /// A wrong password, or nobody's.
+    AuthFailed => InvalidArgument,
+        "etcdserver: authentication failed, invalid user ID or password";
+    /// A password for a user who has none. etcd 3.5.1 says it as `Unknown`.
+    NoPasswordUser => InvalidArgument,
+        "etcdserver: authentication failed, password was given for no password user";
+    /// A password where users do not count.
+    AuthNotEnabled => FailedPrecondition, "etcdserver: authentication is not enabled";
+    /// Users cannot count without the user root.
+    RootUserNotExist => FailedPrecondition, "etcdserver: root user does not exist";
+    /// Users cannot count before the user root has the role root.
+    RootRoleNotExist => FailedPrecondition, "etcdserver: root user does not have root role";
+    /// A name that another user has.
+    UserExists => FailedPrecondition, "etcdserver: user name already exists";
+    /// A user that is not there.
+    UserNotFound => FailedPrecondition, "etcdserver: user name not found";
+    /// A name that another role has.
+    RoleExists => FailedPrecondition, "etcdserver: role name already exists";
+    /// A role that is not there.
+    RoleNotFound => FailedPrecondition, "etcdserver: role name not found";
+    /// A role without a name.
+    RoleEmpty => InvalidArgument, "etcdserver: role name is empty";
+    /// A role that the user does not have.
+    RoleNotGranted => FailedPrecondition, "etcdserver: role is not granted to the user";
+    /// A permission that the role does not have.
+    PermissionNotGranted => FailedPrecondition,
+        "etcdserver: permission is not granted to the role";
+    /// A grant of no permission.
+    PermissionNotGiven => InvalidArgument, "etcdserver: permission not given";
+    /// A change that would leave nobody who can manage users.
+    InvalidAuthMgmt => InvalidArgument, "etcdserver: invalid auth management";
+    /// A password of no length, which etcd takes; a user without one is asked for by an option.
+    EmptyPassword => InvalidArgument, "quorate: a password is not empty";
+    /// A node that only verifies signed tokens, or has no random bytes.
+    NoToken => Unavailable, "quorate: no token can be made at this node";
+    /// A password could not be worked on.
+    HashingFailed => Internal, "quorate: the password could not be hashed";
     /// The state machine could not read what this gateway wrote.
     MalformedCommand => Internal, "quorate: command or query not understood";
     /// The backend answered something else than it was asked.
@@ -129,24 +174,47 @@ impl From<KvError> for ApiError {
             KvError::StaleRevision => Self::LeaderChanged,
             KvError::InvalidSort => Self::InvalidSort,
             KvError::DuplicateKey => Self::DuplicateKey,
+            KvError::UserEmpty => Self::UserEmpty,
+            KvError::PermissionDenied => Self::PermissionDenied,
+            KvError::AuthOldRevision => Self::AuthOldRevision,
+            KvError::RootUserNotExist => Self::RootUserNotExist,
+            KvError::RootRoleNotExist => Self::RootRoleNotExist,
+            KvError::UserExists => Self::UserExists,
+            KvError::UserNotFound => Self::UserNotFound,
+            KvError::RoleExists => Self::RoleExists,
+            KvError::RoleNotFound => Self::RoleNotFound,
+            KvError::RoleEmpty => Self::RoleEmpty,
+            KvError::RoleNotGranted => Self::RoleNotGranted,
+            KvError::PermissionNotGranted => Self::PermissionNotGranted,
+            KvError::PermissionNotGiven => Self::PermissionNotGiven,
+            KvError::InvalidAuthMgmt => Self::InvalidAuthMgmt,
         }
     }
 }
 
 impl From<BackendError> for Status {
     fn from(error: BackendError) -> Self {
-        let error = match error {
-            BackendError::NoLeader => ApiError::NoLeader,
-            BackendError::LeaderChanged => ApiError::LeaderChanged,
-            BackendError::TimedOut => ApiError::Timeout,
-            BackendError::Overloaded => ApiError::TooManyRequests,
-            BackendError::TooLarge => ApiError::RequestTooLarge,
-            BackendError::NoSpace => ApiError::NoSpace,
-            BackendError::Stopping => ApiError::Stopped,
-            BackendError::Corrupt => ApiError::Corrupt,
-            BackendError::Unsupported(what) => return unimplemented(what),
-        };
-        error.into()
+        match error {
+            BackendError::Unsupported(what) => unimplemented(what),
+            error => ApiError::from(error).into(),
+        }
+    }
+}
+
+impl From<BackendError> for ApiError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::NoLeader => Self::NoLeader,
+            BackendError::LeaderChanged => Self::LeaderChanged,
+            BackendError::TimedOut => Self::Timeout,
+            BackendError::Overloaded => Self::TooManyRequests,
+            BackendError::TooLarge => Self::RequestTooLarge,
+            BackendError::NoSpace => Self::NoSpace,
+            BackendError::Stopping => Self::Stopped,
+            BackendError::Corrupt => Self::Corrupt,
+            // A part that nobody can run yet: only its own text says which.
+            BackendError::Unsupported(_) => Self::UnexpectedOutcome,
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use quorate_api::etcdserverpb::{
-    cluster_server::SERVICE_NAME as CLUSTER, kv_server::SERVICE_NAME as KV,
-    maintenance_server::SERVICE_NAME as MAINTENANCE,
+    auth_server::SERVICE_NAME as AUTH, cluster_server::SERVICE_NAME as CLUSTER,
+    kv_server::SERVICE_NAME as KV, maintenance_server::SERVICE_NAME as MAINTENANCE,
 };
 use quorate_api::quorate::v1::admin_server::SERVICE_NAME as ADMIN;
 use tonic::{Request, Response, Status};
@@ -21,7 +21,7 @@ use crate::desk::Desk;
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The names that may be asked for; the empty one stands for the whole server.
-const SERVICES: [&str; 5] = ["", KV, CLUSTER, MAINTENANCE, ADMIN];
+const SERVICES: [&str; 6] = ["", KV, CLUSTER, MAINTENANCE, AUTH, ADMIN];
 
 /// gRPC's health service over a backend.
 pub(crate) struct HealthService<B> {

@@ -15,6 +15,7 @@ use quorate_api::etcdserverpb::{
 use quorate_types::kv::{self, KvError, command, outcome, query};
 use tonic::{Request, Response, Status};
 
+use crate::auth::caller::{Identity, identity};
 use crate::backend::{Answer, Backend, Consistency};
 use crate::desk::Desk;
 use crate::error::ApiError;
@@ -31,17 +32,22 @@ impl<B: Backend> KvService<B> {
     }
 
     /// Proposes a command, if it is small enough for the log.
-    async fn propose(&self, body: command::Body) -> Result<Outcome, Status> {
-        let command = kv::Command { at_revision: 0, body: Some(body) };
+    async fn propose(&self, body: command::Body, by: Option<Identity>) -> Result<Outcome, Status> {
+        let command = kv::Command { body: Some(body), ..kv::Command::default() };
         if command.encoded_len() > self.desk.config.max_request_bytes {
             return Err(ApiError::RequestTooLarge.into());
         }
-        self.open(self.desk.propose(command).await?)
+        self.open(self.desk.propose(command, by.as_ref()).await?)
     }
 
-    async fn read(&self, body: query::Body, consistency: Consistency) -> Result<Outcome, Status> {
-        let query = kv::Query { body: Some(body) };
-        self.open(self.desk.read(query, consistency).await?)
+    async fn read(
+        &self,
+        body: query::Body,
+        consistency: Consistency,
+        by: Option<Identity>,
+    ) -> Result<Outcome, Status> {
+        let query = kv::Query { body: Some(body), caller: None };
+        self.open(self.desk.read(query, consistency, by.as_ref()).await?)
     }
 
     /// Takes an answer apart; a refusal of the state machine becomes an error.
@@ -66,10 +72,10 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<RangeResponse>, Status> {
-        let request = request.into_inner();
+        let (by, request) = (identity(&request), request.into_inner());
         validate::range(&request)?;
         let consistency = consistency(request.serializable);
-        match self.read(query::Body::Range(translate::range(request)), consistency).await? {
+        match self.read(query::Body::Range(translate::range(request)), consistency, by).await? {
             (header, outcome::Body::Range(range)) => {
                 Ok(Response::new(translate::range_response(header, range)))
             }
@@ -78,9 +84,9 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let request = request.into_inner();
+        let (by, request) = (identity(&request), request.into_inner());
         validate::put(&request)?;
-        match self.propose(command::Body::Put(translate::put(request))).await? {
+        match self.propose(command::Body::Put(translate::put(request)), by).await? {
             (header, outcome::Body::Put(put)) => {
                 Ok(Response::new(translate::put_response(header, put)))
             }
@@ -92,9 +98,10 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
+        let (by, request) = (identity(&request), request.into_inner());
         validate::delete_range(&request)?;
-        match self.propose(command::Body::DeleteRange(translate::delete_range(request))).await? {
+        match self.propose(command::Body::DeleteRange(translate::delete_range(request)), by).await?
+        {
             (header, outcome::Body::DeleteRange(delete)) => {
                 Ok(Response::new(translate::delete_range_response(header, delete)))
             }
@@ -103,13 +110,13 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let request = request.into_inner();
+        let (by, request) = (identity(&request), request.into_inner());
         validate::txn(&request, self.desk.config.max_txn_ops)?;
         let read = read_consistency(&request);
         let txn = translate::txn(request);
         let outcome = match read {
-            Some(consistency) => self.read(query::Body::Txn(txn), consistency).await?,
-            None => self.propose(command::Body::Txn(txn)).await?,
+            Some(consistency) => self.read(query::Body::Txn(txn), consistency, by).await?,
+            None => self.propose(command::Body::Txn(txn), by).await?,
         };
         match outcome {
             (header, outcome::Body::Txn(txn)) => {
@@ -124,8 +131,9 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
+        let by = identity(&request);
         let revision = request.into_inner().revision;
-        match self.propose(command::Body::Compact(kv::Compact { revision })).await? {
+        match self.propose(command::Body::Compact(kv::Compact { revision }), by).await? {
             (header, outcome::Body::Compact(_)) => {
                 Ok(Response::new(CompactionResponse { header: Some(header) }))
             }

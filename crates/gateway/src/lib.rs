@@ -9,6 +9,7 @@
 //! - `door`: from an HTTP/2 request to the service that answers it.
 //! - `kv`, `watch`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
 //! - `desk`: what the services share.
+//! - [`auth`]: who asks, and whether they may.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
 //! - [`error`]: every refusal, with etcd's codes and texts.
 //! - [`http`](mod@http): the plain pages beside gRPC.
@@ -22,6 +23,7 @@
 //! cap on its total and on its depth. A compaction does not wait for the space that it frees. There are
 //! no alarms: nothing raises one, so the list is empty.
 
+pub mod auth;
 pub mod backend;
 pub mod config;
 pub mod error;
@@ -47,6 +49,7 @@ mod translate;
 mod watch;
 mod writes;
 
+pub use auth::{AuthConfig, AuthConfigError, Peer, TokenKind};
 pub use backend::{
     Answer, Backend, BackendError, Consistency, EventBatch, GroupStatus, Happened, Member,
     MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,

@@ -34,6 +34,11 @@ const METHODS: &[Method] = methods! {
     "etcdserverpb.KV" { Put, Range, Txn, DeleteRange, Compact }
     "etcdserverpb.Cluster" { MemberList, MemberAdd, MemberRemove, MemberUpdate, MemberPromote }
     "etcdserverpb.Maintenance" { Status, Alarm, Defragment, Hash, HashKV, MoveLeader, Downgrade }
+    "etcdserverpb.Auth" {
+        Authenticate, AuthEnable, AuthDisable, AuthStatus, UserAdd, UserGet, UserList, UserDelete,
+        UserChangePassword, UserGrantRole, UserRevokeRole, RoleAdd, RoleGet, RoleList, RoleDelete,
+        RoleGrantPermission, RoleRevokePermission,
+    }
     "quorate.v1.Admin" { Status }
     "grpc.health.v1.Health" { Check }
 };
@@ -74,6 +79,10 @@ pub(crate) struct GatewayMetrics {
     pub(crate) json_refused_total: Counter,
     /// TLS on the client port.
     pub(crate) tls: TlsMetrics,
+    /// Passwords that are hashed or wait for it.
+    pub(crate) logins_waiting: Gauge,
+    /// Calls that were refused because of who made them.
+    pub(crate) denied_total: Counter,
 }
 
 /// Handles of TLS on the client port.
@@ -169,6 +178,8 @@ impl GatewayMetrics {
                 certificate_expires_s: register
                     .gauge("quorate_gateway_tls_certificate_expires_timestamp_seconds"),
             },
+            logins_waiting: register.gauge("quorate_gateway_logins_waiting_count"),
+            denied_total: register.counter("quorate_gateway_denied_total", vec![]),
         }
     }
 
@@ -253,6 +264,12 @@ impl Register<'_> {
             "quorate_gateway_tls_certificate_expires_timestamp_seconds",
             Unit::Seconds,
             "When the client port's certificate ends, in seconds since 1970; 0 without TLS.",
+        );
+        counter("quorate_gateway_denied_total", "Calls refused because of who made them.");
+        gauge(
+            "quorate_gateway_logins_waiting_count",
+            Unit::Count,
+            "Passwords that are hashed or wait for it.",
         );
         self.recorder.describe_histogram(
             "grpc_server_handling_seconds".into(),

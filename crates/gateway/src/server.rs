@@ -17,6 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::auth::AuthConfig;
+use crate::auth::guard::Guard;
 use crate::backend::Backend;
 use crate::config::GatewayConfig;
 use crate::connection::Connection;
@@ -52,8 +54,20 @@ impl<B: Backend> Gateway<B> {
         metrics_page: MetricsPage,
         recorder: &dyn Recorder,
     ) -> Self {
-        let desk = Arc::new(Desk::new(backend, config));
+        Self::with_auth(backend, config, AuthConfig::default(), metrics_page, recorder)
+    }
+
+    /// As [`new`](Self::new), with settings of tokens and passwords.
+    pub fn with_auth(
+        backend: Arc<B>,
+        config: GatewayConfig,
+        auth: AuthConfig,
+        metrics_page: MetricsPage,
+        recorder: &dyn Recorder,
+    ) -> Self {
         let metrics = Arc::new(GatewayMetrics::new(recorder));
+        let guard = Guard::new(auth, metrics.logins_waiting.clone());
+        let desk = Arc::new(Desk::new(backend, config, guard));
         let hub = Arc::new(Hub::new(Arc::clone(&desk), WatchMetrics::new(recorder)));
         let door = Door::new(Arc::clone(&desk), Arc::clone(&metrics), Arc::clone(&hub));
         let door = Arc::new(door);

@@ -169,6 +169,7 @@ fn response_op(outcome: kv::Outcome) -> Result<ResponseOp, ApiError> {
             outcome::Body::Compact(_)
             | outcome::Body::Status(_)
             | outcome::Body::Events(_)
+            | outcome::Body::Auth(_)
             | outcome::Body::Error(_),
         )
         | None => return Err(ApiError::UnexpectedOutcome),

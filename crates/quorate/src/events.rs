@@ -95,7 +95,9 @@ impl Follower {
             bytes_max: READ_BYTES_MAX,
             ..kv::Events::default()
         };
-        kv::Query { body: Some(kv::query::Body::Events(events)) }.encode_to_vec().into()
+        kv::Query { body: Some(kv::query::Body::Events(events)), caller: None }
+            .encode_to_vec()
+            .into()
     }
 
     fn read(&mut self, read: ReadAnswer) -> Result<bool, BackendError> {

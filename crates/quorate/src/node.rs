@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
-use quorate_gateway::{Backend, ClientTls, Gateway, GatewayConfig};
+use quorate_gateway::{AuthConfig, Backend, ClientTls, Gateway, GatewayConfig, TokenKind};
 use quorate_node::{Engine, EngineConfig, Expelled, Link, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -68,6 +68,9 @@ pub enum NodeError {
     /// The client port's certificates cannot be used.
     #[error(transparent)]
     ClientTls(#[from] quorate_gateway::TlsError),
+    /// The setting of tokens is none, or its keys are none.
+    #[error("auth-token: {0}")]
+    AuthToken(String),
     /// The engine does not open.
     #[error(transparent)]
     Engine(#[from] OpenError),
@@ -233,6 +236,7 @@ impl RunningNode {
         let scrapers = bind("listen-metrics", config.listen_metrics)?;
         let tls = read_tls(&config)?;
         let client_tls = config.clients.tls.clone().map(ClientTls::load).transpose()?;
+        let auth_config = auth_config(&config)?;
         tracing::info!(
             node,
             clients = %config.listen_client,
@@ -279,7 +283,8 @@ impl RunningNode {
         let for_gateway = Arc::clone(&backend);
         let gateway_config = gateway_config(&config);
         let serve = async move {
-            let mut gateway = Gateway::new(for_gateway, gateway_config, page, &*recorder);
+            let mut gateway =
+                Gateway::with_auth(for_gateway, gateway_config, auth_config, page, &*recorder);
             if let Some(tls) = client_tls {
                 gateway = gateway.with_tls(tls);
             }
@@ -351,8 +356,9 @@ async fn run_engine(
     stop: Stop,
     ending: Ending,
 ) {
+    let (kinds, auth) = wiring::kinds();
     let opened = tokio::select! {
-        opened = Engine::open(config, wiring::kinds(), &*recorder) => opened,
+        opened = Engine::open(config, kinds, &*recorder) => opened,
         () = stop.requested() => return,
     };
     let engine = match opened {
@@ -366,7 +372,7 @@ async fn run_engine(
             return;
         }
     };
-    let (backend, measure) = EngineBackend::new(Arc::clone(&engine), quota_bytes);
+    let (backend, measure) = EngineBackend::new(Arc::clone(&engine), quota_bytes, auth);
     drop(open.send(Ok(backend)));
     let note_expulsion = async {
         expelled.send_replace(Some(engine.expelled().await));
@@ -400,6 +406,12 @@ fn gateway_config(config: &ServeConfig) -> GatewayConfig {
         max_connections: config.clients.max_connections,
         ..GatewayConfig::default()
     }
+}
+
+fn auth_config(config: &ServeConfig) -> Result<AuthConfig, NodeError> {
+    let tokens = TokenKind::parse(&config.auth_token, |path| std::fs::read(path));
+    let tokens = tokens.map_err(|error| NodeError::AuthToken(error.to_string()))?;
+    Ok(AuthConfig { tokens, token_ttl: config.auth_token_ttl, ..AuthConfig::default() })
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, NodeError> {

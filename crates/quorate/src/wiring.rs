@@ -20,6 +20,7 @@ use quorate_gateway::{
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
 };
+use quorate_types::auth::{AuthCell, Directory};
 use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
@@ -71,12 +72,14 @@ pub fn engine_config(config: &ServeConfig, tls: TlsConfig) -> EngineConfig {
     }
 }
 
-/// The state machines that a node runs beside placement.
+/// The state machines that a node runs beside placement, and where the keyspace's shows its users.
 #[must_use]
-pub fn kinds() -> Vec<Arc<dyn MachineKind>> {
+pub fn kinds() -> (Vec<Arc<dyn MachineKind>>, Arc<AuthCell>) {
     // Keys are the clients' choice; where they lie in memory is not.
     let seed = RandomState::new().hash_one(KvKind::NAME);
-    vec![Arc::new(KvKind::seeded(seed))]
+    let keyspace = KvKind::seeded(seed);
+    let auth = keyspace.auth();
+    (vec![Arc::new(keyspace)], auth)
 }
 
 /// An engine as the gateway wants it.
@@ -86,6 +89,7 @@ pub struct EngineBackend {
     state_bytes: Arc<AtomicU64>,
     /// Writes that grow the state are refused above this many bytes.
     quota_bytes: Option<u64>,
+    auth: Arc<AuthCell>,
 }
 
 /// Measures the state for an [`EngineBackend`]; holds the engine no longer than the backend's owner does.
@@ -97,10 +101,14 @@ pub struct StateMeasure {
 impl EngineBackend {
     /// An adapter over `engine`, and what keeps it up to date.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, quota_bytes: Option<u64>) -> (Self, StateMeasure) {
+    pub fn new(
+        engine: Arc<Engine>,
+        quota_bytes: Option<u64>,
+        auth: Arc<AuthCell>,
+    ) -> (Self, StateMeasure) {
         let state_bytes = Arc::new(AtomicU64::new(engine.state_bytes()));
         let measure = StateMeasure { state_bytes: Arc::clone(&state_bytes) };
-        (Self { engine, state_bytes, quota_bytes }, measure)
+        (Self { engine, state_bytes, quota_bytes, auth }, measure)
     }
 
     fn state_bytes(&self) -> u64 {
@@ -163,6 +171,16 @@ impl Backend for EngineBackend {
     fn follow(&self, after: i64) -> BoxStream<'static, Result<Happened, BackendError>> {
         let group = self.engine.route(&[]).group;
         events::follow(Arc::clone(&self.engine), group, after)
+    }
+
+    fn auth_is_off(&self) -> bool {
+        self.auth.is_off()
+    }
+
+    fn directory(&self) -> Option<Arc<Directory>> {
+        // A replica that takes no part any more knows what was, not what is.
+        let takes_part = !self.engine.fenced().contains_key(&GroupId::FIRST_DATA);
+        self.auth.directory().filter(|_| takes_part)
     }
 
     fn node_status(&self) -> NodeStatus {
@@ -287,7 +305,8 @@ fn command_key(command: &kv::Command) -> &[u8] {
         Some(Body::Put(put)) => &put.key,
         Some(Body::DeleteRange(delete)) => &delete.key,
         Some(Body::Txn(txn)) => txn_key(txn),
-        Some(Body::Compact(_)) | None => &[],
+        // Users and roles lie where the keyspace begins.
+        Some(Body::Compact(_) | Body::Auth(_)) | None => &[],
     }
 }
 
@@ -298,7 +317,7 @@ fn query_key(query: &kv::Query) -> &[u8] {
         Some(Body::Range(range)) => &range.key,
         Some(Body::Txn(txn)) => txn_key(txn),
         Some(Body::Events(events)) => &events.key,
-        Some(Body::Status(_)) | None => &[],
+        Some(Body::Status(_) | Body::Auth(_)) | None => &[],
     }
 }
 
@@ -325,7 +344,7 @@ mod tests {
     }
 
     fn command(body: kv::command::Body) -> kv::Command {
-        kv::Command { at_revision: 0, body: Some(body) }
+        kv::Command { body: Some(body), ..kv::Command::default() }
     }
 
     fn txn_of(op: kv::op::Body) -> kv::Txn {
@@ -339,7 +358,7 @@ mod tests {
         assert_eq!(command_key(&command(kv::command::Body::Txn(nested.clone()))), b"b");
         let compare = kv::Compare { key: Bytes::from_static(b"c"), ..kv::Compare::default() };
         let guarded = kv::Txn { compares: vec![compare], ..nested };
-        let query = kv::Query { body: Some(kv::query::Body::Txn(guarded)) };
+        let query = kv::Query { body: Some(kv::query::Body::Txn(guarded)), caller: None };
         assert_eq!(query_key(&query), b"c");
         assert_eq!(command_key(&kv::Command::default()), b"");
     }

@@ -287,7 +287,7 @@ impl Ask {
             Self::Compact { revision } => command::Body::Compact(Compact { revision: *revision }),
             Self::Read { .. } | Self::Range { .. } | Self::History { .. } => {
                 let body = self.range().map(query::Body::Range);
-                return Query { body }.encode_to_vec().into();
+                return Query { body, caller: None }.encode_to_vec().into();
             }
             Self::ReadMap => return PlacementKind::whole_map(),
             Self::ChangeMap { expected, change } => {
@@ -297,7 +297,7 @@ impl Ask {
                 return PlacementKind::report(*expected, *group, replicas, *at);
             }
         };
-        Command { at_revision: 0, body: Some(body) }.encode_to_vec().into()
+        Command { body: Some(body), ..Command::default() }.encode_to_vec().into()
     }
 }
 

@@ -7,6 +7,8 @@
 use bytes::Bytes;
 use prost::{Enumeration, Message, Oneof};
 
+use crate::auth::{AuthCommand, AuthOutcome, AuthQuery, Caller};
+
 /// A command to the keyspace: what a log entry of a data group carries.
 #[derive(Clone, PartialEq, Message)]
 pub struct Command {
@@ -14,13 +16,16 @@ pub struct Command {
     #[prost(int64, tag = "1")]
     pub at_revision: i64,
     /// What to do.
-    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5, 20")]
     pub body: Option<command::Body>,
+    /// Who asks for it; none while users do not count.
+    #[prost(message, optional, tag = "100")]
+    pub caller: Option<Caller>,
 }
 
 /// The kinds of [`Command`].
 pub mod command {
-    use super::{Compact, DeleteRange, Oneof, Put, Txn};
+    use super::{AuthCommand, Compact, DeleteRange, Oneof, Put, Txn};
 
     /// The kinds of a command.
     #[derive(Clone, PartialEq, Oneof)]
@@ -37,6 +42,9 @@ pub mod command {
         /// Forget history below a revision.
         #[prost(message, tag = "5")]
         Compact(Compact),
+        /// Change users or roles; takes no revision of the keyspace.
+        #[prost(message, tag = "20")]
+        Auth(AuthCommand),
     }
 }
 
@@ -44,13 +52,16 @@ pub mod command {
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
     /// What is asked.
-    #[prost(oneof = "query::Body", tags = "1, 2, 3, 40")]
+    #[prost(oneof = "query::Body", tags = "1, 2, 3, 20, 40")]
     pub body: Option<query::Body>,
+    /// Who asks; none while users do not count.
+    #[prost(message, optional, tag = "100")]
+    pub caller: Option<Caller>,
 }
 
 /// The kinds of [`Query`].
 pub mod query {
-    use super::{Events, Oneof, Range, Status, Txn};
+    use super::{AuthQuery, Events, Oneof, Range, Status, Txn};
 
     /// The kinds of a query.
     #[derive(Clone, PartialEq, Oneof)]
@@ -67,6 +78,9 @@ pub mod query {
         /// What happened since a revision.
         #[prost(message, tag = "40")]
         Events(Events),
+        /// Users and roles.
+        #[prost(message, tag = "20")]
+        Auth(AuthQuery),
     }
 }
 
@@ -87,6 +101,8 @@ impl Command {
             Some(command::Body::DeleteRange(_) | command::Body::Compact(_)) => {
                 crate::defect!(RoomMakersRefused)
             }
+            // Small and few, and needed to keep others out when it matters.
+            Some(command::Body::Auth(_)) => false,
             None => false,
         }
     }
@@ -340,14 +356,14 @@ pub struct Outcome {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// The result.
-    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8, 40")]
+    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8, 20, 40")]
     pub body: Option<outcome::Body>,
 }
 
 /// The kinds of [`Outcome`].
 pub mod outcome {
     use super::{
-        CompactOutcome, DeleteRangeOutcome, EventsOutcome, KvError, Oneof, PutOutcome,
+        AuthOutcome, CompactOutcome, DeleteRangeOutcome, EventsOutcome, KvError, Oneof, PutOutcome,
         RangeOutcome, StatusOutcome, TxnOutcome,
     };
 
@@ -378,6 +394,9 @@ pub mod outcome {
         /// Of a question for events.
         #[prost(message, tag = "40")]
         Events(EventsOutcome),
+        /// Of a change of users or roles, or of a question about them.
+        #[prost(message, tag = "20")]
+        Auth(AuthOutcome),
     }
 }
 
@@ -543,6 +562,34 @@ pub enum KvError {
     InvalidSort = 6,
     /// A key is written twice by one transaction.
     DuplicateKey = 7,
+    /// Nobody asks where users count; also a user without a name.
+    UserEmpty = 30,
+    /// The user may not do this.
+    PermissionDenied = 31,
+    /// The user was known before the last change of users and roles.
+    AuthOldRevision = 32,
+    /// Users cannot count without the user root.
+    RootUserNotExist = 33,
+    /// Users cannot count before the user root has the role root.
+    RootRoleNotExist = 34,
+    /// There is a user of that name.
+    UserExists = 35,
+    /// There is no such user.
+    UserNotFound = 36,
+    /// There is a role of that name.
+    RoleExists = 37,
+    /// There is no such role.
+    RoleNotFound = 38,
+    /// A role without a name.
+    RoleEmpty = 39,
+    /// The user does not have the role.
+    RoleNotGranted = 40,
+    /// The role does not have the permission.
+    PermissionNotGranted = 41,
+    /// A grant of no permission.
+    PermissionNotGiven = 42,
+    /// It would leave nobody who can manage users.
+    InvalidAuthMgmt = 43,
 }
 
 #[cfg(test)]
@@ -562,7 +609,7 @@ mod tests {
             (Body::Txn(of(op::Body::Txn(of(op::Body::Put(put))))), true),
         ];
         for (body, expected) in table {
-            let command = Command { at_revision: 0, body: Some(body) };
+            let command = Command { body: Some(body), ..Command::default() };
             assert_eq!(command.grows(), expected, "{command:?}");
         }
     }

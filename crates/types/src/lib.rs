@@ -10,10 +10,12 @@
 //! - [`codec`]: the versioned binary form of entries and messages; every decoder takes hostile bytes.
 //! - [`defect`]: known defects that the simulator's gate switches on; nothing at all without its feature.
 //! - [`range`]: half-open key ranges.
+//! - [`auth`]: users and roles, and what they may do with keys.
 //! - [`kv`]: commands, queries and outcomes of the etcd keyspace.
 //! - [`digest`]: one number for all that a machine has written, by which replicas are compared.
 //! - [`machine`]: [`StateMachine`], the seam between a group and what it replicates.
 
+pub mod auth;
 pub mod codec;
 pub mod defect;
 pub mod digest;

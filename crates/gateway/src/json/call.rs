@@ -12,6 +12,7 @@ use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::Service;
 
+use crate::auth::Peer;
 use crate::backend::Backend;
 use crate::door::Door;
 
@@ -33,9 +34,10 @@ impl<B: Backend> Service<Request<Body>> for InProcess<B> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let door = Arc::clone(&self.0);
-        Box::pin(async move { door.answer(request).await })
+        let peer = request.extensions_mut().remove::<Peer>().unwrap_or_default();
+        Box::pin(async move { door.answer(request, peer).await })
     }
 }
 

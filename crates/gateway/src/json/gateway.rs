@@ -22,6 +22,7 @@ use super::call::EncodedMessages;
 use super::intake::{Bounds, Intake, RequestBody};
 use super::routes::{Route, Routes};
 use super::words;
+use crate::auth::Peer;
 use crate::config::GatewayConfig;
 use crate::door::REQUIRE_LEADER;
 use crate::http::{JSON, TEXT, only, page};
@@ -146,6 +147,7 @@ impl<S: Calls> JsonGateway<S> {
         let rest = requests(intake, input, route.is_held, tell, refused);
         let mut request = tonic::Request::new(stream::iter(first).chain(rest));
         *request.metadata_mut() = metadata(&head.headers);
+        name_peer(head, request.extensions_mut());
         let path = route.path.clone();
         let answers = self.client().streaming(request, path, EncodedMessages).await?;
         Ok(lines(answers.into_inner(), Some(told), route.method.output()))
@@ -170,6 +172,7 @@ impl<S: Calls> JsonGateway<S> {
         };
         let mut request = tonic::Request::new(self.note_refusal(message)?);
         *request.metadata_mut() = metadata(&head.headers);
+        name_peer(head, request.extensions_mut());
         Ok(request)
     }
 
@@ -202,6 +205,13 @@ impl<S: Calls> JsonGateway<S> {
     /// Answers are as large as they are for gRPC.
     fn client(&self) -> Grpc<S> {
         Grpc::new(self.service.clone()).max_decoding_message_size(usize::MAX)
+    }
+}
+
+/// Who makes the call, for the audit log.
+fn name_peer(head: &Parts, extensions: &mut tonic::Extensions) {
+    if let Some(peer) = head.extensions.get::<Peer>() {
+        extensions.insert(peer.clone());
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) async fn prev_kvs<'b, B: Backend>(
 }
 
 async fn events<B: Backend>(desk: &Desk<B>, asked: Events) -> Result<Read, Status> {
-    let query = kv::Query { body: Some(query::Body::Events(asked)) };
+    let query = kv::Query { body: Some(query::Body::Events(asked)), caller: None };
     // The feed tells only of what a serializable read finds, so this comes to where the others are.
     let answer = desk.backend.read(query, Consistency::Serializable).await?;
     match answer.outcome.body {

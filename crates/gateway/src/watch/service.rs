@@ -9,7 +9,9 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::hub::Hub;
+use super::permits::Permits;
 use super::stream::ClientStream;
+use crate::auth::caller::identity;
 use crate::backend::Backend;
 use crate::door::REQUIRE_LEADER;
 
@@ -38,7 +40,8 @@ impl<B: Backend> watch_server::Watch for WatchService<B> {
         let required = request.metadata().get(REQUIRE_LEADER);
         let requires_leader = required.is_some_and(|value| value == "true");
         let (responses, sent) = mpsc::channel(RESPONSES_MAX);
-        let stream = ClientStream::new(Arc::clone(&self.hub), requires_leader, responses);
+        let permits = Permits::of(identity(&request));
+        let stream = ClientStream::new(Arc::clone(&self.hub), requires_leader, permits, responses);
         // It ends when its client has gone: then nobody takes the responses.
         drop(tokio::spawn(stream.run(request.into_inner())));
         let sent = stream::unfold(sent, |mut sent| async {

@@ -20,6 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::catch_up::{self, Read};
 use super::hub::{Ending, Hub};
+use super::permits::{self, Permits};
 use super::registry::{Note, StreamId, Wish};
 use super::respond;
 use crate::backend::Backend;
@@ -37,6 +38,7 @@ pub(crate) struct ClientStream<B: Backend> {
     requires_leader: bool,
     responses: mpsc::Sender<Result<WatchResponse, Status>>,
     manners: BTreeMap<i64, Manner>,
+    permits: Permits,
     /// Progress requests that wait until everything is sent.
     progress_asked: usize,
     /// The lagging watcher that read last.
@@ -83,6 +85,7 @@ impl<B: Backend> ClientStream<B> {
     pub(crate) fn new(
         hub: Arc<Hub<B>>,
         requires_leader: bool,
+        permits: Permits,
         responses: mpsc::Sender<Result<WatchResponse, Status>>,
     ) -> Self {
         let news = Arc::new(Notify::new());
@@ -96,6 +99,7 @@ impl<B: Backend> ClientStream<B> {
             requires_leader,
             responses,
             manners: BTreeMap::new(),
+            permits,
             progress_asked: 0,
             last_read: EVERY_WATCH,
             found_nothing: false,
@@ -175,6 +179,21 @@ impl<B: Backend> ClientStream<B> {
             no_delete: has(FilterType::Nodelete),
         };
         let answered = self.hub.desk.answered();
+        let range = wish.range.clone();
+        let allowed_at = match self.permits.ask(&self.hub.desk, &range).await {
+            Ok(auth_revision) => auth_revision,
+            Err(why) => {
+                let response = WatchResponse {
+                    header: Some(self.here()),
+                    watch_id: EVERY_WATCH,
+                    created: true,
+                    canceled: true,
+                    cancel_reason: permits::reason(why),
+                    ..WatchResponse::default()
+                };
+                return self.send(response).await;
+            }
+        };
         let (revision, raft_term, created) = self.hub.with(|registry| {
             let revision = registry.through().max(answered);
             let start = match create.start_revision {
@@ -198,6 +217,7 @@ impl<B: Backend> ClientStream<B> {
                     told: false,
                 };
                 self.manners.insert(watch_id, manner);
+                self.permits.note(watch_id, range, allowed_at);
                 WatchResponse { watch_id, ..response }
             }
             Err(why) => WatchResponse {
@@ -222,6 +242,7 @@ impl<B: Backend> ClientStream<B> {
 
     fn remove(&mut self, watch: i64) -> bool {
         self.manners.remove(&watch);
+        self.permits.forget(watch);
         self.hub.with(|registry| registry.cancel(self.id, watch))
     }
 
@@ -257,6 +278,19 @@ impl<B: Backend> ClientStream<B> {
         (revision, raft_term): (i64, Term),
         events: Vec<quorate_api::mvccpb::Event>,
     ) -> Result<(), End> {
+        if let Err(why) = self.permits.ask_again(&self.hub.desk, watch).await {
+            self.remove(watch);
+            let (header, cancel_reason) = (Some(self.here()), permits::reason(why));
+            return self
+                .send(WatchResponse {
+                    header,
+                    watch_id: watch,
+                    canceled: true,
+                    cancel_reason,
+                    ..WatchResponse::default()
+                })
+                .await;
+        }
         self.hub.metrics.events_total.increment(events.len() as u64);
         let header = self.hub.desk.header(revision, raft_term);
         let whole = respond::events(header, watch, events);

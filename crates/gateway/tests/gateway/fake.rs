@@ -9,6 +9,7 @@ use quorate_gateway::{
     Answer, Backend, BackendError, Consistency, EventBatch, GroupStatus, Happened, Member,
     MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
+use quorate_types::auth::Directory;
 use quorate_types::kv::{Command, Query, WatchEvents};
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term};
 
@@ -38,6 +39,8 @@ struct State {
     proposals: Vec<Command>,
     /// What serializable reads see, if the local replica lags behind.
     stale: Option<Keyspace>,
+    /// What the local replica knows of users, if it lags behind.
+    stale_directory: Option<Directory>,
 }
 
 impl FakeBackend {
@@ -59,6 +62,7 @@ impl FakeBackend {
                 reads: Vec::new(),
                 proposals: Vec::new(),
                 stale: None,
+                stale_directory: None,
             })),
         }
     }
@@ -83,6 +87,12 @@ impl FakeBackend {
     pub(crate) fn lag_behind(&self) {
         let mut state = self.state();
         state.stale = Some(state.keyspace.clone());
+    }
+
+    /// From now on the local replica knows users as they are now.
+    pub(crate) fn lag_behind_in_users(&self) {
+        let mut state = self.state();
+        state.stale_directory = Some(state.keyspace.directory.clone());
     }
 
     /// How the reads since the last call were asked for.
@@ -136,6 +146,16 @@ impl Backend for FakeBackend {
             Some((Ok(batch), (state, changed, through)))
         })
         .boxed()
+    }
+
+    fn auth_is_off(&self) -> bool {
+        !self.directory().is_some_and(|directory| directory.enabled())
+    }
+
+    fn directory(&self) -> Option<Arc<Directory>> {
+        let state = self.state();
+        let known = state.stale_directory.as_ref().unwrap_or(&state.keyspace.directory);
+        Some(Arc::new(known.clone()))
     }
 
     fn node_status(&self) -> NodeStatus {

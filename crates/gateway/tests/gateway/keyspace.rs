@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_types::KeyRange;
+use quorate_types::auth::{self, Directory, Needs};
 use quorate_types::kv::{
     Command, CompactOutcome, Compare, CompareResult, DeleteRange, DeleteRangeOutcome, EventKind,
     Events, EventsOutcome, KeyValue, KvError, Op, Outcome, Put, PutOutcome, Query, Range,
@@ -23,11 +24,19 @@ pub(crate) struct Keyspace {
     events: Vec<WatchEvent>,
     revision: i64,
     compacted: i64,
+    /// Its users and roles.
+    pub(crate) directory: Directory,
 }
 
 impl Keyspace {
     pub(crate) fn new() -> Self {
-        Self { keys: BTreeMap::new(), events: Vec::new(), revision: 1, compacted: -1 }
+        Self {
+            keys: BTreeMap::new(),
+            events: Vec::new(),
+            revision: 1,
+            compacted: -1,
+            directory: Directory::default(),
+        }
     }
 
     pub(crate) const fn revision(&self) -> i64 {
@@ -70,14 +79,23 @@ impl Keyspace {
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
+        let body = command.body.as_ref().expect("a command");
+        if let Err(error) = self.directory.check(command.caller.as_ref(), &Needs::of_command(body))
+        {
+            return self.outcome(Err(error));
+        }
         let mut writer = Writer { at: self.revision + 1, changed: false, keyspace: self };
-        let result = match command.body.as_ref().expect("a command") {
+        let result = match body {
             command::Body::Put(put) => writer.checked(&[op::Body::Put(put.clone())]),
             command::Body::DeleteRange(delete) => {
                 writer.checked(&[op::Body::DeleteRange(delete.clone())])
             }
             command::Body::Txn(txn) => writer.checked(&[op::Body::Txn(txn.clone())]),
             command::Body::Compact(compact) => writer.keyspace.compact(compact.revision),
+            command::Body::Auth(change) => writer.keyspace.directory.apply(change).map(|_| {
+                let done = Some(auth::outcome::Body::Done(auth::outcome::Done {}));
+                outcome::Body::Auth(auth::AuthOutcome { body: done })
+            }),
         };
         if writer.changed {
             self.revision += 1;
@@ -86,14 +104,23 @@ impl Keyspace {
     }
 
     pub(crate) fn read(&mut self, query: &Query) -> Outcome {
+        let body = query.body.as_ref().expect("a query");
+        if let Err(error) = self.directory.check(query.caller.as_ref(), &Needs::of_query(body)) {
+            return self.outcome(Err(error));
+        }
         let mut reader = Writer { at: self.revision + 1, changed: false, keyspace: self };
-        let result = match query.body.as_ref().expect("a query") {
+        let result = match body {
             query::Body::Range(range) => reader.checked(&[op::Body::Range(range.clone())]),
             query::Body::Txn(txn) => reader.checked(&[op::Body::Txn(txn.clone())]),
             query::Body::Status(_) => Ok(outcome::Body::Status(StatusOutcome {
                 compact_revision: reader.keyspace.compacted.max(0),
             })),
             query::Body::Events(asked) => Ok(outcome::Body::Events(reader.keyspace.events(asked))),
+            query::Body::Auth(question) => reader
+                .keyspace
+                .directory
+                .answer(query.caller.as_ref(), question)
+                .map(outcome::Body::Auth),
         };
         assert!(!reader.changed, "a query changed the keyspace");
         self.outcome(result)

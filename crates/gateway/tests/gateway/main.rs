@@ -2,6 +2,7 @@
 //!
 //! - `services`: what each service answers, and how failures of the backend reach a client.
 //! - `members`: how members change, and who must not, beside a real etcd too.
+//! - `auth`: users, roles and tokens, beside a real etcd too; `auth_matrix`: every RPC and every kind of caller.
 //! - `ports`: noise, half-open connections, oversized messages, plain pages.
 //! - `pings`: clients that ping too often.
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
@@ -10,6 +11,8 @@
 //! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
 //! - `etcdctl`: the stock command line against both.
 
+mod auth;
+mod auth_matrix;
 mod beside_etcd;
 mod etcdctl;
 mod fake;

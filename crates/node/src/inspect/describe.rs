@@ -70,6 +70,8 @@ fn keyspace(bytes: &Bytes) -> String {
         Some(command::Body::Put(put)) => of_put(&put),
         Some(command::Body::DeleteRange(delete)) => of_delete(&delete),
         Some(command::Body::Compact(compact)) => format!("compact {}", compact.revision),
+        // Shows neither hashes nor secrets.
+        Some(command::Body::Auth(change)) => format!("auth {:?}", change.body),
         Some(command::Body::Txn(txn)) => of_txn(&txn),
         None => unreadable(),
     }
@@ -142,7 +144,7 @@ mod tests {
             failure: vec![op(op::Body::Range(kv::Range::default())), kv::Op::default()],
         };
         let told = |body| {
-            let command = kv::Command { at_revision: 0, body: Some(body) };
+            let command = kv::Command { body: Some(body), ..kv::Command::default() };
             what("kv", &Payload::Command(command.encode_to_vec().into()))
         };
         assert_eq!(told(command::Body::Put(put("foo"))), "put \"foo\" (6 B, lease 1f)");

@@ -30,7 +30,7 @@ fn id(index: u64) -> EntryId {
 fn put(index: u64) -> Bytes {
     let key = format!("key {}", index % 7).into();
     let body = command::Body::Put(Put { key, value: vec![7; 50].into(), ..Put::default() });
-    Command { at_revision: 0, body: Some(body) }.encode_to_vec().into()
+    Command { body: Some(body), ..Command::default() }.encode_to_vec().into()
 }
 
 /// Node n1 with one group of the keyspace: entries 2 to `last` in its log, of which those up to `applied`

@@ -12,9 +12,9 @@ use quorate_api::etcdserverpb::{
 use quorate_api::quorate::v1::admin_client::AdminClient;
 use quorate_api::quorate::v1::{AddMemberRequest, ClusterNode, ReplaceMemberRequest};
 use tonic::Status;
-use tonic::transport::Channel;
 
 use super::connect::Tls;
+use super::login::{Known, Login};
 use super::{Failure, block_on, print};
 use crate::config::values::{HostPort, Name, parser};
 use crate::shutdown::Exit;
@@ -40,6 +40,9 @@ pub struct At {
     /// How to speak to them
     #[command(flatten)]
     tls: Tls,
+    /// Whom to ask as
+    #[command(flatten)]
+    login: Login,
 }
 
 /// What to do.
@@ -150,18 +153,18 @@ pub fn run(command: &Command) -> Result<(), Failure> {
 }
 
 /// The first endpoint that can be reached.
-async fn connect(at: &At) -> Result<Channel, Failure> {
+async fn connect(at: &At) -> Result<Known, Failure> {
     let mut reasons = Vec::new();
     for endpoint in &at.endpoints {
         match at.tls.connect(endpoint, CONNECT_TIMEOUT, CHANGE_TIMEOUT).await {
-            Ok(channel) => return Ok(channel),
+            Ok(channel) => return at.login.on(channel).await.map_err(|status| refused(&status)),
             Err(error) => reasons.push(format!("{endpoint}: {error}")),
         }
     }
     Err(Failure::new(Exit::Failed, reasons.join("; ")))
 }
 
-async fn list(cluster: &mut ClusterClient<Channel>) -> Result<Vec<Member>, Failure> {
+async fn list(cluster: &mut ClusterClient<Known>) -> Result<Vec<Member>, Failure> {
     let listed = cluster.member_list(MemberListRequest { linearizable: true }).await;
     Ok(listed.map_err(|status| refused(&status))?.into_inner().members)
 }

@@ -15,6 +15,7 @@ pub mod check;
 pub mod connect;
 pub mod dev;
 pub mod log_dump;
+pub mod login;
 pub mod member;
 pub mod serve;
 pub mod status;

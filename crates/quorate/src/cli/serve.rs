@@ -76,6 +76,7 @@ pub(super) fn failure(error: &NodeError) -> Failure {
         NodeError::Bind { .. }
         | NodeError::File { .. }
         | NodeError::ClientTls(_)
+        | NodeError::AuthToken(_)
         | NodeError::Engine(_)
         | NodeError::Metrics(_)
         | NodeError::Thread(_)

@@ -11,6 +11,7 @@ use quorate_api::quorate::v1::{Role, StatusRequest, StatusResponse};
 use serde::Serialize;
 
 use super::connect::Tls;
+use super::login::Login;
 use super::{Failure, block_on, print};
 use crate::shutdown::Exit;
 use crate::table::Table;
@@ -32,6 +33,9 @@ pub struct Args {
     /// How to speak to them
     #[command(flatten)]
     tls: Tls,
+    /// Whom to ask as
+    #[command(flatten)]
+    login: Login,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -43,7 +47,7 @@ pub struct Args {
 /// When an endpoint gave no answer, after printing those of the others; the exit code is 1.
 pub fn run(args: &Args) -> Result<(), Failure> {
     block_on(async {
-        let answers = ask_all(&args.endpoints, &args.tls).await;
+        let answers = ask_all(&args.endpoints, &args.tls, &args.login).await;
         print(&if args.json { json(&answers) } else { tables(&answers) });
         let silent = answers.iter().filter(|answer| answer.result.is_err()).count();
         if silent == 0 {
@@ -99,13 +103,13 @@ struct GroupView {
     asleep: bool,
 }
 
-async fn ask_all(endpoints: &[String], tls: &Tls) -> Vec<Answer> {
+async fn ask_all(endpoints: &[String], tls: &Tls, login: &Login) -> Vec<Answer> {
     let asked: Vec<_> = endpoints
         .iter()
         .map(|endpoint| {
             let endpoint = endpoint.trim().to_owned();
-            let tls = tls.clone();
-            (endpoint.clone(), tokio::spawn(async move { ask(&endpoint, &tls).await }))
+            let (tls, login) = (tls.clone(), login.clone());
+            (endpoint.clone(), tokio::spawn(async move { ask(&endpoint, &tls, &login).await }))
         })
         .collect();
     let mut answers = Vec::new();
@@ -116,12 +120,11 @@ async fn ask_all(endpoints: &[String], tls: &Tls) -> Vec<Answer> {
     answers
 }
 
-async fn ask(endpoint: &str, tls: &Tls) -> Result<NodeView, String> {
+async fn ask(endpoint: &str, tls: &Tls, login: &Login) -> Result<NodeView, String> {
     let channel = tls.connect(endpoint, ANSWER_TIMEOUT, ANSWER_TIMEOUT).await?;
-    let response = AdminClient::new(channel)
-        .status(StatusRequest {})
-        .await
-        .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+    let words = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
+    let channel = login.on(channel).await.map_err(words)?;
+    let response = AdminClient::new(channel).status(StatusRequest {}).await.map_err(words)?;
     view(response.into_inner()).ok_or_else(|| "the answer names no node".to_owned())
 }
 
@@ -334,7 +337,7 @@ n2:2379: no answer: refused
     #[tokio::test]
     async fn an_endpoint_that_is_none_is_an_answer_too() {
         let endpoints = ["127.0.0.1:1".to_owned(), "not an address".to_owned()];
-        let answers = ask_all(&endpoints, &Tls::default()).await;
+        let answers = ask_all(&endpoints, &Tls::default(), &Login::default()).await;
         assert!(answers.iter().all(|answer| answer.result.is_err()));
     }
 }

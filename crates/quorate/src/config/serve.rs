@@ -71,6 +71,10 @@ pub struct ServeConfig {
     pub watch_progress_interval: Duration,
     /// Pings on client connections.
     pub keepalive: Keepalive,
+    /// What tokens are, as etcd says it.
+    pub auth_token: String,
+    /// How long a simple token lives after its last use.
+    pub auth_token_ttl: Duration,
     /// Threads for groups and peers.
     pub engine_threads: usize,
     /// Threads for clients; 0: the engine's serve them too.
@@ -179,6 +183,8 @@ impl Check<'_> {
             (settings.snapshot_bytes_per_second, ServeConfig::SNAPSHOT_BYTES_PER_SECOND_MIN);
         let snapshot_rate = snapshot_rate.map_or(32 << 20, |bytes| bytes.0);
         let txn_ops = count(settings.max_txn_ops, 128);
+        let token_ttl = count(settings.auth_token_ttl, 300);
+        let token_ttl = self.within("auth-token-ttl", token_ttl, 1..=u32::MAX.into())?;
         let engine_threads = count(settings.engine_threads, 1);
         let gateway_threads = count(settings.gateway_threads, 0);
         let lanes = count(settings.append_lanes, 4);
@@ -203,6 +209,8 @@ impl Check<'_> {
                 ca: self.tls_file("ca", settings.ca.as_ref())?,
             },
             clients: self.clients()?,
+            auth_token: words(settings.auth_token.as_ref().map(|kind| &kind.0), "simple"),
+            auth_token_ttl: Duration::from_secs(token_ttl as u64),
             heartbeat,
             election,
             sleep_after: self.settings.sleep_after.map_or(DEFAULT_SLEEP_AFTER, |span| span.0),

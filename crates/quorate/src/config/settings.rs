@@ -164,6 +164,11 @@ settings! {
     grpc_keepalive_interval: Span = "grpc-keepalive-interval", "TIME";
     /// Time for the answer to such a ping before the connection is closed [default: 20s]
     grpc_keepalive_timeout: Span = "grpc-keepalive-timeout", "TIME";
+    /// What tokens are: simple, or jwt,sign-method=ES256,pub-key=FILE,priv-key=FILE,ttl=5m
+    /// [default: simple]
+    auth_token: Text = "auth-token", "KIND";
+    /// Seconds that a simple token lives after its last use [default: 300]
+    auth_token_ttl: Count = "auth-token-ttl", "S";
     /// Threads for groups and peers [default: 1]
     engine_threads: Count = "engine-threads", "N";
     /// Threads for clients; 0: those of the groups serve them too [default: 0]

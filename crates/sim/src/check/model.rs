@@ -72,6 +72,7 @@ impl Model {
                 self.floor = compact.revision;
                 outcome::Body::Compact(CompactOutcome {})
             }
+            command::Body::Auth(_) => unreachable!("nobody generates changes of users"),
         };
         if working.wrote {
             self.states.push(working.state);

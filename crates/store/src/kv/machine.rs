@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use prost::Message;
+use quorate_types::auth::{AuthCell, AuthCommand, AuthOutcome, Directory, Needs};
 use quorate_types::kv::{
     Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Op, Outcome, Put,
     PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, op,
@@ -17,13 +18,14 @@ use quorate_types::{
 
 use super::events::events;
 use super::hashing::Seeded;
-use super::meta::Meta;
+use super::meta::{AuthVersion, Meta};
 use super::pairs::Pairs;
 use super::read::{Refusal, View};
 use super::recent::Recent;
 use super::sweep::sweep;
 use super::txn::{Access, Plan, check_form, check_lease, is_read_only};
 use super::write::Writer;
+use crate::auth::{self, Live};
 
 /// The kind "kv": etcd's keyspace.
 ///
@@ -31,7 +33,15 @@ use super::write::Writer;
 #[derive(Default, Debug)]
 pub struct KvKind {
     hashing: Seeded,
-    pairs: Mutex<BTreeMap<GroupId, Arc<Pairs>>>,
+    opened: Mutex<BTreeMap<GroupId, Opened>>,
+    auth: Arc<AuthCell>,
+}
+
+/// What the machine that was opened last for a group shares with those who read its keyspace.
+#[derive(Clone, Debug)]
+struct Opened {
+    pairs: Arc<Pairs>,
+    auth: Arc<Live>,
 }
 
 /// The keyspace of one group. Commands are [`Command`]s, queries [`Query`]s, outcomes [`Outcome`]s.
@@ -49,6 +59,7 @@ pub struct KvMachine {
     events: Vec<WatchEvent>,
     /// The revision up to which they were told; `None` before anybody was told where it stands.
     fed: Option<i64>,
+    auth: Arc<Live>,
 }
 
 impl KvKind {
@@ -59,41 +70,58 @@ impl KvKind {
     /// tests.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
-        Self { hashing: Seeded(seed), pairs: Mutex::default() }
+        Self { hashing: Seeded(seed), ..Self::default() }
     }
 
-    /// What was read lately of the machine that was opened last for `group`.
-    fn pairs(&self, group: GroupId) -> Option<Arc<Pairs>> {
-        lock(&self.pairs).get(&group).cloned()
+    /// Where the replica of this node shows its users and roles.
+    #[must_use]
+    pub fn auth(&self) -> Arc<AuthCell> {
+        Arc::clone(&self.auth)
+    }
+
+    /// What the machine that was opened last for `group` shares.
+    fn opened(&self, group: GroupId) -> Option<Opened> {
+        lock(&self.opened).get(&group).cloned()
     }
 
     fn answer(
         &self,
         group: GroupId,
-        query: Option<query::Body>,
+        query: Query,
         meta: &[u8],
         state: &dyn StateReader,
     ) -> Result<Bytes, ReadError> {
         let malformed = |why: &str| ReadError::Malformed(why.into());
         let meta = Meta::decode(meta)?;
-        let pairs = self.pairs(group);
+        let opened = self.opened(group);
         let view = View {
             rows: state,
             revision: meta.revision,
             floor: meta.floor,
-            pairs: pairs.as_deref(),
+            pairs: opened.as_ref().map(|opened| &*opened.pairs),
         };
-        let body = match query {
-            Some(query::Body::Range(range)) => view.range(&range).map(outcome::Body::Range),
-            Some(query::Body::Txn(txn)) if !is_read_only(&txn) => {
+        let Some(body) = query.body else { return Err(malformed("no question")) };
+        let (caller, live) = (query.caller.as_ref(), opened.as_ref().map(|opened| &*opened.auth));
+        if meta.auth.enabled {
+            let directory = directory_of(meta.auth, live, state)?;
+            if let Err(error) = directory.check(caller, &Needs::of_query(&body)) {
+                return Ok(answer(meta.revision, Err(error.into()))?.encode_to_vec().into());
+            }
+        }
+        let body = match body {
+            query::Body::Range(range) => view.range(&range).map(outcome::Body::Range),
+            query::Body::Txn(txn) if !is_read_only(&txn) => {
                 return Err(malformed("a transaction that writes is no query"));
             }
-            Some(query::Body::Txn(txn)) => read_txn(&txn, view).map(outcome::Body::Txn),
-            Some(query::Body::Status(_)) => {
+            query::Body::Txn(txn) => read_txn(&txn, view).map(outcome::Body::Txn),
+            query::Body::Status(_) => {
                 Ok(outcome::Body::Status(StatusOutcome { compact_revision: meta.floor.max(0) }))
             }
-            Some(query::Body::Events(asked)) => events(&asked, &view).map(outcome::Body::Events),
-            None => return Err(malformed("no question")),
+            query::Body::Events(asked) => events(&asked, &view).map(outcome::Body::Events),
+            query::Body::Auth(question) => directory_of(meta.auth, live, state)?
+                .answer(caller, &question)
+                .map(outcome::Body::Auth)
+                .map_err(Refusal::from),
         };
         Ok(answer(meta.revision, body)?.encode_to_vec().into())
     }
@@ -116,14 +144,16 @@ impl MachineKind for KvKind {
         &self,
         group: GroupId,
         meta: &[u8],
-        _state: &dyn StateReader,
+        state: &dyn StateReader,
     ) -> Result<Box<dyn StateMachine>, StateError> {
         let meta = Meta::decode(meta)?;
         // Pairs of their own: an earlier machine may end later than this one begins.
         let pairs = Arc::new(Pairs::new(meta.revision, self.hashing));
-        lock(&self.pairs).insert(group, Arc::clone(&pairs));
+        let auth = Arc::new(Live::new(auth::load(state)?, &self.auth));
+        let opened = Opened { pairs: Arc::clone(&pairs), auth: Arc::clone(&auth) };
+        lock(&self.opened).insert(group, opened);
         let recent = Recent::new(self.hashing);
-        Ok(Box::new(KvMachine { meta, recent, pairs, events: Vec::new(), fed: None }))
+        Ok(Box::new(KvMachine { meta, recent, pairs, events: Vec::new(), fed: None, auth }))
     }
 
     fn read(
@@ -145,18 +175,32 @@ impl MachineKind for KvKind {
     ) -> Option<Result<Bytes, ReadError>> {
         match decode(query) {
             Ok(query) => {
-                looks_at_few(query.as_ref()).then(|| self.answer(group, query, meta, state))
+                looks_at_few(query.body.as_ref()).then(|| self.answer(group, query, meta, state))
             }
             Err(error) => Some(Err(error)),
         }
     }
 }
 
-fn decode(query: &Bytes) -> Result<Option<query::Body>, ReadError> {
-    match Query::decode(query.clone()) {
-        Ok(query) => Ok(query.body),
-        Err(error) => Err(ReadError::Malformed(error.to_string())),
-    }
+fn decode(query: &Bytes) -> Result<Query, ReadError> {
+    Query::decode(query.clone()).map_err(|error| ReadError::Malformed(error.to_string()))
+}
+
+/// The users and roles as of a view: those that the machine has in memory, unless it has gone on since.
+fn directory_of(
+    version: AuthVersion,
+    live: Option<&Live>,
+    state: &dyn StateReader,
+) -> Result<Arc<Directory>, StateError> {
+    let now = live.map(Live::now).filter(|now| version_of(now) == version);
+    now.map_or_else(|| auth::load(state).map(Arc::new), Ok)
+}
+
+/// As it stands in the meta; a directory that nothing was done to is not there.
+fn version_of(directory: &Directory) -> AuthVersion {
+    let fresh = *directory == Directory::default();
+    let revision = if fresh { 0 } else { directory.revision() };
+    AuthVersion { enabled: directory.enabled(), revision }
 }
 
 fn looks_at_few(query: Option<&query::Body>) -> bool {
@@ -164,8 +208,8 @@ fn looks_at_few(query: Option<&query::Body>) -> bool {
         Some(query::Body::Range(range)) => range.range_end.is_empty(),
         Some(query::Body::Txn(txn)) => names_single_keys(txn),
         Some(query::Body::Events(_)) => false,
-        // Both are answered without looking at a key.
-        Some(query::Body::Status(_)) | None => true,
+        // These are answered without looking at a key.
+        Some(query::Body::Status(_) | query::Body::Auth(_)) | None => true,
     }
 }
 
@@ -177,6 +221,7 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Drop for KvMachine {
     fn drop(&mut self) {
         self.pairs.end();
+        self.auth.end();
     }
 }
 
@@ -262,6 +307,10 @@ impl KvMachine {
             taken?;
             self.meta.drawn = command.at_revision;
         }
+        // One comparison while users do not count.
+        if self.meta.auth.enabled {
+            self.auth.now().check(command.caller.as_ref(), &Needs::of_command(body))?;
+        }
         match body {
             command::Body::Put(put) => self.put(put, taken?, batch).map(outcome::Body::Put),
             command::Body::DeleteRange(delete) => {
@@ -275,7 +324,25 @@ impl KvMachine {
                 self.meta.compact(compact.revision)?;
                 Ok(outcome::Body::Compact(CompactOutcome {}))
             }
+            command::Body::Auth(change) => self.auth(change, batch).map(outcome::Body::Auth),
         }
+    }
+
+    /// Changes users or roles, which takes no revision of the keyspace.
+    fn auth(
+        &mut self,
+        change: &AuthCommand,
+        batch: &mut dyn StateBatch,
+    ) -> Result<AuthOutcome, Refusal> {
+        let mut directory = Directory::clone(&self.auth.now());
+        let touched = directory.apply(change)?;
+        if !touched.is_empty() {
+            auth::write(&directory, &touched, batch);
+            self.meta.auth = version_of(&directory);
+            self.auth.set(directory);
+        }
+        let done = quorate_types::auth::outcome::Done {};
+        Ok(AuthOutcome { body: Some(quorate_types::auth::outcome::Body::Done(done)) })
     }
 
     fn put(

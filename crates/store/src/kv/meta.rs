@@ -32,6 +32,18 @@ pub(crate) struct Meta {
     pub(crate) swept: Stamp,
     /// What all commands have written; none where that began before there were digests.
     pub(crate) digest: Option<Digest>,
+    /// Which directory of users and roles the rows hold.
+    pub(crate) auth: AuthVersion,
+}
+
+/// Tells directories of one keyspace apart: the auth revision moves with every change but one, that users
+/// begin to count.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct AuthVersion {
+    /// Users count.
+    pub(crate) enabled: bool,
+    /// The auth revision; 0 before the first change.
+    pub(crate) revision: i64,
 }
 
 impl Meta {
@@ -40,7 +52,8 @@ impl Meta {
         if bytes.is_empty() {
             let swept = Stamp::default();
             let digest = Some(Digest::default());
-            return Ok(Self { revision: FRESH, floor: NO_FLOOR, drawn: 0, swept, digest });
+            let auth = AuthVersion::default();
+            return Ok(Self { revision: FRESH, floor: NO_FLOOR, drawn: 0, swept, digest, auth });
         }
         let stored = Stored::decode(bytes)
             .map_err(|error| StateError(format!("damaged keyspace meta: {error}")))?;
@@ -53,6 +66,7 @@ impl Meta {
             drawn: stored.drawn,
             swept: Stamp { revision: stored.swept_revision, sub: stored.swept_sub },
             digest: stored.digest.map(Digest),
+            auth: AuthVersion { enabled: stored.auth_enabled, revision: stored.auth_revision },
         })
     }
 
@@ -66,6 +80,8 @@ impl Meta {
             swept_revision: self.swept.revision,
             swept_sub: self.swept.sub,
             digest: self.digest.map(|digest| digest.0),
+            auth_enabled: self.auth.enabled,
+            auth_revision: self.auth.revision,
         };
         stored.encode_to_vec().into()
     }
@@ -122,6 +138,10 @@ struct Stored {
     swept_sub: u32,
     #[prost(fixed64, optional, tag = "7")]
     digest: Option<u64>,
+    #[prost(bool, tag = "20")]
+    auth_enabled: bool,
+    #[prost(int64, tag = "21")]
+    auth_revision: i64,
 }
 
 #[cfg(test)]
@@ -136,7 +156,8 @@ mod tests {
         for meta in [
             fresh,
             Meta { floor: 0, ..fresh },
-            Meta { revision: 9, floor: 5, drawn: 12, swept, digest: Some(Digest(7)) },
+            Meta { revision: 9, floor: 5, drawn: 12, swept, digest: Some(Digest(7)), ..fresh },
+            Meta { auth: AuthVersion { enabled: true, revision: 7 }, ..fresh },
         ] {
             assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
         }

@@ -51,12 +51,15 @@ fn written() -> Written {
             let key = format!("key {}", random.u32(0..200)).into();
             let value = vec![random.u8(..); random.usize(0..600)].into();
             let put = Put { key, value, ..Put::default() };
-            host.apply(&Command { at_revision: 0, body: Some(command::Body::Put(put)) });
+            host.apply(&Command { body: Some(command::Body::Put(put)), ..Command::default() });
             remember(&mut truth, &host);
         }
         if batch % 7 == 6 {
             let compact = Compact { revision: 10 * batch };
-            host.apply(&Command { at_revision: 0, body: Some(command::Body::Compact(compact)) });
+            host.apply(&Command {
+                body: Some(command::Body::Compact(compact)),
+                ..Command::default()
+            });
             remember(&mut truth, &host);
             while host.sweep(50) {}
             remember(&mut truth, &host);

@@ -55,7 +55,7 @@ fn at(key: &'static str, revision: i64) -> Range {
 }
 
 fn of(body: command::Body) -> Command {
-    Command { at_revision: 0, body: Some(body) }
+    Command { body: Some(body), ..Command::default() }
 }
 
 fn write(put: Put) -> Command {
@@ -458,7 +458,7 @@ fn keeping_a_value_that_the_transaction_deleted_is_an_error() {
 fn compaction_takes_any_revision_above_the_floor_up_to_now() {
     let mut kv = letters();
     let status = |kv: &Kv| {
-        let query = Query { body: Some(query::Body::Status(Status {})) };
+        let query = Query { body: Some(query::Body::Status(Status {})), caller: None };
         let outcome = kv.read(&query).unwrap();
         let Some(Body::Status(StatusOutcome { compact_revision })) = outcome.body else {
             panic!("{outcome:?}");
@@ -549,7 +549,8 @@ fn what_is_no_command_is_malformed() {
 #[test]
 fn what_is_no_query_is_malformed() {
     let kv = letters();
-    let writes = Query { body: Some(query::Body::Txn(then([t(then([p(put("a", "1"))]))]))) };
+    let writes =
+        Query { body: Some(query::Body::Txn(then([t(then([p(put("a", "1"))]))]))), caller: None };
     for query in [b"\xff\xff\xff".to_vec(), Vec::new(), writes.encode_to_vec()] {
         let read = kv.read_bytes(query.into());
         assert!(matches!(read, Err(ReadError::Malformed(_))), "{read:?}");

@@ -47,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn compact(revision: i64) -> Command {
-    Command { at_revision: 0, body: Some(command::Body::Compact(Compact { revision })) }
+    Command { body: Some(command::Body::Compact(Compact { revision })), ..Command::default() }
 }
 
 fn everything(revision: i64) -> Range {
@@ -111,6 +111,7 @@ fn a_row_that_is_lost_or_of_another_time_is_found_by_a_check() {
     let mut host = Host::new(MemState::new());
     let key = Bytes::from_static(b"a");
     let put = |value: &'static [u8]| Command {
+        caller: None,
         at_revision: 0,
         body: Some(command::Body::Put(Put {
             key: Bytes::from_static(b"a"),
@@ -268,9 +269,9 @@ proptest! {
         });
         let success = ranges.into_iter().map(|range| Op { body: Some(op::Body::Range(range)) });
         let txn = Txn { success: success.collect(), ..Txn::default() };
-        let asked = host.read(&Query { body: Some(query::Body::Txn(txn.clone())) }).unwrap();
+        let asked = host.read(&Query { body: Some(query::Body::Txn(txn.clone())), caller: None }).unwrap();
         let before = rows(&host.engine).len();
-        let applied = host.apply(&Command { at_revision: 0, body: Some(command::Body::Txn(txn)) });
+        let applied = host.apply(&Command { body: Some(command::Body::Txn(txn)), ..Command::default() });
         prop_assert_eq!(asked, applied);
         prop_assert_eq!(rows(&host.engine).len(), before);
     }
@@ -332,7 +333,7 @@ fn long_histories_of_neighbouring_keys_read_right_at_every_revision() {
             if round % (7 * every) == 3 {
                 let delete = DeleteRange { key: Bytes::copy_from_slice(key), ..Default::default() };
                 let body = Some(command::Body::DeleteRange(delete));
-                let delete = Command { at_revision: 0, body };
+                let delete = Command { body, ..Command::default() };
                 assert_eq!(host.apply(&delete), model.apply(&delete));
             }
         }
@@ -358,7 +359,9 @@ fn a_failed_engine_is_an_error_and_not_an_outcome() {
     let mut host = Host::new(engine.clone());
     host.apply(&put(b"a", b"1"));
     engine.fail(true);
-    assert!(host.read(&Query { body: Some(query::Body::Range(everything(0))) }).is_err());
+    assert!(
+        host.read(&Query { body: Some(query::Body::Range(everything(0))), caller: None }).is_err()
+    );
     assert!(engine.write(quorate_store::Rows::default()).is_err());
     assert!(engine.flush().is_err() && engine.durable(b"x").is_err());
     engine.fail(false);
@@ -369,7 +372,7 @@ fn a_failed_engine_is_an_error_and_not_an_outcome() {
 fn put(key: &[u8], value: &[u8]) -> Command {
     let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
     let put = Put { key, value, ..Default::default() };
-    Command { at_revision: 0, body: Some(command::Body::Put(put)) }
+    Command { body: Some(command::Body::Put(put)), ..Command::default() }
 }
 
 #[test]

@@ -7,9 +7,11 @@
 //! - [`events`]: what watchers are told as it happens, and what they read later.
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
 //! - [`snapshots`]: exported, damaged, installed.
+//! - [`auth`]: users and roles, at apply and in reads.
 //! - [`engines`]: the promises of the engines and of the overlay.
 //! - `damage`: bit flips and cuts on copies of RocksDB's files.
 
+mod auth;
 #[cfg(feature = "rocks")]
 mod damage;
 mod engines;

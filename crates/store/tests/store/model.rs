@@ -92,6 +92,7 @@ impl Model {
                 self.floor = compact.revision;
                 outcome::Body::Compact(CompactOutcome {})
             }
+            command::Body::Auth(_) => unreachable!("nobody generates changes of users"),
         };
         if working.wrote {
             self.states.insert(taken, working.state);

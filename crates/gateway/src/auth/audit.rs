@@ -1,0 +1,45 @@
+//! The audit log: one line for each change of users, each call of root's, and each refusal, under the target
+//! `audit`. Keys, values, passwords and tokens are never in it; names are shown escaped, so that nobody can
+//! write lines of their own.
+
+use super::caller::{Identity, Peer};
+
+/// Tells that a call was let in.
+pub(crate) fn allowed(path: &str, who: Option<&Identity>, peer: &Peer) {
+    let (user, source) = shown(who);
+    let peer = address(peer);
+    tracing::info!(target: "audit", method = path, user, source, peer, verdict = "allowed");
+}
+
+/// Tells that a call was refused.
+pub(crate) fn denied(path: &str, who: Option<&Identity>, peer: &Peer, reason: &str) {
+    let (user, source) = shown(who);
+    let peer = address(peer);
+    tracing::warn!(target: "audit", method = path, user, source, peer, verdict = "denied", reason);
+}
+
+/// Tells that a password was right or wrong for a user.
+pub(crate) fn login(user: &str, peer: &Peer, result: Result<(), &str>) {
+    let (user, peer, method) = (user.escape_debug().to_string(), address(peer), "Authenticate");
+    match result {
+        Ok(()) => tracing::info!(target: "audit", method, user, peer, verdict = "allowed"),
+        Err(reason) => {
+            tracing::warn!(target: "audit", method, user, peer, verdict = "denied", reason);
+        }
+    }
+}
+
+fn shown(who: Option<&Identity>) -> (String, &'static str) {
+    use super::caller::Source;
+    let Some(Identity { caller, source }) = who else { return (String::new(), "none") };
+    let source = match source {
+        Source::Token => "token",
+        Source::Jwt => "jwt",
+        Source::Certificate => "certificate",
+    };
+    (caller.user.escape_debug().to_string(), source)
+}
+
+fn address(peer: &Peer) -> String {
+    peer.address().map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+}

@@ -1,0 +1,172 @@
+//! Every RPC of every service, and every kind of caller: who is let in.
+//!
+//! The list of RPCs is made from the descriptors, so a new one is here by itself; what it should ask is said by hand
+//! below, apart from the gateway's own table.
+
+use bytes::{Buf, BufMut, Bytes};
+use prost::Message;
+use quorate_api::METHODS;
+use quorate_api::etcdserverpb as pb;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::auth::{Client, with_users};
+
+/// Messages as they are.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+/// Calls a method with a request that is well formed, and gives the error.
+async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Option<Status> {
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.expect("the gateway listens");
+    let mut request = Request::new(request(path));
+    if let Some(token) = token {
+        request.metadata_mut().insert("token", token.parse().expect("a token is text"));
+    }
+    let path = http::uri::PathAndQuery::from_static(path);
+    match grpc.server_streaming(request, path, Raw).await {
+        Ok(answer) => answer.into_inner().message().await.err(),
+        Err(status) => Some(status),
+    }
+}
+
+/// A request about the key `b`, which the user `right` may read and write; without one, an empty message.
+fn request(path: &str) -> Bytes {
+    let key = Bytes::from_static(b"b");
+    let bytes = match path {
+        "/etcdserverpb.KV/Range" => pb::RangeRequest { key, ..Default::default() }.encode_to_vec(),
+        "/etcdserverpb.KV/Put" => pb::PutRequest { key, ..Default::default() }.encode_to_vec(),
+        "/etcdserverpb.KV/DeleteRange" => {
+            pb::DeleteRangeRequest { key, ..Default::default() }.encode_to_vec()
+        }
+        "/etcdserverpb.KV/Txn" => {
+            let compare = pb::Compare { key, ..Default::default() };
+            let target = Some(pb::compare::TargetUnion::Version(0));
+            let compare = pb::Compare { target_union: target, ..compare };
+            pb::TxnRequest { compare: vec![compare], ..Default::default() }.encode_to_vec()
+        }
+        "/etcdserverpb.KV/Compact" => pb::CompactionRequest::default().encode_to_vec(),
+        "/etcdserverpb.Auth/UserAdd" => {
+            // Refused before anything is hashed or added.
+            pb::AuthUserAddRequest { name: "x".into(), ..Default::default() }.encode_to_vec()
+        }
+        // Nobody is to be left without users in the middle of the matrix.
+        _ => Vec::new(),
+    };
+    bytes.into()
+}
+
+/// Who may call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Who {
+    Anybody,
+    Users,
+    /// Users with a role that fits, and root.
+    Right,
+    Root,
+}
+
+fn who_may(path: &str) -> Who {
+    let (service, method) = path[1..].split_once('/').expect("a service and a method");
+    match (service, method) {
+        ("etcdserverpb.Auth", "Authenticate") => Who::Anybody,
+        ("etcdserverpb.KV", "Range" | "Put" | "DeleteRange" | "Txn") => Who::Right,
+        ("etcdserverpb.Cluster", "MemberList")
+        | ("etcdserverpb.Maintenance", "Status" | "Alarm")
+        | ("quorate.v1.Admin", "Status") => Who::Users,
+        _ => Who::Root,
+    }
+}
+
+fn is_refusal(status: &Status) -> bool {
+    let words = ["user name is empty", "permission denied", "invalid auth token"];
+    words.iter().any(|words| status.message().ends_with(words))
+        && status.message().starts_with("etcdserver: ")
+}
+
+#[tokio::test]
+async fn every_rpc_lets_in_whom_it_should_and_nobody_else() {
+    let door = with_users().await;
+    let channel = door.channel().await;
+    let login = async |user: &str| Client::of(channel.clone()).login(user).await;
+    let (wrong, right, root) = (login("wrong").await, login("right").await, login("root").await);
+    for &path in METHODS {
+        if path == "/etcdserverpb.Auth/AuthDisable" {
+            continue;
+        }
+        let may = who_may(path);
+        let callers = [
+            ("nobody", None, may == Who::Anybody),
+            ("a liar", Some("q1.AAAA.AAAA"), may == Who::Anybody),
+            ("the wrong role", Some(wrong.as_str()), matches!(may, Who::Anybody | Who::Users)),
+            ("the right role", Some(right.as_str()), may != Who::Root),
+            ("root", Some(root.as_str()), true),
+        ];
+        for (name, token, let_in) in callers {
+            let status = call(&channel, path, token).await;
+            let refused = status.as_ref().is_some_and(is_refusal);
+            // An empty name is refused with the same words by etcd.
+            let by_name = path == "/etcdserverpb.Auth/UserAdd";
+            assert!(refused != let_in || by_name && let_in, "{path} as {name}: {status:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_row_is_refused_and_so_is_reflection_without_a_user() {
+    let door = with_users().await;
+    let channel = door.channel().await;
+    let root = Client::of(channel.clone()).login("root").await;
+    for path in ["/etcdserverpb.KV/Purge", "/x.Y/Z"] {
+        let status = call(&channel, path, Some(&root)).await.expect("there is no such thing");
+        assert_eq!(status.code(), Code::PermissionDenied, "{path}");
+    }
+    for path in [
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ] {
+        let status = call(&channel, path, None).await.expect("nobody asks");
+        assert!(is_refusal(&status), "{path}: {status:?}");
+        let status = call(&channel, path, Some(&root)).await;
+        assert!(!status.as_ref().is_some_and(is_refusal), "{path}: {status:?}");
+    }
+    let health = call(&channel, "/grpc.health.v1.Health/Check", None).await;
+    assert!(health.is_none(), "{health:?}");
+}
