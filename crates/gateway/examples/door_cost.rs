@@ -17,10 +17,10 @@ use quorate_gateway::{
     Answer, Backend, BackendError, Consistency, Gateway, GatewayConfig, GroupStatus, Member,
     MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus,
 };
+use quorate_types::auth::Directory;
 use quorate_types::kv::{
     Command, KeyValue, Outcome, PutOutcome, Query, RangeOutcome, outcome::Body,
 };
-use quorate_types::auth::Directory;
 use quorate_types::{ClusterId, LogIndex, NodeId, Term};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;

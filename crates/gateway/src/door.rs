@@ -11,7 +11,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use quorate_api::FILE_DESCRIPTORS;
 use quorate_api::etcdserverpb::{
-    auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+    auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
+    maintenance_server::MaintenanceServer,
 };
 use quorate_api::quorate::v1::admin_server::AdminServer;
 use tonic::body::Body;
@@ -21,10 +22,10 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::admin::AdminService;
+use crate::auth::audit;
 use crate::auth::caller::{Identity, Peer};
 use crate::auth::service::AuthService;
 use crate::auth::table::{Requirement, requirement};
-use crate::auth::audit;
 use crate::backend::Backend;
 use crate::cluster::ClusterService;
 use crate::desk::Desk;

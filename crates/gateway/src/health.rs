@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use quorate_api::etcdserverpb::{
-    auth_server::SERVICE_NAME as AUTH, cluster_server::SERVICE_NAME as CLUSTER, kv_server::SERVICE_NAME as KV,
-    maintenance_server::SERVICE_NAME as MAINTENANCE,
+    auth_server::SERVICE_NAME as AUTH, cluster_server::SERVICE_NAME as CLUSTER,
+    kv_server::SERVICE_NAME as KV, maintenance_server::SERVICE_NAME as MAINTENANCE,
 };
 use quorate_api::quorate::v1::admin_server::SERVICE_NAME as ADMIN;
 use tonic::{Request, Response, Status};

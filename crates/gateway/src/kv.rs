@@ -32,11 +32,7 @@ impl<B: Backend> KvService<B> {
     }
 
     /// Proposes a command, if it is small enough for the log.
-    async fn propose(
-        &self,
-        body: command::Body,
-        by: Option<Identity>,
-    ) -> Result<Outcome, Status> {
+    async fn propose(&self, body: command::Body, by: Option<Identity>) -> Result<Outcome, Status> {
         let command = kv::Command { body: Some(body), ..kv::Command::default() };
         if command.encoded_len() > self.desk.config.max_request_bytes {
             return Err(ApiError::RequestTooLarge.into());
@@ -104,7 +100,8 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         let (by, request) = (identity(&request), request.into_inner());
         validate::delete_range(&request)?;
-        match self.propose(command::Body::DeleteRange(translate::delete_range(request)), by).await? {
+        match self.propose(command::Body::DeleteRange(translate::delete_range(request)), by).await?
+        {
             (header, outcome::Body::DeleteRange(delete)) => {
                 Ok(Response::new(translate::delete_range_response(header, delete)))
             }

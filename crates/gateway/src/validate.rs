@@ -258,7 +258,8 @@ mod tests {
         let request = TxnRequest::decode(Bytes::from(deepest.encode_to_vec()));
         let txn = crate::translate::txn(request.expect("a gateway reads the deepest request"));
         let command =
-            kv::Command { body: Some(kv::command::Body::Txn(txn)), ..kv::Command::default() }.encode_to_vec();
+            kv::Command { body: Some(kv::command::Body::Txn(txn)), ..kv::Command::default() }
+                .encode_to_vec();
         kv::Command::decode(Bytes::from(command)).expect("a replica reads the deepest command");
         let found = kv::outcome::Body::Range(kv::RangeOutcome {
             kvs: vec![kv::KeyValue::default()],

@@ -279,7 +279,8 @@ impl RunningNode {
         let for_gateway = Arc::clone(&backend);
         let gateway_config = gateway_config(&config);
         let serve = async move {
-            let gateway = Gateway::with_auth(for_gateway, gateway_config, auth_config, page, &*recorder);
+            let gateway =
+                Gateway::with_auth(for_gateway, gateway_config, auth_config, page, &*recorder);
             let (clients, scrapers) = (from_std(clients)?, from_std(scrapers)?);
             tokio::join!(
                 gateway.serve(clients, stop.requested()),

@@ -61,7 +61,9 @@ impl TokenKind {
         let (kind, options) = text.split_once(',').unwrap_or((text, ""));
         match kind {
             "simple" | "" if options.is_empty() => Ok(Self::Simple),
-            "jwt" => jwt(options, read).map(|jwt| Self::Jwt(Box::new(jwt))).map_err(AuthConfigError),
+            "jwt" => {
+                jwt(options, read).map(|jwt| Self::Jwt(Box::new(jwt))).map_err(AuthConfigError)
+            }
             _ => Err(AuthConfigError(format!("must be simple or jwt,..., found {text:?}"))),
         }
     }
@@ -71,7 +73,8 @@ fn jwt(options: &str, read: impl Fn(&str) -> std::io::Result<Vec<u8>>) -> Result
     let (mut method, mut public, mut private, mut ttl) = (None, None, None, JWT_TTL);
     let file = |key: &str, path: &str| read(path).map_err(|error| format!("{key} {path}: {error}"));
     for option in options.split(',').filter(|option| !option.is_empty()) {
-        let (key, value) = option.split_once('=').ok_or_else(|| format!("{option:?} has no value"))?;
+        let (key, value) =
+            option.split_once('=').ok_or_else(|| format!("{option:?} has no value"))?;
         match key {
             "sign-method" => method = Some(value),
             "pub-key" => public = Some(file(key, value)?),
@@ -111,7 +114,10 @@ mod tests {
     #[test]
     fn the_setting_is_read_as_etcds_and_says_what_is_wrong() {
         assert!(matches!(parse("simple"), Ok(TokenKind::Simple)));
-        assert!(matches!(parse("jwt,sign-method=HS256,priv-key=key,ttl=10m"), Ok(TokenKind::Jwt(_))));
+        assert!(matches!(
+            parse("jwt,sign-method=HS256,priv-key=key,ttl=10m"),
+            Ok(TokenKind::Jwt(_))
+        ));
         for (text, words) in [
             ("jwt", "sign-method is missing"),
             ("jwt,sign-method=none,priv-key=key", "sign-method none is not known"),

@@ -184,7 +184,8 @@ async fn keys(client: &Client) -> Vec<String> {
         said.push(format!("range {key:?} {end:?}: {}", told(client.range(range(key, end)).await)));
         let serializable = pb::RangeRequest { serializable: true, ..range(key, end) };
         said.push(format!("local {key:?} {end:?}: {}", told(client.range(serializable).await)));
-        let nested = otherwise(OpRequest::RequestTxn(then(OpRequest::RequestRange(range(key, end)))));
+        let nested =
+            otherwise(OpRequest::RequestTxn(then(OpRequest::RequestRange(range(key, end)))));
         said.push(format!("nested {key:?} {end:?}: {}", told(client.txn(nested).await)));
         let inner = delete(key, end);
         let nested = then(OpRequest::RequestTxn(otherwise(OpRequest::RequestDeleteRange(inner))));
@@ -198,8 +199,14 @@ async fn keys(client: &Client) -> Vec<String> {
         let txn = pb::TxnRequest { compare: vec![compare], ..Default::default() };
         said.push(format!("compare {key:?} {end:?}: {}", told(client.txn(txn).await)));
         let shown = pb::DeleteRangeRequest { prev_kv: true, ..delete(key, end) };
-        said.push(format!("shown delete {key:?} {end:?}: {}", told(client.delete_range(shown).await)));
-        said.push(format!("delete {key:?} {end:?}: {}", told(client.delete_range(delete(key, end)).await)));
+        said.push(format!(
+            "shown delete {key:?} {end:?}: {}",
+            told(client.delete_range(shown).await)
+        ));
+        said.push(format!(
+            "delete {key:?} {end:?}: {}",
+            told(client.delete_range(delete(key, end)).await)
+        ));
     }
     for key in [&b"b"[..], b"c\xff", b"d", b"x"] {
         said.push(format!("put {key:?}: {}", told(client.put(put(key)).await)));
@@ -219,7 +226,8 @@ async fn keys_are_open_to_whom_etcd_opens_them() {
     let ours = Client::of(door.channel().await);
     assert_eq!(keys(&ours).await, keys(&theirs).await, "nobody");
     for user in ["right", "write", "split", "wrong", "root"] {
-        let (ours, theirs) = (keys(&ours.to_be(user).await).await, keys(&theirs.to_be(user).await).await);
+        let (ours, theirs) =
+            (keys(&ours.to_be(user).await).await, keys(&theirs.to_be(user).await).await);
         for (ours, theirs) in ours.iter().zip(&theirs) {
             // etcd 3.5.1 does not look at what a put in a transaction shows (CVE-2026-44283).
             if user == "write" && ours.contains("shown put in a txn") {
@@ -302,10 +310,28 @@ async fn script(client: &Client) -> Vec<String> {
     };
     say("passwd", told(client.user_change_password(passwd("u", "u")).await));
     say("passwd of nobody", told(client.user_change_password(passwd("gone", "u")).await));
-    say("delete nobody", told(client.user_delete(pb::AuthUserDeleteRequest { name: named("gone") }).await));
-    say("delete no role", told(client.role_delete(pb::AuthRoleDeleteRequest { role: named("gone") }).await));
-    say("users", format!("{:?}", client.user_list(pb::AuthUserListRequest {}).await.map(|all| all.users).ok()));
-    say("roles", format!("{:?}", client.role_list(pb::AuthRoleListRequest {}).await.map(|all| all.roles).ok()));
+    say(
+        "delete nobody",
+        told(client.user_delete(pb::AuthUserDeleteRequest { name: named("gone") }).await),
+    );
+    say(
+        "delete no role",
+        told(client.role_delete(pb::AuthRoleDeleteRequest { role: named("gone") }).await),
+    );
+    say(
+        "users",
+        format!(
+            "{:?}",
+            client.user_list(pb::AuthUserListRequest {}).await.map(|all| all.users).ok()
+        ),
+    );
+    say(
+        "roles",
+        format!(
+            "{:?}",
+            client.role_list(pb::AuthRoleListRequest {}).await.map(|all| all.roles).ok()
+        ),
+    );
     say("enable", told(client.auth_enable(pb::AuthEnableRequest {}).await));
     say("enable by nobody", told(client.auth_enable(pb::AuthEnableRequest {}).await));
     for (name, password) in [("root", "x"), ("gone", "x"), ("u", ""), ("", "")] {
@@ -320,14 +346,23 @@ async fn script(client: &Client) -> Vec<String> {
         say("get by a user", told(get));
     }
     for role in ["r", "root", "gone"] {
-        say("role by a user", told(user.role_get(pb::AuthRoleGetRequest { role: named(role) }).await));
+        say(
+            "role by a user",
+            told(user.role_get(pb::AuthRoleGetRequest { role: named(role) }).await),
+        );
     }
     say("list by a user", told(user.user_list(pb::AuthUserListRequest {}).await));
     say("own passwd", told(user.user_change_password(passwd("u", "v")).await));
-    say("delete root", told(root.user_delete(pb::AuthUserDeleteRequest { name: named("root") }).await));
+    say(
+        "delete root",
+        told(root.user_delete(pb::AuthUserDeleteRequest { name: named("root") }).await),
+    );
     let request = pb::AuthUserRevokeRoleRequest { name: named("root"), role: named("root") };
     say("revoke root", told(root.user_revoke_role(request).await));
-    say("delete role root", told(root.role_delete(pb::AuthRoleDeleteRequest { role: named("root") }).await));
+    say(
+        "delete role root",
+        told(root.role_delete(pb::AuthRoleDeleteRequest { role: named("root") }).await),
+    );
     say("get", told(user.range(range(b"a", b"")).await));
     // A change that is not about the user: the token holds on.
     say("other user", told(root.user_add(user_add("other", "other")).await));
@@ -336,7 +371,10 @@ async fn script(client: &Client) -> Vec<String> {
     say("get with an old token", told(user.range(range(b"a", b"")).await));
     let user = client.to_be("u").await;
     say("get", told(user.range(range(b"a", b"")).await));
-    say("delete role", told(root.role_delete(pb::AuthRoleDeleteRequest { role: named("r") }).await));
+    say(
+        "delete role",
+        told(root.role_delete(pb::AuthRoleDeleteRequest { role: named("r") }).await),
+    );
     say("get", told(user.range(range(b"a", b"")).await));
     let user = client.to_be("u").await;
     say("get", told(user.range(range(b"a", b"")).await));
@@ -357,8 +395,10 @@ async fn script(client: &Client) -> Vec<String> {
 async fn users_and_roles_answer_as_etcds_do() {
     let Some(etcd) = Etcd::start().await else { return };
     let door = Door::open().await;
-    let (ours, theirs) =
-        (script(&Client::of(door.channel().await)).await, script(&Client::of(etcd.channel())).await);
+    let (ours, theirs) = (
+        script(&Client::of(door.channel().await)).await,
+        script(&Client::of(etcd.channel())).await,
+    );
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours, theirs);
     }
@@ -380,7 +420,9 @@ async fn a_gateway_that_is_behind_lets_in_and_keeps_out_as_of_now() {
     root.user_add(user_add("late", "late")).await.expect("a new user");
     root.user_grant_role(grant_role("late", "r")).await.expect("both are there");
     client.to_be("late").await.put(put(b"b")).await.expect("it is known elsewhere");
-    root.user_delete(pb::AuthUserDeleteRequest { name: "wrong".into() }).await.expect("it is there");
+    root.user_delete(pb::AuthUserDeleteRequest { name: "wrong".into() })
+        .await
+        .expect("it is there");
     assert!(wrong.put(put(b"b")).await.is_err(), "the replicas know better");
     assert!(wrong.range(range(b"b", b"")).await.is_err(), "the replicas know better");
 }

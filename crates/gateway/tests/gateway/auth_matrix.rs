@@ -71,9 +71,7 @@ async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Opt
 fn request(path: &str) -> Bytes {
     let key = Bytes::from_static(b"b");
     let bytes = match path {
-        "/etcdserverpb.KV/Range" => {
-            pb::RangeRequest { key, ..Default::default() }.encode_to_vec()
-        }
+        "/etcdserverpb.KV/Range" => pb::RangeRequest { key, ..Default::default() }.encode_to_vec(),
         "/etcdserverpb.KV/Put" => pb::PutRequest { key, ..Default::default() }.encode_to_vec(),
         "/etcdserverpb.KV/DeleteRange" => {
             pb::DeleteRangeRequest { key, ..Default::default() }.encode_to_vec()

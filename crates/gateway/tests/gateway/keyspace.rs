@@ -27,12 +27,7 @@ pub(crate) struct Keyspace {
 
 impl Keyspace {
     pub(crate) fn new() -> Self {
-        Self {
-            keys: BTreeMap::new(),
-            revision: 1,
-            compacted: -1,
-            directory: Directory::default(),
-        }
+        Self { keys: BTreeMap::new(), revision: 1, compacted: -1, directory: Directory::default() }
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {

@@ -130,10 +130,7 @@ async fn ask(endpoint: &str, login: &Login) -> Result<NodeView, String> {
         .map_err(|error| in_words(&error))?;
     let words = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
     let channel = login.on(channel).await.map_err(words)?;
-    let response = AdminClient::new(channel)
-        .status(StatusRequest {})
-        .await
-        .map_err(words)?;
+    let response = AdminClient::new(channel).status(StatusRequest {}).await.map_err(words)?;
     view(response.into_inner()).ok_or_else(|| "the answer names no node".to_owned())
 }
 

@@ -27,13 +27,13 @@ fn row(kind: u8, name: &str) -> Vec<u8> {
 pub(crate) fn load(state: &dyn StateReader) -> Result<Directory, StateError> {
     let mut rows = Rows::default();
     let mut damaged = None;
-    state.scan(&PREFIX, Some(&END), Direction::Forward, &mut |key, value| {
-        match read(&mut rows, key, value) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                damaged = Some(error);
-                ControlFlow::Break(())
-            }
+    state.scan(&PREFIX, Some(&END), Direction::Forward, &mut |key, value| match read(
+        &mut rows, key, value,
+    ) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            damaged = Some(error);
+            ControlFlow::Break(())
         }
     })?;
     match damaged {

@@ -1,8 +1,8 @@
 //! Users and roles as a part of the keyspace: every replica refuses the same, restarts keep them, and a read is
 //! judged by the users of its own view.
 
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 use quorate_store::{MemState, StateEngine};
 use quorate_types::auth::command::{self as change, Body};
 use quorate_types::auth::{
@@ -95,7 +95,11 @@ fn what_a_user_may_is_decided_where_a_command_is_applied() {
         (user(6), command::Body::Put(put("a")), Some(KvError::AuthOldRevision)),
         (user(7), command::Body::Put(put("b")), Some(KvError::PermissionDenied)),
         (user(7), nested("b"), Some(KvError::PermissionDenied)),
-        (Some(Caller::user("gone", 7)), command::Body::Put(put("a")), Some(KvError::PermissionDenied)),
+        (
+            Some(Caller::user("gone", 7)),
+            command::Body::Put(put("a")),
+            Some(KvError::PermissionDenied),
+        ),
         (user(7), command::Body::Compact(Compact { revision: 1 }), Some(KvError::PermissionDenied)),
         (user(7), auth(user_add("x")), Some(KvError::PermissionDenied)),
         (None, auth(Body::Disable(change::Disable {})), Some(KvError::UserEmpty)),
@@ -128,7 +132,10 @@ fn a_command_that_was_proposed_before_a_right_was_taken_is_refused_after() {
     let revoke = by(root(), auth(Body::UserRevokeRole(user_role("u", "r"))));
     let both = [&revoke, &late].map(|command| command.encode_to_vec().into());
     let outcomes = host.apply_all(both);
-    assert_eq!(outcomes.iter().map(error).collect::<Vec<_>>(), [None, Some(KvError::AuthOldRevision)]);
+    assert_eq!(
+        outcomes.iter().map(error).collect::<Vec<_>>(),
+        [None, Some(KvError::AuthOldRevision)]
+    );
 }
 
 #[test]
@@ -153,11 +160,8 @@ fn name() -> impl Strategy<Value = String> {
 
 fn any_change() -> impl Strategy<Value = Body> {
     let user_role = || (name(), name()).prop_map(|(user, role)| change::UserRole { user, role });
-    let permission = (0i32..4, "[ab]{0,1}", "[ab\0]{0,1}").prop_map(|(kind, key, end)| Permission {
-        kind,
-        key: key.into(),
-        range_end: end.into(),
-    });
+    let permission = (0i32..4, "[ab]{0,1}", "[ab\0]{0,1}")
+        .prop_map(|(kind, key, end)| Permission { kind, key: key.into(), range_end: end.into() });
     let role_permission = (name(), proptest::option::of(permission))
         .prop_map(|(role, permission)| change::RolePermission { role, permission });
     prop_oneof![

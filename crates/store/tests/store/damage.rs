@@ -56,7 +56,10 @@ fn written() -> Written {
         }
         if batch % 7 == 6 {
             let compact = Compact { revision: 10 * batch };
-            host.apply(&Command { body: Some(command::Body::Compact(compact)), ..Command::default() });
+            host.apply(&Command {
+                body: Some(command::Body::Compact(compact)),
+                ..Command::default()
+            });
             remember(&mut truth, &host);
             while host.sweep(50) {}
             remember(&mut truth, &host);

@@ -549,7 +549,8 @@ fn what_is_no_command_is_malformed() {
 #[test]
 fn what_is_no_query_is_malformed() {
     let kv = letters();
-    let writes = Query { body: Some(query::Body::Txn(then([t(then([p(put("a", "1"))]))]))), caller: None };
+    let writes =
+        Query { body: Some(query::Body::Txn(then([t(then([p(put("a", "1"))]))]))), caller: None };
     for query in [b"\xff\xff\xff".to_vec(), Vec::new(), writes.encode_to_vec()] {
         let read = kv.read_bytes(query.into());
         assert!(matches!(read, Err(ReadError::Malformed(_))), "{read:?}");

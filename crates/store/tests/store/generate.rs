@@ -141,5 +141,9 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         8 => txn().prop_map(command::Body::Txn),
         2 => revision().prop_map(|revision| command::Body::Compact(Compact { revision })),
     ];
-    (at, body).prop_map(|(at_revision, body)| Command { at_revision, body: Some(body), caller: None })
+    (at, body).prop_map(|(at_revision, body)| Command {
+        at_revision,
+        body: Some(body),
+        caller: None,
+    })
 }

@@ -359,7 +359,9 @@ fn a_failed_engine_is_an_error_and_not_an_outcome() {
     let mut host = Host::new(engine.clone());
     host.apply(&put(b"a", b"1"));
     engine.fail(true);
-    assert!(host.read(&Query { body: Some(query::Body::Range(everything(0))), caller: None }).is_err());
+    assert!(
+        host.read(&Query { body: Some(query::Body::Range(everything(0))), caller: None }).is_err()
+    );
     assert!(engine.write(quorate_store::Rows::default()).is_err());
     assert!(engine.flush().is_err() && engine.durable(b"x").is_err());
     engine.fail(false);

@@ -113,7 +113,9 @@ impl<E: StateEngine> Host<E> {
     pub(crate) fn range_in(&self, view: &SharedView, range: &Range) -> [Outcome; 2] {
         let meta = &view.group_row(GROUP).unwrap().meta;
         let scoped = ScopedView::new(view.rows(), RowScope::Keyspace, GROUP);
-        let query = Query { body: Some(query::Body::Range(range.clone())), caller: None }.encode_to_vec().into();
+        let query = Query { body: Some(query::Body::Range(range.clone())), caller: None }
+            .encode_to_vec()
+            .into();
         [&self.kind, &KvKind::default()]
             .map(|kind| Outcome::decode(kind.read(GROUP, &query, meta, &scoped).unwrap()).unwrap())
     }

@@ -180,7 +180,8 @@ impl Directory {
             }
             query::Body::User(asked) => {
                 // Everybody may look at themselves.
-                let own = matches!(self.who(caller), Ok(Who::User(user)) if user.name == asked.name);
+                let own =
+                    matches!(self.who(caller), Ok(Who::User(user)) if user.name == asked.name);
                 if !own {
                     self.check_root(caller)?;
                 }

@@ -94,7 +94,11 @@ mod tests {
     }
 
     fn permission() -> impl Strategy<Value = Permission> {
-        (0i32..4, key(), key()).prop_map(|(kind, key, range_end)| Permission { kind, key, range_end })
+        (0i32..4, key(), key()).prop_map(|(kind, key, range_end)| Permission {
+            kind,
+            key,
+            range_end,
+        })
     }
 
     /// All keys over three letters up to length 4: enough to separate any two ranges from [`key`].

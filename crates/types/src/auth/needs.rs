@@ -118,12 +118,9 @@ mod tests {
                 range_end,
                 ..Range::default()
             })),
-            (key(), any::<bool>(), any::<i64>()).prop_map(|(key, prev_kv, lease)| op::Body::Put(Put {
-                key,
-                prev_kv,
-                lease,
-                ..Put::default()
-            })),
+            (key(), any::<bool>(), any::<i64>()).prop_map(|(key, prev_kv, lease)| op::Body::Put(
+                Put { key, prev_kv, lease, ..Put::default() }
+            )),
             (key(), end(), any::<bool>()).prop_map(|(key, range_end, prev_kv)| {
                 op::Body::DeleteRange(DeleteRange { key, range_end, prev_kv })
             }),

@@ -107,10 +107,7 @@ impl Directory {
         Ok(self.changed(&change.name))
     }
 
-    fn user_grant_role(
-        &mut self,
-        granted: &command::UserRole,
-    ) -> Result<Option<Touched>, KvError> {
+    fn user_grant_role(&mut self, granted: &command::UserRole) -> Result<Option<Touched>, KvError> {
         let user = self.users.get_mut(&granted.user).ok_or(KvError::UserNotFound)?;
         // The role root may everything by its name, whether it is there or not.
         if granted.role != ROOT && !self.roles.contains_key(&granted.role) {
@@ -164,7 +161,8 @@ impl Directory {
     fn role_grant(&mut self, granted: &command::RolePermission) -> Result<Rows, KvError> {
         let permission = granted.permission.as_ref().ok_or(KvError::PermissionNotGiven)?;
         let role = self.roles.get_mut(&granted.role).ok_or(KvError::RoleNotFound)?;
-        let sorted_as = |permission: &Permission| (permission.key.clone(), permission.range_end.clone());
+        let sorted_as =
+            |permission: &Permission| (permission.key.clone(), permission.range_end.clone());
         let wanted = sorted_as(permission);
         match role.permissions.binary_search_by_key(&wanted, sorted_as) {
             Ok(at) => role.permissions[at].kind = permission.kind,
