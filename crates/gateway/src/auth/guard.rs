@@ -167,20 +167,6 @@ impl<B: Backend> Desk<B> {
         }
     }
 
-    /// Whether a caller may watch a range, as far as this node knows; to be asked again when
-    /// users or roles have changed.
-    ///
-    /// # Errors
-    /// etcd's refusals.
-    pub(crate) async fn authorize_watch(
-        &self,
-        by: Option<&Identity>,
-        range: &quorate_types::KeyRange,
-    ) -> Result<(), ApiError> {
-        let needs = Needs::Keys { read: vec![range.clone()], write: Vec::new() };
-        self.permit(by, &needs).await.map(|_| ()).map_err(ApiError::from)
-    }
-
     /// The identity for a second try after [`KvError::AuthOldRevision`]: users and roles have changed since this
     /// node heard of them last. `None` when that is no reason to try again.
     pub(crate) async fn renew(&self, by: Option<&Identity>) -> Option<Identity> {
