@@ -21,6 +21,8 @@ mod catch_up;
 mod hub;
 mod ranges;
 mod registry;
+#[cfg(test)]
+mod registry_tests;
 mod respond;
 mod service;
 mod stream;
