@@ -248,8 +248,6 @@ async fn a_revision_is_told_in_one_response_and_filters_leave_out_as_with_etcd()
             vec![Txn(vec![op_put("h", "2"), op_delete("h", "\0")])],
             3,
         ),
-        ("the same from the past", vec![Create(with_prev(from(2, watch("a", "z"))))], 2),
-        ("no puts from the past", vec![Create(from(2, filtered(&[0], watch("a", "z"))))], 2),
     ])
     .await;
 }
