@@ -23,6 +23,8 @@ mod hub;
 mod permits;
 mod ranges;
 mod registry;
+#[cfg(test)]
+mod registry_tests;
 mod respond;
 mod service;
 mod stream;

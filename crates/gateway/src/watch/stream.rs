@@ -3,7 +3,7 @@
 //! One task, one thing at a time, so that a response is sent before anything that follows from it. What
 //! waits in the registry's queue goes out first; then one step of one lagging watcher, in turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ use crate::error::ApiError;
 /// The watch of responses that are about the whole stream.
 const EVERY_WATCH: i64 = -1;
 
+/// Watches that compaction has cancelled and that are remembered for that, for each stream.
+const COMPACTED_MAX: usize = 1_000;
+
 /// A stream, and how its watches want to be told.
 pub(crate) struct ClientStream<B: Backend> {
     hub: Arc<Hub<B>>,
@@ -39,6 +42,8 @@ pub(crate) struct ClientStream<B: Backend> {
     responses: mpsc::Sender<Result<WatchResponse, Status>>,
     manners: BTreeMap<i64, Manner>,
     permits: Permits,
+    /// Watches that compaction has cancelled: to etcd they are there until their client cancels them too.
+    compacted: BTreeSet<i64>,
     /// Progress requests that wait until everything is sent.
     progress_asked: usize,
     /// The lagging watcher that read last.
@@ -100,6 +105,7 @@ impl<B: Backend> ClientStream<B> {
             responses,
             manners: BTreeMap::new(),
             permits,
+            compacted: BTreeSet::new(),
             progress_asked: 0,
             last_read: EVERY_WATCH,
             found_nothing: false,
@@ -218,6 +224,7 @@ impl<B: Backend> ClientStream<B> {
                 };
                 self.manners.insert(watch_id, manner);
                 self.permits.note(watch_id, range, allowed_at);
+                self.compacted.remove(&watch_id);
                 WatchResponse { watch_id, ..response }
             }
             Err(why) => WatchResponse {
@@ -232,7 +239,7 @@ impl<B: Backend> ClientStream<B> {
 
     /// Of a watch that is not there: nothing, as etcd.
     async fn cancel(&mut self, watch_id: i64) -> Result<(), End> {
-        if !self.remove(watch_id) {
+        if !self.remove(watch_id) && !self.compacted.remove(&watch_id) {
             return Ok(());
         }
         let header = Some(self.here());
@@ -368,6 +375,11 @@ impl<B: Backend> ClientStream<B> {
         let Read { found, raft_term } = read;
         if let Some(compact_revision) = found.compacted {
             self.remove(watch);
+            self.compacted.insert(watch);
+            if self.compacted.len() > COMPACTED_MAX {
+                self.compacted.pop_first();
+            }
+            // As etcd's: there is nothing to resume from.
             let header = Some(self.hub.desk.header(0, raft_term));
             return self
                 .send(WatchResponse {

@@ -240,6 +240,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!((config.quota_backend_bytes, config.snapshot_count), (None, 100_000));
     assert_eq!(config.snapshot_bytes_per_second, 32 << 20);
     assert_eq!(config.sleep_after, Duration::from_secs(5));
+    assert_eq!(config.watch_progress_interval, Duration::from_secs(600));
     assert_eq!(config.keepalive.min_time, Duration::from_secs(5));
     assert_eq!(config.keepalive.interval, Some(Duration::from_secs(7200)));
     assert_eq!(config.keepalive.timeout, Duration::from_secs(20));
@@ -329,6 +330,10 @@ fn settings_that_do_not_fit_together_are_refused_with_where_they_were_made() {
         (
             &[("grpc-keepalive-timeout", "0")],
             "--grpc-keepalive-timeout: \"grpc-keepalive-timeout\" must be more than 0",
+        ),
+        (
+            &[("watch-progress-notify-interval", "0")],
+            "--watch-progress-notify-interval: \"watch-progress-notify-interval\" must be more than 0",
         ),
     ];
     for (pairs, expected) in table {

@@ -76,7 +76,9 @@ impl Watcher {
                     false => drop(pairs.remove(key)),
                 }
                 if event.revision() > after && range.contains(key) {
-                    events.push(WatchEvent { prev_kv: before.get(key).cloned(), ..event.clone() });
+                    // What a transaction deletes and makes again has no pair before, as with etcd.
+                    let prev_kv = before.get(key).filter(|_| !event.is_create()).cloned();
+                    events.push(WatchEvent { prev_kv, ..event.clone() });
                 }
             }
         }
