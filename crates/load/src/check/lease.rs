@@ -74,8 +74,9 @@ impl Lease<'_> {
         for (key, (_, put_at)) in by_lease() {
             let later = ends.shown.get(key).into_iter().flatten().find(|shown| shown.0 >= end);
             if let Some((revision, at)) = later {
-                let text =
-                    format!("keys of lease {id} vanished at {end}, and {key} is there at {revision}");
+                let text = format!(
+                    "keys of lease {id} vanished at {end}, and {key} is there at {revision}"
+                );
                 push(text, &[end_at, *at]);
             }
             let informed: BTreeSet<u32> = told().map(|(_, _, watcher)| *watcher).collect();
@@ -214,9 +215,8 @@ fn signs(history: &History, leases: &mut BTreeMap<i64, Lease<'_>>) {
             Record::Watch(watch) => {
                 let Delivery::Events(events) = &watch.what else { continue };
                 let ends = events.iter().filter(|event| event.put.is_none());
-                let ends = ends.filter_map(|event| {
-                    by_lease(&event.key, watch.at_us, event.revision)
-                });
+                let ends =
+                    ends.filter_map(|event| by_lease(&event.key, watch.at_us, event.revision));
                 gone.extend(ends.map(|lease| (lease, watch.at_us, at)));
             }
             Record::Call(Call { action: Action::Get(key), answer: Some(answer), .. })
@@ -232,7 +232,3 @@ fn signs(history: &History, leases: &mut BTreeMap<i64, Lease<'_>>) {
         leases.entry(lease).or_default().gone.push((at_us, at));
     }
 }
-
-#[cfg(test)]
-#[path = "lease_tests.rs"]
-mod tests;

@@ -55,7 +55,3 @@ pub(crate) fn judge(history: &History, verdict: &mut Verdict) {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "lock_tests.rs"]
-mod tests;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 
 use super::history::{
-    Action, Answer, Call, Delivery, Event, History, Hold, LeaseAction, LeaseAnswer, LeaseCall, Pair,
-    Record, Scope, Seen, Watch, Watcher, Write,
+    Action, Answer, Call, Delivery, Event, History, Hold, LeaseAction, LeaseAnswer, LeaseCall,
+    Pair, Record, Scope, Seen, Watch, Watcher, Write,
 };
 
 /// Keys that are read and written.
@@ -281,8 +281,7 @@ impl Model {
         let mut at_us = self.now_us;
         let mut revisions: BTreeMap<i64, Vec<Event>> = BTreeMap::new();
         for event in self.log.iter().filter(|event| scope.covers(&event.key)) {
-            let event =
-                Event { prev: event.prev.clone().filter(|_| prev_kv), ..event.clone() };
+            let event = Event { prev: event.prev.clone().filter(|_| prev_kv), ..event.clone() };
             revisions.entry(event.revision).or_default().push(event);
         }
         let end = self.revision;

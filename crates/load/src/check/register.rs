@@ -32,8 +32,7 @@ pub(crate) fn judge(history: &History, verdict: &mut Verdict) {
     }
     for (key, positions) in keys.iter().filter(|(key, _)| !leased.contains(**key)) {
         let Err(_) = replay(history, key, positions, positions) else { continue };
-        let shortest =
-            shrink(positions, |kept| replay(history, key, positions, kept).is_err());
+        let shortest = shrink(positions, |kept| replay(history, key, positions, kept).is_err());
         let fault = replay(history, key, positions, &shortest).expect_err("it was shrunk so");
         let (kind, text) = name(history, key, positions, fault);
         verdict.push(Violation::new(kind, format!("{key}: {text}"), history, shortest));
@@ -45,10 +44,9 @@ pub(crate) fn judge(history: &History, verdict: &mut Verdict) {
 fn revisions(history: &History, verdict: &mut Verdict) {
     let mut by_sent: Vec<(usize, &Call)> = history.calls().collect();
     by_sent.sort_by_key(|(_, call)| call.sent_us);
-    let mut known: Vec<(u64, i64, usize)> =
-        (history.records.iter().enumerate())
-            .filter_map(|(at, record)| told(record).map(|(at_us, revision)| (at_us, revision, at)))
-            .collect();
+    let mut known: Vec<(u64, i64, usize)> = (history.records.iter().enumerate())
+        .filter_map(|(at, record)| told(record).map(|(at_us, revision)| (at_us, revision, at)))
+        .collect();
     known.sort_unstable();
     let mut known = known.into_iter().peekable();
     let mut highest: Option<(usize, i64)> = None;
@@ -82,7 +80,9 @@ fn told(record: &Record) -> Option<(u64, i64)> {
         Record::Call(call) => call.answer.as_ref().map(|answer| (answer.at_us, answer.revision)),
         Record::Watch(watch) => {
             let revision = match &watch.what {
-                Delivery::Created { revision, .. } | Delivery::Progress(revision) => Some(*revision),
+                Delivery::Created { revision, .. } | Delivery::Progress(revision) => {
+                    Some(*revision)
+                }
                 Delivery::Events(events) => events.iter().map(|event| event.revision).max(),
                 Delivery::Lost(_) | Delivery::Compacted(_) => None,
             };
@@ -95,8 +95,8 @@ fn told(record: &Record) -> Option<(u64, i64)> {
 /// Why no order explains the answers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
-    /// By their revisions one call comes before another, which was answered before it was sent.
-    Order { before: usize, after: usize },
+    /// By its revision this call comes before another one, which was answered before it was sent.
+    Order { before: usize },
     /// The answer of this call is not what the writes before it make.
     Answer(usize),
 }
@@ -157,12 +157,22 @@ pub(super) fn replay(
 ) -> Result<(), Fault> {
     let kept: BTreeSet<usize> = kept.iter().copied().collect();
     let calls = || positions.iter().filter_map(|&at| Some((at, call_at(history, at)?)));
-    let mut seen: BTreeMap<&str, i64> = BTreeMap::new();
-    for (_, call) in calls().filter(|(at, _)| kept.contains(at)) {
-        if let Some(Seen::Pair(pair)) = call.answer.as_ref().and_then(|a| a.seen.as_ref()) {
-            seen.entry(&pair.value).or_insert(pair.modified);
+    // Where each write without an answer happened, if any answer tells.
+    let mut told: BTreeMap<&str, i64> = BTreeMap::new();
+    for (_, call) in calls() {
+        let Some(answer) = &call.answer else { continue };
+        if let Some(Seen::Pair(pair)) = &answer.seen {
+            told.entry(&pair.value).or_insert(pair.modified);
         }
     }
+    for (_, call) in calls() {
+        if let (Some(answer), Some(value)) = (&call.answer, value_of(call, key))
+            && answer.wrote
+        {
+            told.insert(value, answer.revision);
+        }
+    }
+    let needed = needed(key, calls(), &kept, &told);
     let mut steps: Vec<Step<'_>> = Vec::new();
     let mut unseen: Vec<&Call> = Vec::new();
     for (at, call) in calls() {
@@ -172,13 +182,13 @@ pub(super) fn replay(
                 steps.push(Step { at, call, rank, until_us: answer.at_us, answered: true });
             }
             Some(answer) if !answer.wrote => {}
-            Some(_) | None => match value_of(call, key).and_then(|value| seen.get(value)) {
-                Some(&modified) => {
-                    let rank = (modified, 0);
+            Some(_) | None => match value_of(call, key).and_then(|value| told.get(value)) {
+                Some(modified) if needed.contains(modified) => {
+                    let rank = (*modified, 0);
                     steps.push(Step { at, call, rank, until_us: u64::MAX, answered: false });
                 }
-                None if !matches!(call.action, Action::Get(_)) => unseen.push(call),
-                None => {}
+                _ if !matches!(call.action, Action::Get(_)) => unseen.push(call),
+                _ => {}
             },
         }
     }
@@ -198,7 +208,7 @@ pub(super) fn replay(
         if let Some((sent_us, before)) = last_sent
             && sent_us > step.until_us
         {
-            return Err(Fault::Order { before, after: step.at });
+            return Err(Fault::Order { before });
         }
         if let Err(lacks) = state.take(step, key) {
             let fits = |call: &&Call| match (lacks, &call.action) {
@@ -217,6 +227,42 @@ pub(super) fn replay(
         }
     }
     Ok(())
+}
+
+/// The revisions of `key` that answers rest on: those that they show or had to meet, and those that these
+/// writes had to meet in turn.
+fn needed<'a>(
+    key: &str,
+    calls: impl Iterator<Item = (usize, &'a Call)>,
+    kept: &BTreeSet<usize>,
+    told: &BTreeMap<&str, i64>,
+) -> BTreeSet<i64> {
+    let mut needed = BTreeSet::new();
+    let mut met: BTreeMap<i64, i64> = BTreeMap::new();
+    for (at, call) in calls {
+        let value = value_of(call, key);
+        if let (Action::Cas { expect, .. }, Some(at)) =
+            (&call.action, value.and_then(|v| told.get(v)))
+        {
+            met.insert(*at, *expect);
+        }
+        let Some(answer) = call.answer.as_ref().filter(|_| kept.contains(&at)) else { continue };
+        if let Some(Seen::Pair(pair)) = &answer.seen {
+            needed.insert(pair.modified);
+        }
+        if let (Action::Cas { expect, .. }, true) = (&call.action, answer.wrote) {
+            needed.insert(*expect);
+        }
+    }
+    let mut open: Vec<i64> = needed.iter().copied().collect();
+    while let Some(revision) = open.pop() {
+        if let Some(&expect) = met.get(&revision)
+            && needed.insert(expect)
+        {
+            open.push(expect);
+        }
+    }
+    needed
 }
 
 impl State {
@@ -303,7 +349,7 @@ fn call_at(history: &History, at: usize) -> Option<&Call> {
 fn name(history: &History, key: &str, positions: &[usize], fault: Fault) -> (Kind, String) {
     let calls = || positions.iter().filter_map(|&at| call_at(history, at));
     match fault {
-        Fault::Order { before, after: _ } => {
+        Fault::Order { before } => {
             let call = call_at(history, before).expect("a call");
             match &call.answer {
                 None => (Kind::PhantomValue, "a value was read before it was written".to_owned()),
@@ -340,18 +386,17 @@ fn name(history: &History, key: &str, positions: &[usize], fault: Fault) -> (Kin
                     return (Kind::PhantomValue, text);
                 }
             }
-            // Writes that the answer should know and does not: has anybody ever seen one?
+            // The last write that the answer should know of: has anybody ever seen it?
             let limit = if answer.wrote { answer.revision - 1 } else { answer.revision };
             let written = |call: &Call| {
                 let wrote = call.answer.as_ref().filter(|answer| answer.wrote)?.revision;
                 (wrote > shown && wrote <= limit).then_some(wrote)
             };
-            let missing: BTreeSet<i64> = calls().filter_map(written).collect();
-            let Some(last) = missing.last() else {
+            let Some(last) = calls().filter_map(written).max() else {
                 return (Kind::WrongAnswer, "no order of the calls explains an answer".into());
             };
             let shows = |call: &Call| match call.answer.as_ref().and_then(|a| a.seen.as_ref()) {
-                Some(Seen::Pair(pair)) => missing.contains(&pair.modified),
+                Some(Seen::Pair(pair)) => pair.modified == last,
                 Some(Seen::Nothing) | None => false,
             };
             let text = format!("as of revision {limit}, the write at {last} is not there");

@@ -73,9 +73,7 @@ impl Summary {
     }
 
     fn json(&self) -> String {
-        let violation = |found: &Violation| {
-            json!({ "kind": found.kind.name(), "text": found.text, "witness": found.witness })
-        };
+        let violation = |found: &Violation| json!({ "kind": found.kind.name(), "text": found.text, "witness": found.witness });
         let violations: Vec<_> = self.verdict.violations.iter().map(violation).collect();
         let counts: serde_json::Map<_, _> =
             self.verdict.counts.iter().map(|(kind, n)| (kind.name().into(), json!(n))).collect();

@@ -224,21 +224,11 @@ impl<'a> Track<'a> {
         highest(self.last).max(highest(self.promise))
     }
 
-    fn deliver(
-        &mut self,
-        at: usize,
-        what: &'a Delivery,
-        history: &History,
-        verdict: &mut Verdict,
-    ) {
+    fn deliver(&mut self, at: usize, what: &'a Delivery, history: &History, verdict: &mut Verdict) {
         match what {
             Delivery::Created { start, revision } => {
                 let start = if *start == 0 { revision + 1 } else { *start };
                 self.from.get_or_insert(start);
-                // A watcher that resumes further on than it had come leaves out what lies between.
-                if self.last.is_some() && start > self.reached() + 1 {
-                    self.excused.push((self.reached() + 1, start - 1));
-                }
             }
             Delivery::Events(events) => {
                 let before = self.last;
@@ -333,12 +323,11 @@ impl<'a> Track<'a> {
         if !self.watcher.prev_kv {
             return;
         }
-        let own = |(at, _): &(usize, &Event)| {
-            matches!(&history.records[*at], Record::Watch(watch) if watch.watcher == self.watcher.watcher)
-        };
+        let own = |(at, _): &(usize, &Event)| matches!(&history.records[*at], Record::Watch(watch) if watch.watcher == self.watcher.watcher);
         for (at, event) in events(history).filter(own) {
             let before = truth.keys[event.key.as_str()].range(..event.revision).next_back();
-            let change = before.map(|revision| (*revision, truth.changes[revision][event.key.as_str()]));
+            let change =
+                before.map(|revision| (*revision, truth.changes[revision][event.key.as_str()]));
             let was = change.and_then(|(revision, change)| Some((revision, change.value?)));
             let prev = event.prev.as_ref();
             // What nobody was told of may lie between: a write without an answer, before the watcher began.
@@ -371,7 +360,3 @@ fn counts(event: &Event, prev: Option<&Pair>) -> bool {
         (None, prev) => prev.is_some(),
     }
 }
-
-#[cfg(test)]
-#[path = "watch_tests.rs"]
-mod tests;

@@ -36,7 +36,10 @@ pub(super) async fn work(
     let mut last: Vec<i64> = vec![0; shared.args.keys];
     let pace = match shared.args.rate {
         0 => Duration::ZERO,
-        rate => Duration::from_secs(shared.args.clients as u64) / u32::try_from(rate).unwrap_or(u32::MAX),
+        rate => {
+            Duration::from_secs(shared.args.clients as u64)
+                / u32::try_from(rate).unwrap_or(u32::MAX)
+        }
     };
     let mut next = Instant::now();
     while !shared.stopped() {
@@ -45,7 +48,8 @@ pub(super) async fn work(
         let number = rng.usize(0..last.len());
         let action = draw(&shared, &mut rng, number, last[number]);
         let seen_before = rng.bool();
-        let Ok(Some(answer)) = call(&shared, &mut servers, client as u32, action, seen_before).await
+        let Ok(Some(answer)) =
+            call(&shared, &mut servers, client as u32, action, seen_before).await
         else {
             continue;
         };

@@ -36,7 +36,8 @@ pub(super) async fn work(
         for key in &keys {
             let write = shared.write(key, lease);
             // A put without an answer is not held against anybody; a refused one cannot be.
-            let _ = call(&shared, &mut servers, client as u32, Action::Put(vec![write]), false).await;
+            let _ =
+                call(&shared, &mut servers, client as u32, Action::Put(vec![write]), false).await;
         }
         for _ in 0..rng.usize(0..4) {
             shared.pause(third(&shared)).await;

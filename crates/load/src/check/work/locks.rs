@@ -156,7 +156,9 @@ impl Locker {
         drop(asked);
         let served = match &answer {
             Ok(_) => Some(true),
-            Err(Failure::Refused(status)) if status.code() == tonic::Code::Unimplemented => Some(false),
+            Err(Failure::Refused(status)) if status.code() == tonic::Code::Unimplemented => {
+                Some(false)
+            }
             Err(_) => None,
         };
         if served.is_some() {

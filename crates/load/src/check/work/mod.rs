@@ -120,9 +120,8 @@ pub(crate) async fn round(args: &Check, number: u64, until: Instant) -> Result<R
         end: ended,
     });
     let servers = |first| Servers::new(&args.endpoints, first, args.timeout);
-    let rng = |client: usize| {
-        fastrand::Rng::with_seed(args.seed ^ number << 32 ^ (client as u64) << 48)
-    };
+    let rng =
+        |client: usize| fastrand::Rng::with_seed(args.seed ^ number << 32 ^ (client as u64) << 48);
     let mut watchers = JoinSet::new();
     for watcher in 0..args.watchers {
         let (servers, rng) = (servers(watcher)?, rng(1_000 + watcher));
@@ -157,7 +156,8 @@ pub(crate) async fn round(args: &Check, number: u64, until: Instant) -> Result<R
             Some(fault)
         }
     };
-    let history = std::mem::take(&mut *shared.history.lock().unwrap_or_else(PoisonError::into_inner));
+    let history =
+        std::mem::take(&mut *shared.history.lock().unwrap_or_else(PoisonError::into_inner));
     let lock_service = *shared.lock_service.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(Round { history, lock_service, fault })
 }

@@ -34,7 +34,11 @@ impl Servers {
     ///
     /// # Errors
     /// When an endpoint is no address.
-    pub(super) fn new(endpoints: &[String], first: usize, timeout: Duration) -> Result<Self, Fault> {
+    pub(super) fn new(
+        endpoints: &[String],
+        first: usize,
+        timeout: Duration,
+    ) -> Result<Self, Fault> {
         let channel = |endpoint: &String| {
             let address = endpoint.strip_prefix("http://").unwrap_or(endpoint);
             let endpoint = Endpoint::from_shared(format!("http://{address}"));

@@ -161,7 +161,8 @@ impl Follower {
             return Some(format!("canceled: {}", response.cancel_reason));
         }
         if !response.events.is_empty() {
-            let events: Vec<Event> = response.events.iter().map(|event| self.event(event)).collect();
+            let events: Vec<Event> =
+                response.events.iter().map(|event| self.event(event)).collect();
             let last = events.iter().map(|event| event.revision).max().unwrap_or(0);
             self.next = self.next.max(last + 1);
             self.record(Delivery::Events(events));
