@@ -257,7 +257,9 @@ impl Side {
         }
         let masked = NUMBERS.iter().any(|command| step.starts_with(command));
         let show = |text: &str| -> Vec<String> {
-            text.lines().map(|line| self.neutral(line, masked)).collect()
+            // Bars of progress are drawn over by the next one.
+            let lines = text.lines().filter(|line| !line.starts_with('\r'));
+            lines.map(|line| self.neutral(line, masked)).collect()
         };
         let error: String = error
             .lines()
