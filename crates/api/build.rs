@@ -5,9 +5,10 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "etcdserverpb/rpc.proto",
     "etcdserverpb/auth.proto",
+    "etcdserverpb/lease.proto",
     "etcdserverpb/watch.proto",
     "quorate/v1/admin.proto",
 ];

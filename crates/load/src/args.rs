@@ -29,6 +29,10 @@ pub(crate) enum Command {
     Txn(Load),
     /// Record every acknowledged write, watch reads for going backwards, then look for every write.
     Verify(Verify),
+    /// Load servers, record what they answer, and check it against etcd's contract: linearizable keys, watches
+    /// without gaps, leases that last, locks with one holder. Also as `--check`.
+    #[command(long_flag = "check")]
+    Check(Check),
     /// Serve constant answers to KV calls: the ceiling of a gRPC door on this machine.
     Ceiling(Ceiling),
 }
@@ -188,6 +192,78 @@ pub(crate) struct Verify {
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `check`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Check {
+    /// Client endpoints, `host:port` or `http://host:port`, comma separated. Clients move on to the next
+    /// one after an error; watchers move on every now and then.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:2379")]
+    pub(crate) endpoints: Vec<String>,
+    /// How long a client waits for one answer before it gives the call up as unknown.
+    #[arg(long, value_parser = duration, default_value = "1s")]
+    pub(crate) timeout: Duration,
+    /// How long to run; rounds follow each other until then.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) seconds: u64,
+    /// How long a round lasts. Each has keys of its own, and is judged by itself.
+    #[arg(long, value_parser = duration, default_value = "10s")]
+    pub(crate) round: Duration,
+    /// Records of one round, which ends when there are so many: this bounds the memory, at about 300 bytes
+    /// a record.
+    #[arg(long, default_value_t = 200_000)]
+    pub(crate) records_max: usize,
+    /// Calls on keys per second; 0 for as many as there can be.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) rate: u64,
+    /// Keys that are read and written.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) keys: usize,
+    /// Clients that read and write them.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) clients: usize,
+    /// Watchers.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) watchers: usize,
+    /// Clients that keep leases, let them end, or revoke them.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) leases: usize,
+    /// Clients that take locks. Half of them use the service `Lock`, if it is served.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) lockers: usize,
+    /// The time to live that leases ask for, in seconds.
+    #[arg(long, default_value_t = 2)]
+    pub(crate) ttl: i64,
+    /// How long servers may take to answer at the end of a round, and watchers to come to it.
+    #[arg(long, value_parser = duration, default_value = "30s")]
+    pub(crate) settle: Duration,
+    /// What every key begins with; the run adds a number of its own.
+    #[arg(long, default_value = "check/")]
+    pub(crate) prefix: String,
+    /// Known defects of the server that are not to be found again, comma separated.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) except: Vec<Exception>,
+    /// Write what was recorded to this file, one record a line.
+    #[arg(long)]
+    pub(crate) history: Option<PathBuf>,
+    /// Call nobody: only judge what this file holds.
+    #[arg(long, conflicts_with = "history")]
+    pub(crate) judge: Option<PathBuf>,
+    /// Seed of all choices.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A known defect of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Exception {
+    /// etcd before 3.4.25 and 3.5.8 answers a progress request at once, also when events up to the answer's
+    /// revision are still to come. None is sent.
+    ProgressRequests,
 }
 
 /// `ceiling`.

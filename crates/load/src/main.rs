@@ -1,15 +1,16 @@
 //! `quorate-load`: load and latency against any etcd v3 endpoints, the ceiling of a gRPC door, and a
-//! check that no acknowledged write is lost.
+//! check that servers keep etcd's contract.
 //!
 //! One run: [`args`] is parsed, [`workload`] builds request templates, [`drive`] starts worker threads
 //! (one current-thread runtime each; one by default, because the client shares the machine's cores with
 //! the servers it measures), every client sends through a [`call::Caller`], [`tally`] counts, [`process`]
 //! samples the servers' CPU, and [`report`] prints. [`verify`] is the workload that remembers what was
-//! acknowledged; [`ceiling`] is a server with constant answers, which shows what the protocol alone costs.
+//! acknowledged; [`check`] records all answers and judges them; [`ceiling`] is a server with constant answers, which shows what the protocol alone costs.
 
 mod args;
 mod call;
 mod ceiling;
+mod check;
 mod drive;
 mod keys;
 mod pacer;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         ),
         args::Command::Txn(load) => drive::run(workload::Shape::Txn, &load),
         args::Command::Verify(verify) => verify::run(&verify),
+        args::Command::Check(check) => check::run(&check),
         args::Command::Ceiling(ceiling) => ceiling::run(&ceiling).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|fault| {

@@ -1,0 +1,169 @@
+//! The integration tests of the package `etcd-client`, unmodified, against a cluster on `localhost:2379`.
+//!
+//! They expect that address, so the cluster and they run in a network namespace of their own; the user root
+//! with the password rootpwd; and tokens that live for two seconds. `QUORATE_STAND_IN=etcd` runs them against
+//! the peer, which tests this harness.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use quorate_tests::cluster::quorate;
+use quorate_tests::programs;
+use quorate_tests::verify::say;
+use tempfile::TempDir;
+
+/// Tests that wait for a family of calls to be served: whoever brings it deletes the row. The peer passes
+/// all of them.
+const WAITING: [(&str, &str); 13] = [
+    ("test_watch", "Watch"),
+    ("test_grant_revoke", "Lease"),
+    ("test_keep_alive", "Lease"),
+    ("test_time_to_live", "Lease"),
+    ("test_leases", "Lease"),
+    ("test_lock", "Lock"),
+    ("test_election", "Election"),
+    ("test_auth", "Auth"),
+    ("test_auth_refresh_token", "Auth"),
+    ("test_auth_refresh_token_once_for_concurrent_calls", "Auth"),
+    ("test_role", "Auth"),
+    ("test_user", "Auth"),
+    ("test_alarm", "Maintenance"),
+];
+
+/// More of them: calls for the care of members.
+const WAITING_MAINTENANCE: [&str; 4] =
+    ["test_defragment", "test_hash", "test_hash_kv", "test_snapshot"];
+
+/// Tests that are not run by default, and why.
+const IGNORED: [(&str, &str); 3] = [
+    ("test_get_stream", "needs etcd 3.7"),
+    ("test_get_stream_chunked", "needs etcd 3.7"),
+    ("test_cluster", "needs a fourth node under a name of its own"),
+];
+
+/// Runs inside the namespace. The server's command are its arguments.
+const INSIDE: &str = r#"
+set -eu
+ip link set lo up
+"$@" >"$LOG" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
+export ETCDCTL_API=3
+served=
+for _ in $(seq 300); do
+    if "$ETCDCTL" --endpoints localhost:2379 endpoint health >/dev/null 2>&1; then served=yes; break; fi
+    kill -0 $server || break
+    sleep 0.2
+done
+[ "$served" ] || { echo "no server"; tail -n 5 "$LOG"; exit 1; }
+"$ETCDCTL" --endpoints localhost:2379 user add root --new-user-password=rootpwd || true
+"$ETCDCTL" --endpoints localhost:2379 user grant-role root root || true
+for tests in $TESTS; do timeout 300 "$tests" --test-threads 4 2>&1 || true; done
+"#;
+
+#[test]
+fn the_tests_of_etcd_client_pass() {
+    let test = "the tests of etcd-client";
+    let Some(etcd) = programs::etcd(test) else { return };
+    if let Err(reason) = namespaces() {
+        programs::skip_without_rights(test, &reason);
+        return;
+    }
+    let tests = match fetch() {
+        Ok(tests) => tests,
+        Err(reason) => return programs::skip(test, &reason),
+    };
+    let dir = TempDir::with_prefix("quorate-etcd-client-").expect("a temporary directory");
+    let stand_in = env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd");
+    let server = if stand_in { peer(&etcd, dir.path()) } else { dev(dir.path()) };
+    let mut inside = Command::new("unshare");
+    inside.args(["--net", "--kill-child", "sh", "-c", INSIDE, "sh"]);
+    inside.arg(server.get_program()).args(server.get_args());
+    inside.env("LOG", dir.path().join("server.log")).env("ETCDCTL", etcd.program("etcdctl"));
+    inside.env("TESTS", tests.join(" ")).stdin(Stdio::null());
+    let output = inside.output().expect("unshare starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+
+    let outcomes = outcomes(&said);
+    let waits = |name: &str| {
+        let of_table = WAITING.iter().find(|(waiting, _)| *waiting == name);
+        let family = of_table.map(|(_, family)| *family);
+        family.or_else(|| WAITING_MAINTENANCE.contains(&name).then_some("Maintenance"))
+    };
+    let mut failed = Vec::new();
+    for (name, passed) in &outcomes {
+        match (passed, waits(name).filter(|_| !stand_in)) {
+            (true, None) => {}
+            (true, Some(family)) => say(&format!("{name} passes: {family} is served by now")),
+            (false, Some(family)) => say(&format!("{name} waits for {family}")),
+            (false, None) => failed.push(name),
+        }
+    }
+    for (name, why) in IGNORED {
+        say(&format!("{name} is not run: {why}"));
+    }
+    assert!(outcomes.len() > 20, "only {} tests came to an end:\n{said}", outcomes.len());
+    assert!(failed.is_empty(), "{failed:?}:\n{said}");
+    let passed = outcomes.values().filter(|passed| **passed).count();
+    say(&format!("etcd-client: {passed} of {} tests pass", outcomes.len()));
+}
+
+/// What the lines `test NAME ... ok` say. A test that prints something has its outcome lines later, so only the
+/// ends count.
+fn outcomes(said: &str) -> BTreeMap<String, bool> {
+    let mut outcomes = BTreeMap::new();
+    for line in said.lines() {
+        let Some((name, end)) =
+            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
+        else {
+            continue;
+        };
+        match end {
+            "ok" => drop(outcomes.insert(name.to_owned(), true)),
+            "FAILED" => drop(outcomes.insert(name.to_owned(), false)),
+            _ => {}
+        }
+    }
+    outcomes
+}
+
+/// A cluster of Quorate in one process.
+fn dev(dir: &Path) -> Command {
+    let mut command = quorate();
+    command.args(["dev", "--port", "2379", "--data-dir"]).arg(dir.join("data"));
+    command
+}
+
+/// One node of the peer.
+fn peer(etcd: &programs::Etcd, dir: &Path) -> Command {
+    let mut command = Command::new(etcd.program("etcd"));
+    command.arg("--data-dir").arg(dir.join("data")).args(["--auth-token-ttl", "2"]);
+    command
+}
+
+/// Whether this user may make a network namespace.
+fn namespaces() -> Result<(), String> {
+    let output = Command::new("unshare").args(["--net", "ip", "link", "set", "lo", "up"]).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(format!("unshare: {error}")),
+    }
+}
+
+/// The test programs, fetched and built if need be.
+fn fetch() -> Result<Vec<String>, String> {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("peers/fetch-etcd-client");
+    let output = Command::new(script).output().map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!(
+            "etcd-client cannot be built: {}",
+            said.lines().last().unwrap_or("no reason")
+        ));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().map(str::to_owned).collect())
+}
