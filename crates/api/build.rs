@@ -5,7 +5,8 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 2] = ["etcdserverpb/rpc.proto", "quorate/v1/admin.proto"];
+const FILES: [&str; 3] =
+    ["etcdserverpb/rpc.proto", "quorate/v1/admin.proto", "etcdserverpb/lease.proto"];
 
 // Cargo reads what a build script prints.
 #[allow(clippy::print_stdout)]

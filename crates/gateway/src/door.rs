@@ -11,7 +11,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use quorate_api::FILE_DESCRIPTORS;
 use quorate_api::etcdserverpb::{
-    cluster_server::ClusterServer, kv_server::KvServer, maintenance_server::MaintenanceServer,
+    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer,
 };
 use quorate_api::quorate::v1::admin_server::AdminServer;
 use tonic::body::Body;
@@ -27,6 +28,7 @@ use crate::desk::Desk;
 use crate::error::{ApiError, message_too_large};
 use crate::health::HealthService;
 use crate::kv::KvService;
+use crate::lease::LeaseService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::GatewayMetrics;
 
@@ -51,6 +53,7 @@ impl<B: Backend> Door<B> {
         others
             .add_service(ClusterServer::new(ClusterService::new(Arc::clone(&desk))))
             .add_service(MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk))))
+            .add_service(LeaseServer::new(LeaseService::new(Arc::clone(&desk))))
             .add_service(AdminServer::new(AdminService::new(Arc::clone(&desk))))
             .add_service(HealthServer::new(HealthService::new(Arc::clone(&desk))))
             .add_service(

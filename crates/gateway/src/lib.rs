@@ -7,7 +7,7 @@
 //! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
 //!   often its client may ping; `gather`: small answers leave together.
 //! - `door`: from an HTTP/2 request to the service that answers it.
-//! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
+//! - `kv`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
 //! - `desk`: what the services share.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
 //! - [`error`]: every refusal, with etcd's codes and texts.
@@ -35,6 +35,7 @@ mod door;
 mod gather;
 mod health;
 mod kv;
+mod lease;
 mod maintenance;
 mod metrics;
 mod pings;

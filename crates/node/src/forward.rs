@@ -17,7 +17,7 @@ pub(crate) struct Request {
     /// The group that should serve it.
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub(crate) body: Option<request::Body>,
 }
 
@@ -44,6 +44,9 @@ pub(crate) mod request {
         /// How this node is. Nodes of before it existed answer that they do not know it.
         #[prost(message, tag = "7")]
         Beat(Beat),
+        /// Answer this query as the leader, if you lead.
+        #[prost(bytes = "bytes", tag = "8")]
+        ReadLed(Bytes),
     }
 }
 
@@ -183,8 +186,13 @@ impl Request {
         Self::encoded(group, request::Body::Propose(command))
     }
 
-    pub(crate) fn read(group: GroupId, query: Bytes) -> Bytes {
-        Self::encoded(group, request::Body::Read(query))
+    /// `led`: only the leader itself can answer.
+    pub(crate) fn read(group: GroupId, query: Bytes, led: bool) -> Bytes {
+        let body = match led {
+            true => request::Body::ReadLed(query),
+            false => request::Body::Read(query),
+        };
+        Self::encoded(group, body)
     }
 
     pub(crate) fn founders() -> Bytes {

@@ -388,6 +388,8 @@ fn gateway_config(config: &ServeConfig) -> GatewayConfig {
         grpc_keepalive_interval: config.keepalive.interval.unwrap_or(NEVER),
         grpc_keepalive_timeout: config.keepalive.timeout,
         grpc_keepalive_min_time: config.keepalive.min_time,
+        // etcd's rule: one and a half election timeouts, in whole seconds.
+        lease_ttl_min_s: (config.election * 3 / 2).as_millis().div_ceil(1_000) as i64,
         ..GatewayConfig::default()
     }
 }

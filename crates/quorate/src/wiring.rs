@@ -149,6 +149,7 @@ impl Backend for EngineBackend {
         consistency: Consistency,
     ) -> Result<Answer, BackendError> {
         let consistency = match consistency {
+            Consistency::Linearizable if query.asks_leader() => quorate_node::Consistency::Led,
             Consistency::Linearizable => quorate_node::Consistency::Linearizable,
             Consistency::Serializable => quorate_node::Consistency::Serializable,
         };
@@ -280,6 +281,8 @@ fn command_key(command: &kv::Command) -> &[u8] {
         Some(Body::Put(put)) => &put.key,
         Some(Body::DeleteRange(delete)) => &delete.key,
         Some(Body::Txn(txn)) => txn_key(txn),
+        // Leases are keys of the system, which are routed like any: they lie before the clients' keys.
+        Some(Body::LeaseGrant(_) | Body::LeaseRevoke(_)) => &[],
         Some(Body::Compact(_)) | None => &[],
     }
 }
@@ -290,7 +293,14 @@ fn query_key(query: &kv::Query) -> &[u8] {
     match &query.body {
         Some(Body::Range(range)) => &range.key,
         Some(Body::Txn(txn)) => txn_key(txn),
-        Some(Body::Status(_)) | None => &[],
+        Some(
+            Body::LeaseTimeToLive(_)
+            | Body::LeaseKeepAlive(_)
+            | Body::Leases(_)
+            | Body::LeaseKeys(_)
+            | Body::Status(_),
+        )
+        | None => &[],
     }
 }
 

@@ -7,6 +7,14 @@
 use bytes::Bytes;
 use prost::{Enumeration, Message, Oneof};
 
+mod lease;
+
+pub use lease::{
+    LEASE_TTL_MAX_S, LeaseGrant, LeaseGrantOutcome, LeaseKeepAlive, LeaseKeepAliveOutcome,
+    LeaseKeys, LeaseKeysOutcome, LeaseRevoke, LeaseRevokeOutcome, LeaseTimeToLive,
+    LeaseTimeToLiveOutcome, Leases, LeasesOutcome,
+};
+
 /// A command to the keyspace: what a log entry of a data group carries.
 #[derive(Clone, PartialEq, Message)]
 pub struct Command {
@@ -14,13 +22,13 @@ pub struct Command {
     #[prost(int64, tag = "1")]
     pub at_revision: i64,
     /// What to do.
-    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5, 10, 11")]
     pub body: Option<command::Body>,
 }
 
 /// The kinds of [`Command`].
 pub mod command {
-    use super::{Compact, DeleteRange, Oneof, Put, Txn};
+    use super::{Compact, DeleteRange, LeaseGrant, LeaseRevoke, Oneof, Put, Txn};
 
     /// The kinds of a command.
     #[derive(Clone, PartialEq, Oneof)]
@@ -37,6 +45,12 @@ pub mod command {
         /// Forget history below a revision.
         #[prost(message, tag = "5")]
         Compact(Compact),
+        /// Make a lease.
+        #[prost(message, tag = "10")]
+        LeaseGrant(LeaseGrant),
+        /// End a lease, and delete its keys.
+        #[prost(message, tag = "11")]
+        LeaseRevoke(LeaseRevoke),
     }
 }
 
@@ -44,13 +58,13 @@ pub mod command {
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
     /// What is asked.
-    #[prost(oneof = "query::Body", tags = "1, 2, 3")]
+    #[prost(oneof = "query::Body", tags = "1, 2, 3, 10, 11, 12, 13")]
     pub body: Option<query::Body>,
 }
 
 /// The kinds of [`Query`].
 pub mod query {
-    use super::{Oneof, Range, Status, Txn};
+    use super::{LeaseKeepAlive, LeaseKeys, LeaseTimeToLive, Leases, Oneof, Range, Status, Txn};
 
     /// The kinds of a query.
     #[derive(Clone, PartialEq, Oneof)]
@@ -64,6 +78,27 @@ pub mod query {
         /// Where the keyspace stands.
         #[prost(message, tag = "3")]
         Status(Status),
+        /// How long a lease has still to live; for the leader.
+        #[prost(message, tag = "10")]
+        LeaseTimeToLive(LeaseTimeToLive),
+        /// Let a lease live on; for the leader.
+        #[prost(message, tag = "11")]
+        LeaseKeepAlive(LeaseKeepAlive),
+        /// All leases.
+        #[prost(message, tag = "12")]
+        Leases(Leases),
+        /// Which keys are attached to a lease.
+        #[prost(message, tag = "13")]
+        LeaseKeys(LeaseKeys),
+    }
+}
+
+impl Query {
+    /// True for what only the leader can answer, since nobody else keeps the deadlines of leases.
+    #[must_use]
+    pub const fn asks_leader(&self) -> bool {
+        use query::Body;
+        matches!(self.body, Some(Body::LeaseTimeToLive(_) | Body::LeaseKeepAlive(_)))
     }
 }
 
@@ -79,9 +114,13 @@ impl Command {
             })
         }
         match &self.body {
-            Some(command::Body::Put(_)) => true,
+            Some(command::Body::Put(_) | command::Body::LeaseGrant(_)) => true,
             Some(command::Body::Txn(txn)) => ops_grow(txn),
-            Some(command::Body::DeleteRange(_) | command::Body::Compact(_)) => {
+            Some(
+                command::Body::DeleteRange(_)
+                | command::Body::Compact(_)
+                | command::Body::LeaseRevoke(_),
+            ) => {
                 crate::defect!(RoomMakersRefused)
             }
             None => false,
@@ -337,15 +376,16 @@ pub struct Outcome {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// The result.
-    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15")]
     pub body: Option<outcome::Body>,
 }
 
 /// The kinds of [`Outcome`].
 pub mod outcome {
     use super::{
-        CompactOutcome, DeleteRangeOutcome, KvError, Oneof, PutOutcome, RangeOutcome,
-        StatusOutcome, TxnOutcome,
+        CompactOutcome, DeleteRangeOutcome, KvError, LeaseGrantOutcome, LeaseKeepAliveOutcome,
+        LeaseKeysOutcome, LeaseRevokeOutcome, LeaseTimeToLiveOutcome, LeasesOutcome, Oneof,
+        PutOutcome, RangeOutcome, StatusOutcome, TxnOutcome,
     };
 
     /// The kinds of an outcome.
@@ -372,6 +412,24 @@ pub mod outcome {
         /// Nothing was changed, on every replica alike, and this is why.
         #[prost(enumeration = "KvError", tag = "8")]
         Error(i32),
+        /// Of a grant.
+        #[prost(message, tag = "10")]
+        LeaseGrant(LeaseGrantOutcome),
+        /// Of a revoke.
+        #[prost(message, tag = "11")]
+        LeaseRevoke(LeaseRevokeOutcome),
+        /// Of a question for the time to live.
+        #[prost(message, tag = "12")]
+        LeaseTimeToLive(LeaseTimeToLiveOutcome),
+        /// Of a keep-alive.
+        #[prost(message, tag = "13")]
+        LeaseKeepAlive(LeaseKeepAliveOutcome),
+        /// Of a question for all leases.
+        #[prost(message, tag = "14")]
+        Leases(LeasesOutcome),
+        /// Of a question for attached keys.
+        #[prost(message, tag = "15")]
+        LeaseKeys(LeaseKeysOutcome),
     }
 }
 
@@ -451,6 +509,12 @@ pub enum KvError {
     InvalidSort = 6,
     /// A key is written twice by one transaction.
     DuplicateKey = 7,
+    /// There is a lease of this id.
+    LeaseExists = 20,
+    /// A time to live above [`LEASE_TTL_MAX_S`].
+    LeaseTtlTooLarge = 21,
+    /// The deadline that a revoke rests on was kept in another term: as if it had not been proposed.
+    StaleDeadline = 22,
 }
 
 #[cfg(test)]

@@ -6,22 +6,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use prost::Message;
 use quorate_types::kv::{
-    Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Op, Outcome, Put,
-    PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, command, op, outcome, query,
+    Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, LeaseGrant,
+    LeaseGrantOutcome, LeaseRevoke, LeaseRevokeOutcome, Op, Outcome, Put, PutOutcome, Query,
+    StatusOutcome, Txn, TxnOutcome, command, op, outcome, query,
 };
 use quorate_types::machine::{ReadError, RowScope, StateError};
 use quorate_types::{
-    Committed, Digest, Digested, GroupId, MachineKind, StateBatch, StateMachine, StateReader,
+    Committed, Digest, Digested, Due, GroupId, Led, MachineKind, Moment, StateBatch, StateMachine,
+    StateReader, Term,
 };
 
 use super::hashing::Seeded;
+use super::lease::{check_grant, leases};
+use super::lessor::Lessor;
 use super::meta::Meta;
 use super::pairs::Pairs;
 use super::read::{Refusal, View};
 use super::recent::Recent;
 use super::sweep::sweep;
-use super::txn::{Access, Plan, check_form, check_lease, is_read_only};
+use super::txn::{Access, Plan, check_form, is_read_only};
 use super::write::Writer;
+use crate::layout;
 
 /// The kind "kv": etcd's keyspace.
 ///
@@ -30,6 +35,8 @@ use super::write::Writer;
 pub struct KvKind {
     hashing: Seeded,
     pairs: Mutex<BTreeMap<GroupId, Arc<Pairs>>>,
+    /// Of the machine that was opened last for each group.
+    pub(super) lessors: Mutex<BTreeMap<GroupId, Arc<Mutex<Lessor>>>>,
 }
 
 /// The keyspace of one group. Commands are [`Command`]s, queries [`Query`]s, outcomes [`Outcome`]s.
@@ -43,6 +50,7 @@ pub struct KvMachine {
     meta: Meta,
     recent: Recent,
     pairs: Arc<Pairs>,
+    lessor: Arc<Mutex<Lessor>>,
 }
 
 impl KvKind {
@@ -53,7 +61,7 @@ impl KvKind {
     /// tests.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
-        Self { hashing: Seeded(seed), pairs: Mutex::default() }
+        Self { hashing: Seeded(seed), ..Self::default() }
     }
 
     /// What was read lately of the machine that was opened last for `group`.
@@ -86,6 +94,13 @@ impl KvKind {
             Some(query::Body::Status(_)) => {
                 Ok(outcome::Body::Status(StatusOutcome { compact_revision: meta.floor.max(0) }))
             }
+            Some(query::Body::Leases(_)) => view.leases().map(outcome::Body::Leases),
+            Some(query::Body::LeaseKeys(asked)) => {
+                view.lease_keys(asked.id).map(outcome::Body::LeaseKeys)
+            }
+            Some(query::Body::LeaseTimeToLive(_) | query::Body::LeaseKeepAlive(_)) => {
+                return Err(malformed("a question for the leader"));
+            }
             None => return Err(malformed("no question")),
         };
         Ok(answer(meta.revision, body)?.encode_to_vec().into())
@@ -109,13 +124,15 @@ impl MachineKind for KvKind {
         &self,
         group: GroupId,
         meta: &[u8],
-        _state: &dyn StateReader,
+        state: &dyn StateReader,
     ) -> Result<Box<dyn StateMachine>, StateError> {
         let meta = Meta::decode(meta)?;
+        let lessor = Arc::new(Mutex::new(Lessor::new(leases(state)?)));
+        lock(&self.lessors).insert(group, Arc::clone(&lessor));
         // Pairs of their own: an earlier machine may end later than this one begins.
         let pairs = Arc::new(Pairs::new(meta.revision, self.hashing));
         lock(&self.pairs).insert(group, Arc::clone(&pairs));
-        Ok(Box::new(KvMachine { meta, recent: Recent::new(self.hashing), pairs }))
+        Ok(Box::new(KvMachine { meta, recent: Recent::new(self.hashing), pairs, lessor }))
     }
 
     fn read(
@@ -142,6 +159,31 @@ impl MachineKind for KvKind {
             Err(error) => Some(Err(error)),
         }
     }
+
+    fn on_leadership(&self, group: GroupId, term: Option<Term>) {
+        self.lead(group, term);
+    }
+
+    fn tick(&self, now: Moment) -> Vec<Due> {
+        self.due(now)
+    }
+
+    fn not_proposed(&self, due: &Due) {
+        self.revoke_dropped(due);
+    }
+
+    fn read_led(
+        &self,
+        group: GroupId,
+        query: &Bytes,
+        led: Led,
+        meta: &[u8],
+        _state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
+        let body = self.answer_led(group, decode(query)?.as_ref(), led)?;
+        let outcome = Outcome { revision: Meta::decode(meta)?.revision, body: Some(body) };
+        Ok(outcome.encode_to_vec().into())
+    }
 }
 
 fn decode(query: &Bytes) -> Result<Option<query::Body>, ReadError> {
@@ -155,12 +197,18 @@ fn looks_at_few(query: Option<&query::Body>) -> bool {
     match query {
         Some(query::Body::Range(range)) => range.range_end.is_empty(),
         Some(query::Body::Txn(txn)) => names_single_keys(txn),
-        // Both are answered without looking at a key.
-        Some(query::Body::Status(_)) | None => true,
+        Some(query::Body::Leases(_) | query::Body::LeaseKeys(_)) => false,
+        // All are answered, or refused, without looking at a key.
+        Some(
+            query::Body::Status(_)
+            | query::Body::LeaseTimeToLive(_)
+            | query::Body::LeaseKeepAlive(_),
+        )
+        | None => true,
     }
 }
 
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code under the lock can panic half way through a change.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -195,7 +243,7 @@ impl StateMachine for KvMachine {
         let batch = &mut Digested::new(batch, &mut digest);
         let apply = |committed: &Committed| {
             let body = match Command::decode(committed.command.clone()) {
-                Ok(command) => self.command(&command, batch),
+                Ok(command) => self.command(&command, committed.id.term, batch),
                 Err(_) => Err(KvError::Malformed.into()),
             };
             Ok(answer(self.meta.revision, body)?.encode_to_vec().into())
@@ -223,10 +271,11 @@ impl StateMachine for KvMachine {
 }
 
 impl KvMachine {
-    /// Applies one command. When it is refused, nothing has changed.
+    /// Applies one command, of an entry of `term`. When it is refused, nothing has changed.
     fn command(
         &mut self,
         command: &Command,
+        term: Term,
         batch: &mut dyn StateBatch,
     ) -> Result<outcome::Body, Refusal> {
         let body = command.body.as_ref().ok_or(KvError::Malformed)?;
@@ -249,7 +298,55 @@ impl KvMachine {
                 self.meta.compact(compact.revision)?;
                 Ok(outcome::Body::Compact(CompactOutcome {}))
             }
+            command::Body::LeaseGrant(grant) => {
+                self.grant(grant, batch).map(outcome::Body::LeaseGrant)
+            }
+            command::Body::LeaseRevoke(revoke) => {
+                self.revoke(revoke, term, taken, batch).map(outcome::Body::LeaseRevoke)
+            }
         }
+    }
+
+    /// Makes a lease: a row of the system, which takes no revision.
+    fn grant(
+        &mut self,
+        grant: &LeaseGrant,
+        batch: &mut dyn StateBatch,
+    ) -> Result<LeaseGrantOutcome, Refusal> {
+        let record = check_grant(grant)?;
+        if self.view(batch).has_lease(grant.id)? {
+            return Err(KvError::LeaseExists.into());
+        }
+        batch.put(&layout::lease(grant.id), &record.encode_to_vec());
+        lock(&self.lessor).granted(grant.id, record.ttl_s);
+        Ok(LeaseGrantOutcome { id: grant.id, ttl_s: record.ttl_s })
+    }
+
+    /// Ends a lease. What is attached to it goes in one revision; if there is nothing, none is taken.
+    fn revoke(
+        &mut self,
+        revoke: &LeaseRevoke,
+        term: Term,
+        taken: Result<i64, KvError>,
+        batch: &mut dyn StateBatch,
+    ) -> Result<LeaseRevokeOutcome, Refusal> {
+        let LeaseRevoke { id, expired_in_term } = *revoke;
+        if expired_in_term != 0 && expired_in_term != term.value() {
+            lock(&self.lessor).dropped(id, Term(expired_in_term));
+            return Err(KvError::StaleDeadline.into());
+        }
+        let view = self.view(batch);
+        if !view.has_lease(id)? {
+            return Err(KvError::LeaseNotFound.into());
+        }
+        let keys = view.attached(id)?;
+        let deleted = match keys.is_empty() {
+            true => 0,
+            false => self.write(taken?, batch, |writer| writer.delete_keys(keys))?,
+        };
+        batch.delete(&layout::lease(id));
+        lock(&self.lessor).revoked(id);
+        Ok(LeaseRevokeOutcome { deleted })
     }
 
     fn put(
@@ -261,7 +358,7 @@ impl KvMachine {
         if put.key.is_empty() {
             return Err(KvError::Malformed.into());
         }
-        check_lease(put)?;
+        self.view(batch).check_lease(put)?;
         self.write(taken, batch, |writer| writer.put(put))
     }
 

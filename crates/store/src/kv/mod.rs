@@ -14,6 +14,9 @@
 //! Pairs that were read lately are remembered beside the machine ([`pairs`]), and records of keys that were
 //! written lately in it ([`recent`]).
 //!
+//! Leases are rows of the system, beside the keys ([`lease`]). When they end is known to the leader only, in
+//! memory ([`lessor`]); that a lease has ended is a command like any other.
+//!
 //! Compaction only moves the floor below which reads fail. What lies under it goes bit by bit, when the
 //! host has time ([`sweep`]).
 //!
@@ -22,6 +25,9 @@
 pub mod check;
 pub(crate) mod hashing;
 pub(crate) mod interval;
+pub(crate) mod lease;
+pub(crate) mod led;
+pub(crate) mod lessor;
 pub mod machine;
 pub(crate) mod meta;
 pub(crate) mod pairs;
