@@ -165,7 +165,17 @@ fn response_op(outcome: kv::Outcome) -> Result<ResponseOp, ApiError> {
         Some(outcome::Body::Txn(txn)) => {
             Response::ResponseTxn(txn_response(ResponseHeader::default(), txn)?)
         }
-        Some(outcome::Body::Compact(_) | outcome::Body::Status(_) | outcome::Body::Error(_))
+        Some(
+            outcome::Body::Compact(_)
+            | outcome::Body::Status(_)
+            | outcome::Body::Error(_)
+            | outcome::Body::LeaseGrant(_)
+            | outcome::Body::LeaseRevoke(_)
+            | outcome::Body::LeaseTimeToLive(_)
+            | outcome::Body::LeaseKeepAlive(_)
+            | outcome::Body::Leases(_)
+            | outcome::Body::LeaseKeys(_),
+        )
         | None => return Err(ApiError::UnexpectedOutcome),
     };
     Ok(ResponseOp { response: Some(response) })

@@ -11,6 +11,7 @@ mod beside_etcd;
 mod etcdctl;
 mod fake;
 mod keyspace;
+mod leases;
 mod members;
 mod peer;
 mod pings;
