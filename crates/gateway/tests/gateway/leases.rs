@@ -33,7 +33,8 @@ impl Server {
 
     async fn keep_alive(&mut self, ids: &[i64]) -> Result<Vec<(i64, i64)>, Status> {
         let ids = ids.to_vec();
-        let requests = futures::stream::iter(ids.into_iter().map(|id| LeaseKeepAliveRequest { id }));
+        let requests =
+            futures::stream::iter(ids.into_iter().map(|id| LeaseKeepAliveRequest { id }));
         let answers = self.lease.lease_keep_alive(requests).await?.into_inner();
         let answers: Vec<_> = answers.collect().await;
         answers.into_iter().map(|answer| answer.map(|kept| (kept.id, kept.ttl))).collect()
@@ -89,13 +90,12 @@ async fn session(server: &mut Server) -> Vec<String> {
         said.push(told(kv.put(request).await, |r| &mut r.header));
     }
     let lost = RequestOp { request: Some(Request::RequestPut(put("y", 99))) };
-    let txn = TxnRequest {
-        compare: Vec::<Compare>::new(),
-        success: vec![lost],
-        failure: Vec::new(),
-    };
+    let txn =
+        TxnRequest { compare: Vec::<Compare>::new(), success: vec![lost], failure: Vec::new() };
     said.push(told(kv.txn(txn).await, |r| &mut r.header));
-    for (id, keys) in [(7, true), (7, false), (11, true), (8, true), (99, true), (99, false), (0, false)] {
+    for (id, keys) in
+        [(7, true), (7, false), (11, true), (8, true), (99, true), (99, false), (0, false)]
+    {
         let asked = lease.lease_time_to_live(LeaseTimeToLiveRequest { id, keys }).await;
         said.push(told(asked, |r| {
             r.keys.sort();

@@ -36,8 +36,10 @@ const EXPIRY_COST_US: u64 = 1_000_000 / EXPIRIES_PER_SECOND_MAX;
 #[derive(Default, Debug)]
 pub(crate) struct Lessor {
     leases: BTreeMap<i64, Lease>,
-    /// The term whose deadlines are kept here.
+    /// The term whose deadlines were kept here last.
     term: Option<Term>,
+    /// They are kept now.
+    leads: bool,
     /// The leases with a running deadline, by it. Each lease with [`Deadline::At`] is here once.
     deadlines: BTreeSet<(u64, i64)>,
     /// Leases whose deadline is to begin; some may be gone or begun by now.
@@ -98,7 +100,7 @@ impl Lessor {
     /// A lease was granted.
     pub(crate) fn granted(&mut self, id: i64, ttl_s: i64) {
         self.leases.insert(id, Lease { ttl_s, deadline: Deadline::None });
-        if self.term.is_some() {
+        if self.leads {
             self.to_begin.push_back(id);
         }
     }
@@ -119,39 +121,49 @@ impl Lessor {
         if let Some(lease) = self.leases.get_mut(&id)
             && let Deadline::Over(at) = lease.deadline
         {
-            lease.deadline = Deadline::At(at);
-            self.deadlines.insert((at, id));
+            if self.leads {
+                lease.deadline = Deadline::At(at);
+                self.deadlines.insert((at, id));
+            } else {
+                lease.deadline = Deadline::None;
+            }
         }
     }
 
     /// This replica leads in `term` and has applied the first entry of it: all deadlines begin.
     pub(crate) fn promote(&mut self, term: Term) {
-        if self.term == Some(term) {
+        if self.term() == Some(term) {
             return;
         }
         self.demote();
-        self.term = Some(term);
+        // What was proposed in the same term may still be applied; of another one it is dropped or gone.
+        if self.term != Some(term) {
+            self.leases.values_mut().for_each(|lease| lease.deadline = Deadline::None);
+        }
+        (self.term, self.leads) = (Some(term), true);
         self.to_begin = self.leases.keys().copied().collect();
     }
 
     /// This replica leads no more.
     pub(crate) fn demote(&mut self) {
-        if self.term.take().is_none() {
+        if !std::mem::take(&mut self.leads) {
             return;
         }
-        self.deadlines.clear();
         self.to_begin.clear();
-        self.leases.values_mut().for_each(|lease| lease.deadline = Deadline::None);
+        for (_, id) in std::mem::take(&mut self.deadlines) {
+            let lease = self.leases.get_mut(&id).expect("every deadline is of a lease");
+            lease.deadline = Deadline::None;
+        }
     }
 
-    /// The term whose deadlines are kept here.
-    pub(crate) const fn term(&self) -> Option<Term> {
-        self.term
+    /// The term whose deadlines are kept here now.
+    pub(crate) fn term(&self) -> Option<Term> {
+        self.term.filter(|_| self.leads)
     }
 
     /// Lets a lease live on for its full time.
     pub(crate) fn renew(&mut self, id: i64, led: Led) -> Renewal {
-        if self.term != Some(led.term) {
+        if self.term() != Some(led.term) {
             return Renewal::NotNow;
         }
         self.count(led.now);
@@ -172,7 +184,7 @@ impl Lessor {
 
     /// How long a lease has still to live.
     pub(crate) fn remaining(&mut self, id: i64, led: Led) -> Remaining {
-        if self.term != Some(led.term) {
+        if self.term() != Some(led.term) {
             return Remaining::NotNow;
         }
         self.count(led.now);
@@ -189,7 +201,7 @@ impl Lessor {
 
     /// The leases whose time is over as of `now`, as far as they may end now; each is given out once.
     pub(crate) fn tick(&mut self, now: Moment) -> Vec<i64> {
-        if self.term.is_none() {
+        if !self.leads {
             return Vec::new();
         }
         self.count(now);
@@ -323,6 +335,18 @@ mod tests {
         assert_eq!(lessor.renew(7, led(5_000_000)), Renewal::Renewed(5));
         lessor.revoked(7);
         assert_eq!(lessor.renew(7, led(5_000_000)), Renewal::Missing);
+    }
+
+    #[test]
+    fn who_leads_again_in_the_same_term_still_waits_for_its_revokes() {
+        let mut lessor = Lessor::new([(7, 5)]);
+        lessor.promote(TERM);
+        assert_eq!(run(&mut lessor, 0, 5_000_000).len(), 1);
+        lessor.demote();
+        lessor.promote(TERM);
+        assert_eq!(lessor.renew(7, led(5_000_000)), Renewal::NotNow);
+        lessor.dropped(7, TERM);
+        assert_eq!(lessor.renew(7, led(5_000_000)), Renewal::Renewed(5));
     }
 
     #[test]
