@@ -1,6 +1,7 @@
 //! Leases under faults: one that is kept alive never ends early, whatever its leader does, and its keys go
 //! together.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_api::etcdserverpb::lease_client::LeaseClient;
@@ -99,14 +100,15 @@ fn outlives(test: &str, fault: impl FnOnce(&mut Cluster, usize) + Send) {
     let Some(mut cluster) = Cluster::quorate(test) else { return };
     let leader = cluster.leader();
     let through = cluster.endpoints()[(leader + 1) % 3].clone();
-    let (done, is_done) = std::sync::mpsc::channel();
+    let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|threads| {
         let held = threads.spawn(|| {
             runtime().block_on(async {
                 let mut client = Client::new(&through);
                 let mut holder = Holder::new(&through, 7, TTL_S).await;
                 put(&mut client, "k/a".to_owned(), 7).await;
-                while is_done.try_recv().is_err() {
+                begun.store(true, Ordering::Release);
+                while !done.load(Ordering::Acquire) {
                     let end = Instant::now() + Duration::from_secs(1);
                     hold(&mut holder, &mut client, end).await;
                 }
@@ -119,8 +121,11 @@ fn outlives(test: &str, fault: impl FnOnce(&mut Cluster, usize) + Send) {
                 assert!(Instant::now() >= holder.until, "it ended early");
             });
         });
+        while !begun.load(Ordering::Acquire) && !held.is_finished() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         fault(&mut cluster, leader);
-        done.send(()).expect("the lease is held");
+        done.store(true, Ordering::Release);
         held.join().expect("the lease was held, and has ended");
     });
 }
@@ -155,23 +160,36 @@ fn a_lease_that_ends_takes_its_keys_along_in_one_revision() {
         assert_eq!(count, 100);
         holder.lease.lease_revoke(LeaseRevokeRequest { id: 7 }).await.expect("it is there");
         assert_eq!(keys(other).await.expect("an answer"), (1, before + 1));
-        // One by time, with nobody asking: the group may sleep meanwhile.
-        drop(Holder::new(&cluster.endpoints()[1], 8, TTL_S).await);
+    });
+}
+
+#[test]
+fn a_lease_of_a_group_that_sleeps_ends_in_one_revision() {
+    let args = ["--sleep-after", "1s"];
+    let Some(cluster) = Cluster::quorate_with("a lease of a sleeping group ends", &args) else {
+        return;
+    };
+    runtime().block_on(async {
+        let mut client = Client::new(&cluster.endpoints()[0]);
+        drop(Holder::new(&cluster.endpoints()[1], 8, 6).await);
         for number in 0..5 {
-            put(client, format!("z/{number}"), 8).await;
+            put(&mut client, format!("k/{number}"), 8).await;
         }
-        let z = || RangeRequest { key: "z/".into(), range_end: "z0".into(), ..Default::default() };
-        let before = client.kv.range(z()).await.expect("an answer").into_inner();
-        assert_eq!(before.count, 5);
-        loop {
-            let now = other.kv.range(z()).await.expect("an answer").into_inner();
-            let revision = now.header.expect("a header").revision;
-            let was = before.header.expect("a header").revision;
-            match now.count {
-                0 => break assert_eq!(revision, was + 1),
-                count => assert_eq!((count, revision), (5, was)),
-            }
+        let (count, before) = keys(&mut client).await.expect("an answer");
+        assert_eq!(count, 5);
+        // A look at the metrics wakes no group.
+        let sum = |name| (0..3).filter_map(|node| cluster.metric(node, name)).sum::<f64>();
+        let mut slept = false;
+        while sum("quorate_node_due_commands_total") == 0.0 {
+            slept |= sum("quorate_raft_groups_asleep") == 6.0;
             tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(slept, "all replicas of both groups were to sleep before");
+        loop {
+            match keys(&mut client).await.expect("an answer") {
+                (0, revision) => break assert_eq!(revision, before + 1),
+                found => assert_eq!(found, (5, before)),
+            }
         }
     });
 }
