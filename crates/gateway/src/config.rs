@@ -44,6 +44,9 @@ pub struct GatewayConfig {
     /// Time that a new connection has to say which protocol it speaks, and that an HTTP/1 request may
     /// take to arrive. Default 10 s: long enough for any live client, so that a half-open one is dropped.
     pub first_bytes_timeout: Duration,
+    /// The shortest time to live of a lease, in seconds: a shorter one is lengthened, so that no lease ends
+    /// before a new leader can be found. Default 2: one and a half election timeouts of 1 s, rounded up.
+    pub lease_ttl_min_s: i64,
     /// Time that open requests have to finish once shutdown begins. Default 5 s.
     pub shutdown_grace: Duration,
 }
@@ -76,6 +79,7 @@ impl Default for GatewayConfig {
             tls_reload_interval: Duration::from_secs(5),
             json_bytes_max: 64 << 20,
             first_bytes_timeout: Duration::from_secs(10),
+            lease_ttl_min_s: 2,
             shutdown_grace: Duration::from_secs(5),
         }
     }

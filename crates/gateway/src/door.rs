@@ -11,7 +11,7 @@ use http::{Request, Response};
 use quorate_api::FILE_DESCRIPTORS;
 use quorate_api::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer,
-    maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    lease_server::LeaseServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 use quorate_api::quorate::v1::admin_server::AdminServer;
 use tonic::body::Body;
@@ -31,6 +31,7 @@ use crate::desk::Desk;
 use crate::error::{ApiError, message_too_large};
 use crate::health::HealthService;
 use crate::kv::KvService;
+use crate::lease::LeaseService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::GatewayMetrics;
 use crate::watch::{Hub, WatchService};
@@ -60,6 +61,7 @@ impl<B: Backend> Door<B> {
             .add_service(ClusterServer::new(ClusterService::new(Arc::clone(&desk))))
             .add_service(MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk))))
             .add_service(AuthServer::new(AuthService::new(Arc::clone(&desk))))
+            .add_service(LeaseServer::new(LeaseService::new(Arc::clone(&desk))))
             .add_service(AdminServer::new(AdminService::new(Arc::clone(&desk))))
             .add_service(HealthServer::new(HealthService::new(Arc::clone(&desk))))
             .add_service(

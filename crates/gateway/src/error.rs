@@ -60,6 +60,10 @@ table! {
     FutureRevision => OutOfRange, "etcdserver: mvcc: required revision is a future revision";
     /// A lease that does not exist.
     LeaseNotFound => NotFound, "etcdserver: requested lease not found";
+    /// A lease that exists already.
+    LeaseExists => FailedPrecondition, "etcdserver: lease already exists";
+    /// A lease that would live longer than any may.
+    LeaseTtlTooLarge => OutOfRange, "etcdserver: too large lease TTL";
     /// The disk is too full for writes that grow the data.
     NoSpace => ResourceExhausted, "etcdserver: mvcc: database space exceeded";
     /// Too much waits already.
@@ -171,7 +175,7 @@ impl From<KvError> for ApiError {
             KvError::KeyNotFound => Self::KeyNotFound,
             KvError::LeaseNotFound => Self::LeaseNotFound,
             // As if it had not been proposed, which is what happens to proposals of a past leader.
-            KvError::StaleRevision => Self::LeaderChanged,
+            KvError::StaleRevision | KvError::StaleDeadline => Self::LeaderChanged,
             KvError::InvalidSort => Self::InvalidSort,
             KvError::DuplicateKey => Self::DuplicateKey,
             KvError::UserEmpty => Self::UserEmpty,
@@ -188,6 +192,8 @@ impl From<KvError> for ApiError {
             KvError::PermissionNotGranted => Self::PermissionNotGranted,
             KvError::PermissionNotGiven => Self::PermissionNotGiven,
             KvError::InvalidAuthMgmt => Self::InvalidAuthMgmt,
+            KvError::LeaseExists => Self::LeaseExists,
+            KvError::LeaseTtlTooLarge => Self::LeaseTtlTooLarge,
         }
     }
 }
@@ -308,6 +314,9 @@ mod tests {
             (KvError::FutureRevision, ApiError::FutureRevision),
             (KvError::KeyNotFound, ApiError::KeyNotFound),
             (KvError::LeaseNotFound, ApiError::LeaseNotFound),
+            (KvError::LeaseExists, ApiError::LeaseExists),
+            (KvError::LeaseTtlTooLarge, ApiError::LeaseTtlTooLarge),
+            (KvError::StaleDeadline, ApiError::LeaderChanged),
             (KvError::InvalidSort, ApiError::InvalidSort),
             (KvError::DuplicateKey, ApiError::DuplicateKey),
             (KvError::StaleRevision, ApiError::LeaderChanged),

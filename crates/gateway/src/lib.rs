@@ -7,7 +7,7 @@
 //! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
 //!   often its client may ping; `gather`: small answers leave together; `prefixed`: bytes read ahead.
 //! - `door`: from an HTTP/2 request to the service that answers it.
-//! - `kv`, `watch`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
+//! - `kv`, `watch`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
 //! - `desk`: what the services share.
 //! - [`auth`]: who asks, and whether they may.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
@@ -41,6 +41,7 @@ mod gather;
 mod health;
 mod json;
 mod kv;
+mod lease;
 mod maintenance;
 mod metrics;
 mod pings;

@@ -32,6 +32,7 @@ macro_rules! methods {
 /// the services that have any count those themselves.
 const METHODS: &[Method] = methods! {
     "etcdserverpb.KV" { Put, Range, Txn, DeleteRange, Compact }
+    "etcdserverpb.Lease" { LeaseGrant, LeaseRevoke, LeaseTimeToLive, LeaseLeases }
     "etcdserverpb.Cluster" { MemberList, MemberAdd, MemberRemove, MemberUpdate, MemberPromote }
     "etcdserverpb.Maintenance" { Status, Alarm, Defragment, Hash, HashKV, MoveLeader, Downgrade }
     "etcdserverpb.Auth" {

@@ -170,7 +170,13 @@ fn response_op(outcome: kv::Outcome) -> Result<ResponseOp, ApiError> {
             | outcome::Body::Status(_)
             | outcome::Body::Events(_)
             | outcome::Body::Auth(_)
-            | outcome::Body::Error(_),
+            | outcome::Body::Error(_)
+            | outcome::Body::LeaseGrant(_)
+            | outcome::Body::LeaseRevoke(_)
+            | outcome::Body::LeaseTimeToLive(_)
+            | outcome::Body::LeaseKeepAlive(_)
+            | outcome::Body::Leases(_)
+            | outcome::Body::LeaseKeys(_),
         )
         | None => return Err(ApiError::UnexpectedOutcome),
     };

@@ -93,11 +93,12 @@ impl Router {
         &self,
         group: GroupId,
         query: Bytes,
+        led: bool,
         deadline: Instant,
     ) -> Result<ReadAnswer, EngineError> {
         let mut search = self.search(group)?;
         loop {
-            let request = Request::read(group, query.clone());
+            let request = Request::read(group, query.clone(), led);
             let until = deadline.min(Instant::now() + READ_PATIENCE);
             let leader = match self.ask_member(search.next(), request, until).await {
                 Ok(reply::Body::Answer(Answer { term, outcome, .. })) => {

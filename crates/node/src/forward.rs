@@ -17,7 +17,7 @@ pub(crate) struct Request {
     /// The group that should serve it.
     #[prost(uint64, tag = "1")]
     pub(crate) group: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 40")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 40")]
     pub(crate) body: Option<request::Body>,
 }
 
@@ -47,6 +47,9 @@ pub(crate) mod request {
         /// Answer this query once your replica has something new for it, or after a while.
         #[prost(message, tag = "40")]
         Follow(Follow),
+        /// Answer this query as the leader, if you lead.
+        #[prost(bytes = "bytes", tag = "8")]
+        ReadLed(Bytes),
     }
 }
 
@@ -197,8 +200,13 @@ impl Request {
         Self::encoded(group, request::Body::Propose(command))
     }
 
-    pub(crate) fn read(group: GroupId, query: Bytes) -> Bytes {
-        Self::encoded(group, request::Body::Read(query))
+    /// `led`: only the leader itself can answer.
+    pub(crate) fn read(group: GroupId, query: Bytes, led: bool) -> Bytes {
+        let body = match led {
+            true => request::Body::ReadLed(query),
+            false => request::Body::Read(query),
+        };
+        Self::encoded(group, body)
     }
 
     pub(crate) fn founders() -> Bytes {

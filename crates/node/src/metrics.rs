@@ -28,6 +28,8 @@ pub(crate) struct NodeMetrics {
     pub(crate) appends_refused: Counter,
     pub(crate) fetches_refused: Counter,
     pub(crate) messages_unrouted: Counter,
+    pub(crate) due_proposed: Counter,
+    pub(crate) due_refused: Counter,
     pub(crate) proposals_refused: Counter,
     pub(crate) proposals_refused_no_space: Counter,
     pub(crate) disk_free_bytes: Gauge,
@@ -141,6 +143,14 @@ impl NodeMetrics {
             messages_unrouted: registry.counter(
                 "quorate_node_messages_unrouted_total",
                 "Messages for groups that do not live here.",
+            ),
+            due_proposed: registry.counter(
+                "quorate_node_due_commands_total",
+                "Commands proposed because time has passed: each ends a lease.",
+            ),
+            due_refused: registry.counter(
+                "quorate_node_due_commands_refused_total",
+                "Such commands that could not be proposed, since too many bytes wait; they come again.",
             ),
             proposals_refused: registry.counter(
                 "quorate_node_proposals_refused_total",

@@ -175,10 +175,10 @@ impl Network {
         drop(self.router.tell(&resident, Input::Propose { command, slot }));
     }
 
-    fn read(&self, group: GroupId, query: Bytes, replier: Replier) {
+    fn read(&self, group: GroupId, query: Bytes, led: bool, replier: Replier) {
         match self.router.resident(group) {
             Ok(resident) => {
-                let slot = ReadSlot { reply: ReadReply::Remote { query, replier } };
+                let slot = ReadSlot { reply: ReadReply::Remote { query, led, replier } };
                 drop(self.router.tell(&resident, Input::Read(slot)));
             }
             // It does not live here, or not for long: the asker looks elsewhere.
@@ -347,11 +347,12 @@ impl Handler for Network {
                 replier.send(Reply::encoded(reply::Body::Heard(Empty {})));
             }
             Some(request::Body::Propose(command)) => self.propose(group, command, replier),
-            Some(request::Body::Read(query)) => self.read(group, query, replier),
             Some(request::Body::Follow(follow)) => {
                 let router = Arc::clone(&self.router);
                 drop(tokio::spawn(answer_follower(router, group, follow, replier)));
             }
+            Some(request::Body::Read(query)) => self.read(group, query, false, replier),
+            Some(request::Body::ReadLed(query)) => self.read(group, query, true, replier),
             Some(request::Body::Founders(Empty {})) => self.founders(replier),
             Some(request::Body::Join(_)) | None => {
                 let reason = "a request of a kind that this version does not know";

@@ -484,11 +484,12 @@ fn start_tasks(parts: &Arc<Parts>, first_map: Option<PlacementMap>) {
         election_timeout: config.election_timeout,
         reserve_bytes: config.disk_reserve_bytes,
     };
+    let kinds = parts.kinds.values().cloned().collect();
     let tasks = [
         vital::spawn("disk watch", disk_watch.run()),
         vital::spawn(
             "ticker",
-            ticker::run(Arc::clone(router), parts.tick(), config.entry_cache_bytes),
+            ticker::run(Arc::clone(router), kinds, parts.tick(), config.entry_cache_bytes),
         ),
         vital::spawn("look", ticker::look_around(Arc::clone(router))),
         vital::spawn("steward", steward.run(Arc::clone(&parts.placement_applied))),

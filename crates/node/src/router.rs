@@ -95,6 +95,9 @@ pub enum Consistency {
     Linearizable,
     /// It sees what this node's replica has applied.
     Serializable,
+    /// As [`Self::Linearizable`], and it is answered by the leader itself:
+    /// [`MachineKind::read_led`](quorate_types::MachineKind::read_led).
+    Led,
 }
 
 /// The answer to a read.
@@ -236,7 +239,10 @@ impl Router {
             Err(error) => Err(error),
         };
         match read {
-            Err(EngineError::UnknownGroup(_)) => self.read_elsewhere(group, query, deadline).await,
+            Err(EngineError::UnknownGroup(_)) => {
+                let led = consistency == Consistency::Led;
+                self.read_elsewhere(group, query, led, deadline).await
+            }
             other => other,
         }
     }
@@ -249,6 +255,7 @@ impl Router {
         deadline: Instant,
     ) -> Result<ReadAnswer, EngineError> {
         let group = resident.state.group;
+        let led = consistency == Consistency::Led;
         // Right after a restart the state may be older than what this node has served before.
         if consistency == Consistency::Serializable && resident.caught_up.load(Ordering::Acquire) {
             let term = resident.leadership.borrow().term;
@@ -262,14 +269,20 @@ impl Router {
                 let is_fit = self.disks.view().fitness == Fitness::Fit;
                 is_fit && resident.caught_up.load(Ordering::Acquire)
             };
-            if leader == self.node || keeps_up() {
+            if leader == self.node || !led && keeps_up() {
                 if let Ok(ReadGrant { term, .. }) = self.read_here(resident, deadline).await? {
-                    let answer = resident.state.read_anywhere(query).await?;
-                    return Ok(ReadAnswer { answer, term });
+                    let answer = match led {
+                        true => resident.state.read_led(&query, term),
+                        false => resident.state.read_anywhere(query.clone()).await,
+                    };
+                    match answer {
+                        Err(ReadError::NotNow) => {}
+                        answer => return Ok(ReadAnswer { answer: answer?, term }),
+                    }
                 }
                 // A read changes nothing: whatever went wrong, it may be tried again.
             } else {
-                let request = Request::read(group, query.clone());
+                let request = Request::read(group, query.clone(), led);
                 match self.ask_leader(resident, leader, request, deadline).await {
                     Ok(reply::Body::Answer(Answer { term, outcome, .. })) => {
                         return Ok(ReadAnswer { answer: outcome, term: Term(term) });

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_group::{Leadership, Refusal};
+use quorate_raft::Role;
 use quorate_store::{ScopedView, StateEngine};
 use quorate_transport::Replier;
 use quorate_types::machine::StateError;
-use quorate_types::{GroupId, MachineKind, ReadError};
+use quorate_types::{GroupId, Led, MachineKind, ReadError, Term};
 
 use crate::actor::ReadGrant;
+use crate::clock;
 use crate::forward::{Answer, FORWARDED_BYTES_MAX, Reply, reply};
 
 /// The state of one group, to look at.
@@ -62,8 +65,37 @@ impl GroupState {
         read.unwrap_or_else(|failed| Err(StateError(format!("read failed: {failed}")).into()))
     }
 
+    /// Answers `query` as the leader of `term`, in which it was granted just now.
+    pub(crate) fn read_led(&self, query: &Bytes, term: Term) -> Result<Bytes, ReadError> {
+        let view = self.engine.shared_view();
+        let row = view.group_row(self.group)?;
+        let rows = ScopedView::new(view.rows(), self.kind.scope(), self.group);
+        let led = Led { term, now: clock::now() };
+        self.kind.read_led(self.group, query, led, &row.meta, &rows)
+    }
+
+    /// Tells the kind who keeps time.
+    pub(crate) fn on_leadership(&self, leadership: Leadership) {
+        let leads = leadership.role == Role::Leader && leadership.serving;
+        self.kind.on_leadership(self.group, leads.then_some(leadership.term));
+    }
+
+    /// The group has no life to lead in.
+    pub(crate) fn resign(&self) {
+        self.kind.on_leadership(self.group, None);
+    }
+
     /// Answers `query` for another node.
-    pub(crate) fn answer_remote(&self, grant: ReadGrant, query: Bytes, replier: Replier) {
+    pub(crate) fn answer_remote(
+        &self,
+        grant: ReadGrant,
+        query: Bytes,
+        led: bool,
+        replier: Replier,
+    ) {
+        if led {
+            return replier.send(reply_to(grant, self.read_led(&query, grant.term)));
+        }
         if let Some(answer) = self.read_few(&query) {
             return replier.send(reply_to(grant, answer));
         }
@@ -85,6 +117,10 @@ fn reply_to(grant: ReadGrant, answer: Result<Bytes, ReadError>) -> Bytes {
             index: grant.index.value(),
             outcome,
         }),
+        // The asker looks again, and asks again.
+        Err(ReadError::NotNow) => {
+            Reply::of_refusal(Refusal::NotLeader { leader: None, term: grant.term })
+        }
         Err(error) => reply::Body::Failed(error.to_string()),
     })
 }

@@ -2,19 +2,20 @@
 //! that sleep, and looks at all of them now and then.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_group::{EntryBudget, FailureDetector, Heard, Wheel};
 use quorate_raft::Role;
 use quorate_transport::{Limits, Pulse};
-use quorate_types::NodeId;
+use quorate_types::{Due, MachineKind, NodeId};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::actor::{GroupReport, Input};
+use crate::actor::{GroupReport, Input, Promise, ProposalReply, ProposalSlot};
+use crate::clock;
 use crate::config::EngineConfig;
 use crate::engine::lock;
-use crate::router::Router;
+use crate::router::{Residents, Router};
 
 /// Ticks in a heartbeat interval: two, so that timeouts are drawn from twice as many values as there
 /// are beats, and two candidates seldom stand at once.
@@ -54,7 +55,12 @@ pub(crate) fn keep_alive_interval(config: &EngineConfig) -> Duration {
 }
 
 /// Ticks until the router's node stops, and divides `entry_cache_bytes` of memory among the groups.
-pub(crate) async fn run(router: Arc<Router>, tick: Duration, entry_cache_bytes: usize) {
+pub(crate) async fn run(
+    router: Arc<Router>,
+    kinds: Vec<Arc<dyn MachineKind>>,
+    tick: Duration,
+    entry_cache_bytes: usize,
+) {
     let mut budget = EntryBudget::new(entry_cache_bytes, GROUP_CACHE_BYTES_MAX);
     let mut ticks = interval(tick);
     // After a pause (a stopped process, a stalled disk) the groups must not live through all missed
@@ -84,7 +90,29 @@ pub(crate) async fn run(router: Arc<Router>, tick: Duration, entry_cache_bytes: 
         };
         told.into_iter().for_each(|(group, lost)| tell(group, Input::NodesLost(lost)));
         awake.into_iter().for_each(|group| tell(group, Input::Tick));
+        for kind in &kinds {
+            for due in kind.tick(clock::now()) {
+                propose_due(&router, &residents, kind, due);
+            }
+        }
     }
+}
+
+/// Proposes what a machine wants because time has passed; nobody waits for it.
+fn propose_due(router: &Router, residents: &Residents, kind: &Arc<dyn MachineKind>, due: Due) {
+    let command = due.command.clone();
+    let resident = residents.get(&due.group);
+    // Dropped without having been proposed, it lets its kind know.
+    let promise = Promise::new(Arc::clone(kind), due);
+    let Some(resident) = resident else { return };
+    let Ok(permit) = router.permit(command.len()) else {
+        return router.metrics.due_refused.increment(1);
+    };
+    router.metrics.due_proposed.increment(1);
+    let reply = ProposalReply::Due(Box::new(promise));
+    let slot = ProposalSlot { since: Instant::now(), reply, _permit: permit };
+    // A group that has stopped drops it.
+    drop(router.tell(resident, Input::Propose { command, slot }));
 }
 
 /// Looks at the groups now and then, for metrics. Not part of the ticker: a group that is slow to answer

@@ -404,6 +404,8 @@ fn gateway_config(config: &ServeConfig) -> GatewayConfig {
         grpc_keepalive_min_time: config.keepalive.min_time,
         max_concurrent_streams: config.clients.max_concurrent_streams,
         max_connections: config.clients.max_connections,
+        // etcd's rule: one and a half election timeouts, in whole seconds.
+        lease_ttl_min_s: (config.election * 3 / 2).as_millis().div_ceil(1_000) as i64,
         ..GatewayConfig::default()
     }
 }

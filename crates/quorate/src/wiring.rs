@@ -159,6 +159,7 @@ impl Backend for EngineBackend {
         consistency: Consistency,
     ) -> Result<Answer, BackendError> {
         let consistency = match consistency {
+            Consistency::Linearizable if query.asks_leader() => quorate_node::Consistency::Led,
             Consistency::Linearizable => quorate_node::Consistency::Linearizable,
             Consistency::Serializable => quorate_node::Consistency::Serializable,
         };
@@ -305,8 +306,10 @@ fn command_key(command: &kv::Command) -> &[u8] {
         Some(Body::Put(put)) => &put.key,
         Some(Body::DeleteRange(delete)) => &delete.key,
         Some(Body::Txn(txn)) => txn_key(txn),
-        // Users and roles lie where the keyspace begins.
-        Some(Body::Compact(_) | Body::Auth(_)) | None => &[],
+        // Leases, users and roles are keys of the system, which are routed like any: they lie before the
+        // clients' keys.
+        Some(Body::LeaseGrant(_) | Body::LeaseRevoke(_) | Body::Auth(_) | Body::Compact(_))
+        | None => &[],
     }
 }
 
@@ -317,7 +320,15 @@ fn query_key(query: &kv::Query) -> &[u8] {
         Some(Body::Range(range)) => &range.key,
         Some(Body::Txn(txn)) => txn_key(txn),
         Some(Body::Events(events)) => &events.key,
-        Some(Body::Status(_) | Body::Auth(_)) | None => &[],
+        Some(
+            Body::LeaseTimeToLive(_)
+            | Body::LeaseKeepAlive(_)
+            | Body::Leases(_)
+            | Body::LeaseKeys(_)
+            | Body::Auth(_)
+            | Body::Status(_),
+        )
+        | None => &[],
     }
 }
 

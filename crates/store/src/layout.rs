@@ -8,6 +8,9 @@
 //! U | group | ...                               -> rows of a machine that has a space of its own
 //!
 //! stored key = space | key        space 1: the system's, space 2: the clients'
+//!
+//! C | 1 | l | r | lease                         -> what is kept of a lease
+//! C | 1 | l | k | lease | key                   -> nothing: the key is attached to the lease
 //! ```
 //!
 //! Numbers are big endian, and `~` is the complement, so that the newest of a key comes first. A key of
@@ -118,6 +121,67 @@ pub fn current_range(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
 #[must_use]
 pub fn key_of_current(row: &[u8]) -> Option<&[u8]> {
     row.strip_prefix(&[TAG_CURRENT, SPACE_USER])
+}
+
+/// The beginning of the rows of leases.
+const LEASES: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'l', b'r'];
+/// The beginning of the rows of the keys that are attached to leases.
+const ATTACHED: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'l', b'k'];
+
+/// The row of a lease.
+#[must_use]
+pub fn lease(id: i64) -> [u8; 12] {
+    of_lease(LEASES, id)
+}
+
+/// The rows of all leases: `start <= row < end`.
+#[must_use]
+pub const fn leases() -> ([u8; 4], [u8; 4]) {
+    let [tag, space, leases, record] = LEASES;
+    (LEASES, [tag, space, leases, record + 1])
+}
+
+/// The id of a lease's row; `None` when it is not such a row.
+#[must_use]
+pub fn id_of_lease(row: &[u8]) -> Option<i64> {
+    Some(i64::from_be_bytes(row.strip_prefix(&LEASES)?.try_into().ok()?))
+}
+
+/// The row that says that `key` is attached to a lease.
+#[must_use]
+pub fn attached(id: i64, key: &[u8]) -> Vec<u8> {
+    [&of_lease(ATTACHED, id)[..], key].concat()
+}
+
+/// The rows of the keys that are attached to a lease: `start <= row < end`; what follows `start` is the key.
+#[must_use]
+pub fn attached_range(id: i64) -> ([u8; 12], Vec<u8>) {
+    let start = of_lease(ATTACHED, id);
+    let end = match (id as u64).checked_add(1) {
+        Some(next) => of_lease(ATTACHED, next as i64).to_vec(),
+        None => vec![TAG_CURRENT, SPACE_SYSTEM, b'l', b'k' + 1],
+    };
+    (start, end)
+}
+
+/// Where the rows of attached keys begin, and those of leases end after them.
+#[must_use]
+pub const fn attached_start() -> [u8; 4] {
+    ATTACHED
+}
+
+/// The lease and the key of a row that says that they belong together; `None` when it is not such a row.
+#[must_use]
+pub fn parse_attached(row: &[u8]) -> Option<(i64, &[u8])> {
+    let (id, key) = row.strip_prefix(&ATTACHED)?.split_first_chunk()?;
+    Some((i64::from_be_bytes(*id), key))
+}
+
+fn of_lease(prefix: [u8; 4], id: i64) -> [u8; 12] {
+    let mut row = [0; 12];
+    row[..4].copy_from_slice(&prefix);
+    row[4..].copy_from_slice(&id.to_be_bytes());
+    row
 }
 
 /// The `K` row of one write to a user's key; also where a scan for what stood there at `stamp` begins.
@@ -272,6 +336,22 @@ mod tests {
             let tag = [TAG_HISTORY, TAG_EVENT, TAG_CURRENT][usize::from(tag)];
             let row = [&[tag, SPACE_USER][..], &row].concat();
             let _ = (parse_history(&row), parse_event(&row), key_of_current(&row));
+        }
+    }
+
+    #[test]
+    fn the_keys_of_a_lease_lie_in_its_own_range_and_in_no_others() {
+        let ids = [1, 2, 0xff, 0x100, i64::MAX, i64::MIN, -1];
+        for (id, other) in ids.into_iter().flat_map(|id| ids.map(|other| (id, other))) {
+            for key in [&b""[..], b"k", &[0xff; 9]] {
+                let row = attached(other, key);
+                let (start, end) = attached_range(id);
+                assert_eq!(start[..] <= row[..] && row < end, id == other, "{id} {other}");
+                assert_eq!(parse_attached(&row), Some((other, key)));
+            }
+            assert_eq!(id_of_lease(&lease(id)), Some(id));
+            let (start, end) = leases();
+            assert!(start[..] <= lease(id)[..] && lease(id)[..] < end[..]);
         }
     }
 

@@ -8,6 +8,13 @@ use bytes::Bytes;
 use prost::{Enumeration, Message, Oneof};
 
 use crate::auth::{AuthCommand, AuthOutcome, AuthQuery, Caller};
+mod lease;
+
+pub use lease::{
+    LEASE_TTL_MAX_S, LeaseGrant, LeaseGrantOutcome, LeaseKeepAlive, LeaseKeepAliveOutcome,
+    LeaseKeys, LeaseKeysOutcome, LeaseRevoke, LeaseRevokeOutcome, LeaseTimeToLive,
+    LeaseTimeToLiveOutcome, Leases, LeasesOutcome,
+};
 
 /// A command to the keyspace: what a log entry of a data group carries.
 #[derive(Clone, PartialEq, Message)]
@@ -16,7 +23,7 @@ pub struct Command {
     #[prost(int64, tag = "1")]
     pub at_revision: i64,
     /// What to do.
-    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5, 20")]
+    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5, 10, 11, 20")]
     pub body: Option<command::Body>,
     /// Who asks for it; none while users do not count.
     #[prost(message, optional, tag = "100")]
@@ -25,7 +32,7 @@ pub struct Command {
 
 /// The kinds of [`Command`].
 pub mod command {
-    use super::{AuthCommand, Compact, DeleteRange, Oneof, Put, Txn};
+    use super::{AuthCommand, Compact, DeleteRange, LeaseGrant, LeaseRevoke, Oneof, Put, Txn};
 
     /// The kinds of a command.
     #[derive(Clone, PartialEq, Oneof)]
@@ -45,6 +52,12 @@ pub mod command {
         /// Change users or roles; takes no revision of the keyspace.
         #[prost(message, tag = "20")]
         Auth(AuthCommand),
+        /// Make a lease.
+        #[prost(message, tag = "10")]
+        LeaseGrant(LeaseGrant),
+        /// End a lease, and delete its keys.
+        #[prost(message, tag = "11")]
+        LeaseRevoke(LeaseRevoke),
     }
 }
 
@@ -52,7 +65,7 @@ pub mod command {
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
     /// What is asked.
-    #[prost(oneof = "query::Body", tags = "1, 2, 3, 20, 40")]
+    #[prost(oneof = "query::Body", tags = "1, 2, 3, 10, 11, 12, 13, 20, 40")]
     pub body: Option<query::Body>,
     /// Who asks; none while users do not count.
     #[prost(message, optional, tag = "100")]
@@ -61,7 +74,10 @@ pub struct Query {
 
 /// The kinds of [`Query`].
 pub mod query {
-    use super::{AuthQuery, Events, Oneof, Range, Status, Txn};
+    use super::{
+        AuthQuery, Events, LeaseKeepAlive, LeaseKeys, LeaseTimeToLive, Leases, Oneof, Range,
+        Status, Txn,
+    };
 
     /// The kinds of a query.
     #[derive(Clone, PartialEq, Oneof)]
@@ -81,6 +97,27 @@ pub mod query {
         /// Users and roles.
         #[prost(message, tag = "20")]
         Auth(AuthQuery),
+        /// How long a lease has still to live; for the leader.
+        #[prost(message, tag = "10")]
+        LeaseTimeToLive(LeaseTimeToLive),
+        /// Let a lease live on; for the leader.
+        #[prost(message, tag = "11")]
+        LeaseKeepAlive(LeaseKeepAlive),
+        /// All leases.
+        #[prost(message, tag = "12")]
+        Leases(Leases),
+        /// Which keys are attached to a lease.
+        #[prost(message, tag = "13")]
+        LeaseKeys(LeaseKeys),
+    }
+}
+
+impl Query {
+    /// True for what only the leader can answer, since nobody else keeps the deadlines of leases.
+    #[must_use]
+    pub const fn asks_leader(&self) -> bool {
+        use query::Body;
+        matches!(self.body, Some(Body::LeaseTimeToLive(_) | Body::LeaseKeepAlive(_)))
     }
 }
 
@@ -96,9 +133,13 @@ impl Command {
             })
         }
         match &self.body {
-            Some(command::Body::Put(_)) => true,
+            Some(command::Body::Put(_) | command::Body::LeaseGrant(_)) => true,
             Some(command::Body::Txn(txn)) => ops_grow(txn),
-            Some(command::Body::DeleteRange(_) | command::Body::Compact(_)) => {
+            Some(
+                command::Body::DeleteRange(_)
+                | command::Body::Compact(_)
+                | command::Body::LeaseRevoke(_),
+            ) => {
                 crate::defect!(RoomMakersRefused)
             }
             // Small and few, and needed to keep others out when it matters.
@@ -356,15 +397,16 @@ pub struct Outcome {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// The result.
-    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8, 20, 40")]
+    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 20, 40")]
     pub body: Option<outcome::Body>,
 }
 
 /// The kinds of [`Outcome`].
 pub mod outcome {
     use super::{
-        AuthOutcome, CompactOutcome, DeleteRangeOutcome, EventsOutcome, KvError, Oneof, PutOutcome,
-        RangeOutcome, StatusOutcome, TxnOutcome,
+        AuthOutcome, CompactOutcome, DeleteRangeOutcome, EventsOutcome, KvError, LeaseGrantOutcome,
+        LeaseKeepAliveOutcome, LeaseKeysOutcome, LeaseRevokeOutcome, LeaseTimeToLiveOutcome,
+        LeasesOutcome, Oneof, PutOutcome, RangeOutcome, StatusOutcome, TxnOutcome,
     };
 
     /// The kinds of an outcome.
@@ -397,6 +439,24 @@ pub mod outcome {
         /// Of a change of users or roles, or of a question about them.
         #[prost(message, tag = "20")]
         Auth(AuthOutcome),
+        /// Of a grant.
+        #[prost(message, tag = "10")]
+        LeaseGrant(LeaseGrantOutcome),
+        /// Of a revoke.
+        #[prost(message, tag = "11")]
+        LeaseRevoke(LeaseRevokeOutcome),
+        /// Of a question for the time to live.
+        #[prost(message, tag = "12")]
+        LeaseTimeToLive(LeaseTimeToLiveOutcome),
+        /// Of a keep-alive.
+        #[prost(message, tag = "13")]
+        LeaseKeepAlive(LeaseKeepAliveOutcome),
+        /// Of a question for all leases.
+        #[prost(message, tag = "14")]
+        Leases(LeasesOutcome),
+        /// Of a question for attached keys.
+        #[prost(message, tag = "15")]
+        LeaseKeys(LeaseKeysOutcome),
     }
 }
 
@@ -590,6 +650,12 @@ pub enum KvError {
     PermissionNotGiven = 42,
     /// It would leave nobody who can manage users.
     InvalidAuthMgmt = 43,
+    /// There is a lease of this id.
+    LeaseExists = 20,
+    /// A time to live above [`LEASE_TTL_MAX_S`].
+    LeaseTtlTooLarge = 21,
+    /// The deadline that a revoke rests on was kept in another term: as if it had not been proposed.
+    StaleDeadline = 22,
 }
 
 #[cfg(test)]

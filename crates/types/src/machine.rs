@@ -21,7 +21,8 @@ use bytes::Bytes;
 
 use crate::digest::Digest;
 use crate::entry::EntryId;
-use crate::id::GroupId;
+use crate::id::{GroupId, Term};
+use crate::moment::Moment;
 
 /// A committed command on its way into a state machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +70,10 @@ pub enum ReadError {
     /// The query's bytes are not a query of this machine.
     #[error("malformed query: {0}")]
     Malformed(String),
+    /// Only the leader can answer, and this replica does not lead in the term of the read; or it cannot at
+    /// this moment. Worth asking again.
+    #[error("not now")]
+    NotNow,
     /// The engine failed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -178,6 +183,24 @@ pub enum RowScope {
     Keyspace,
 }
 
+/// The leadership under which a read for the leader was granted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Led {
+    /// The term of the grant.
+    pub term: Term,
+    /// The host's clock, read after the grant.
+    pub now: Moment,
+}
+
+/// A command that a kind wants proposed because time has passed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Due {
+    /// The group.
+    pub group: GroupId,
+    /// The command.
+    pub command: Bytes,
+}
+
 /// A kind of state machine, registered by name when a node is opened, so that a restart can rebuild the
 /// groups that it finds.
 pub trait MachineKind: Send + Sync + fmt::Debug {
@@ -232,5 +255,44 @@ pub trait MachineKind: Send + Sync + fmt::Debug {
     ) -> Option<Result<Bytes, ReadError>> {
         let _ = (group, query, meta, state);
         None
+    }
+
+    /// Who keeps time: this replica of `group` leads in `term` from now on, and has applied the first entry
+    /// of that term; `None`: it leads no more, or it has no life to lead in. Told from the group's own
+    /// turns, so it must not take long.
+    fn on_leadership(&self, group: GroupId, term: Option<Term>) {
+        let _ = (group, term);
+    }
+
+    /// Time has passed: what shall be proposed to groups that this node leads. Called many times a second,
+    /// whether the groups are awake or not, from where nothing may block.
+    ///
+    /// `now` comes from a monotonic clock that counts through suspends.
+    fn tick(&self, now: Moment) -> Vec<Due> {
+        let _ = now;
+        Vec::new()
+    }
+
+    /// A command of [`Self::tick`] was certainly not proposed, and will not be.
+    fn not_proposed(&self, due: &Due) {
+        let _ = due;
+    }
+
+    /// Answers a query that only the leader can answer, such as one about time. It was granted like any
+    /// linearizable read, by this replica in the term of `led`: everything up to the grant is applied.
+    /// It runs right where it was asked, so it must look at few rows.
+    ///
+    /// # Errors
+    /// As [`MachineKind::read`], and [`ReadError::NotNow`].
+    fn read_led(
+        &self,
+        group: GroupId,
+        query: &Bytes,
+        led: Led,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
+        let _ = (group, query, led, meta, state);
+        Err(ReadError::Malformed("no question for a leader".into()))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 use metrics::Gauge;
+use quorate_types::KeyRange;
 use quorate_types::auth::{AuthQuery, Caller, Directory, Needs, outcome as told, query as asked};
 use quorate_types::kv::{self, KvError, outcome, query};
 
@@ -165,6 +166,31 @@ impl<B: Backend> Desk<B> {
                 Err(_) => Err(error),
             },
         }
+    }
+
+    /// Whether a caller may watch a range, which no replica looks at again.
+    ///
+    /// # Errors
+    /// etcd's refusals, or that nobody can be asked.
+    pub(crate) async fn authorize_watch(
+        &self,
+        by: Option<&Identity>,
+        range: &KeyRange,
+    ) -> Result<(), ApiError> {
+        if self.backend.auth_is_off() {
+            return Ok(());
+        }
+        let needs = Needs::Keys { read: vec![range.clone()], write: Vec::new() };
+        let known = match self.backend.directory() {
+            Some(known) => known.check(by.map(|by| &by.caller), &needs),
+            None => Err(KvError::AuthOldRevision),
+        };
+        if known.is_err() {
+            let newest = self.newest_directory().await?;
+            let by = renewed(by, &newest);
+            newest.check(by.as_ref().map(|by| &by.caller), &needs)?;
+        }
+        Ok(())
     }
 
     /// The identity for a second try after [`KvError::AuthOldRevision`]: users and roles have changed since this

@@ -8,9 +8,10 @@ use quorate_types::KeyRange;
 use quorate_types::auth::{self, Directory, Needs};
 use quorate_types::kv::{
     Command, CompactOutcome, Compare, CompareResult, DeleteRange, DeleteRangeOutcome, EventKind,
-    Events, EventsOutcome, KeyValue, KvError, Op, Outcome, Put, PutOutcome, Query, Range,
-    RangeOutcome, SortOrder, SortTarget, StatusOutcome, Txn, TxnOutcome, WatchEvent, command,
-    compare::Target, op, outcome, query,
+    Events, EventsOutcome, KeyValue, KvError, LEASE_TTL_MAX_S, LeaseGrantOutcome,
+    LeaseKeepAliveOutcome, LeaseKeysOutcome, LeaseRevokeOutcome, LeaseTimeToLiveOutcome,
+    LeasesOutcome, Op, Outcome, Put, PutOutcome, Query, Range, RangeOutcome, SortOrder, SortTarget,
+    StatusOutcome, Txn, TxnOutcome, WatchEvent, command, compare::Target, op, outcome, query,
 };
 
 /// A revision of a key: the pair, or `None` where it was deleted.
@@ -26,6 +27,8 @@ pub(crate) struct Keyspace {
     compacted: i64,
     /// Its users and roles.
     pub(crate) directory: Directory,
+    /// Times to live in seconds; here they do not pass.
+    leases: BTreeMap<i64, i64>,
 }
 
 impl Keyspace {
@@ -36,6 +39,7 @@ impl Keyspace {
             revision: 1,
             compacted: -1,
             directory: Directory::default(),
+            leases: BTreeMap::new(),
         }
     }
 
@@ -96,6 +100,8 @@ impl Keyspace {
                 let done = Some(auth::outcome::Body::Done(auth::outcome::Done {}));
                 outcome::Body::Auth(auth::AuthOutcome { body: done })
             }),
+            command::Body::LeaseGrant(grant) => writer.keyspace.grant(grant.id, grant.ttl_s),
+            command::Body::LeaseRevoke(revoke) => writer.revoke(revoke.id),
         };
         if writer.changed {
             self.revision += 1;
@@ -121,6 +127,26 @@ impl Keyspace {
                 .directory
                 .answer(query.caller.as_ref(), question)
                 .map(outcome::Body::Auth),
+            query::Body::LeaseTimeToLive(asked) => {
+                let ttl_s = reader.keyspace.leases.get(&asked.id).copied();
+                Ok(outcome::Body::LeaseTimeToLive(LeaseTimeToLiveOutcome {
+                    // A moment has passed since.
+                    ttl_s: ttl_s.map_or(-1, |ttl_s| ttl_s - 1),
+                    granted_ttl_s: ttl_s.unwrap_or(0),
+                }))
+            }
+            query::Body::LeaseKeepAlive(asked) => {
+                let ttl_s = reader.keyspace.leases.get(&asked.id).copied().unwrap_or(0);
+                Ok(outcome::Body::LeaseKeepAlive(LeaseKeepAliveOutcome { ttl_s }))
+            }
+            query::Body::Leases(_) => {
+                let ids = reader.keyspace.leases.keys().copied().collect();
+                Ok(outcome::Body::Leases(LeasesOutcome { ids }))
+            }
+            query::Body::LeaseKeys(asked) => Ok(outcome::Body::LeaseKeys(LeaseKeysOutcome {
+                keys: reader.attached(asked.id),
+                exists: reader.keyspace.leases.contains_key(&asked.id),
+            })),
         };
         assert!(!reader.changed, "a query changed the keyspace");
         self.outcome(result)
@@ -140,6 +166,17 @@ impl Keyspace {
         }
         self.compacted = revision;
         Ok(outcome::Body::Compact(CompactOutcome {}))
+    }
+
+    fn grant(&mut self, id: i64, ttl_s: i64) -> Result<outcome::Body, KvError> {
+        if ttl_s > LEASE_TTL_MAX_S {
+            return Err(KvError::LeaseTtlTooLarge);
+        }
+        if self.leases.contains_key(&id) {
+            return Err(KvError::LeaseExists);
+        }
+        self.leases.insert(id, ttl_s);
+        Ok(outcome::Body::LeaseGrant(LeaseGrantOutcome { id, ttl_s }))
     }
 
     /// The pairs of a range as of `revision`, by key.
@@ -179,7 +216,11 @@ impl Writer<'_> {
             {
                 Err(KvError::Compacted)
             }
-            op::Body::Put(put) if put.lease != 0 => Err(KvError::LeaseNotFound),
+            op::Body::Put(put)
+                if put.lease != 0 && !self.keyspace.leases.contains_key(&put.lease) =>
+            {
+                Err(KvError::LeaseNotFound)
+            }
             op::Body::Put(put) if put.ignore_value || put.ignore_lease => {
                 match self.current(&KeyRange::single(&put.key)).is_empty() {
                     true => Err(KvError::KeyNotFound),
@@ -191,6 +232,19 @@ impl Writer<'_> {
             }),
             _ => Ok(()),
         }
+    }
+
+    fn attached(&self, lease: i64) -> Vec<Bytes> {
+        let pairs = self.current(&KeyRange::all()).into_iter();
+        pairs.filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
+    }
+
+    fn revoke(&mut self, lease: i64) -> Result<outcome::Body, KvError> {
+        self.keyspace.leases.remove(&lease).ok_or(KvError::LeaseNotFound)?;
+        let keys = self.attached(lease);
+        let deleted = keys.len() as i64;
+        keys.into_iter().for_each(|key| self.write(key, None));
+        Ok(outcome::Body::LeaseRevoke(LeaseRevokeOutcome { deleted }))
     }
 
     fn run(&mut self, op: &op::Body) -> outcome::Body {
@@ -282,7 +336,10 @@ impl Writer<'_> {
             mod_revision: self.at,
             version,
             value: if put.ignore_value { value.clone() } else { put.value.clone() },
-            lease: put.lease,
+            lease: match &old {
+                Some(old) if put.ignore_lease => old.lease,
+                _ => put.lease,
+            },
         };
         self.write(put.key.clone(), Some(kv));
         PutOutcome { prev_kv: old.filter(|_| put.prev_kv) }

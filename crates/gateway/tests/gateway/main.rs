@@ -18,6 +18,7 @@ mod etcdctl;
 mod fake;
 mod json;
 mod keyspace;
+mod leases;
 mod members;
 mod peer;
 mod pings;

@@ -171,8 +171,8 @@ impl Drive {
                 Effect::Grant { slot, term, index } => match slot.reply {
                     // A caller that has given up is no error.
                     ReadReply::Local(sender) => drop(sender.send(Ok(ReadGrant { term, index }))),
-                    ReadReply::Remote { query, replier } => {
-                        self.state.answer_remote(ReadGrant { term, index }, query, replier);
+                    ReadReply::Remote { query, led, replier } => {
+                        self.state.answer_remote(ReadGrant { term, index }, query, led, replier);
                     }
                 },
                 Effect::Deny { slot, refusal } => match slot.reply {
@@ -185,7 +185,11 @@ impl Drive {
                 Effect::Membership(membership) => {
                     tracing::info!(group = %self.group, ?membership, "membership");
                 }
-                Effect::Leadership(leadership) => self.herald.publish(leadership, now),
+                Effect::Leadership(leadership) => {
+                    // Before any read of the new term is granted.
+                    self.state.on_leadership(leadership);
+                    self.herald.publish(leadership, now);
+                }
             }
         }
         if self.refused.is_empty()
@@ -410,6 +414,7 @@ impl Drive {
         if std::mem::take(&mut self.distrusted) {
             self.metrics.states_distrusted.decrement(1.0);
         }
+        self.state.resign();
         self.herald.resign();
     }
 

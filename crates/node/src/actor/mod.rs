@@ -25,4 +25,4 @@ pub(crate) use glance::Glance;
 pub(crate) use group::{GroupActor, GroupReport, Input};
 pub(crate) use reload::Reloader;
 pub(crate) use rest::Rest;
-pub(crate) use slot::{ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot};
+pub(crate) use slot::{Promise, ProposalReply, ProposalSlot, ReadGrant, ReadReply, ReadSlot};

@@ -63,5 +63,6 @@ pub(crate) async fn answer_follower(
     // Either way there is an answer.
     drop(timeout(PATIENCE, ring.until_news(follow.after)).await);
     let term = resident.leadership.borrow().term;
-    resident.state.answer_remote(ReadGrant { term, index: LogIndex::ZERO }, follow.query, replier);
+    let grant = ReadGrant { term, index: LogIndex::ZERO };
+    resident.state.answer_remote(grant, follow.query, false, replier);
 }

@@ -73,6 +73,13 @@ fn keyspace(bytes: &Bytes) -> String {
         // Shows neither hashes nor secrets.
         Some(command::Body::Auth(change)) => format!("auth {:?}", change.body),
         Some(command::Body::Txn(txn)) => of_txn(&txn),
+        Some(command::Body::LeaseGrant(grant)) => {
+            format!("grant lease {:x} of {} s", grant.id, grant.ttl_s)
+        }
+        Some(command::Body::LeaseRevoke(revoke)) => match revoke.expired_in_term {
+            0 => format!("revoke lease {:x}", revoke.id),
+            term => format!("revoke lease {:x}, expired in term {term}", revoke.id),
+        },
         None => unreadable(),
     }
 }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use quorate_types::KeyRange;
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
-    Command, CompactOutcome, Compare, DeleteRange, DeleteRangeOutcome, KeyValue, KvError, Op,
-    Outcome, Put, PutOutcome, Range, RangeOutcome, Txn, TxnOutcome, command, op, outcome,
+    Command, CompactOutcome, Compare, DeleteRange, DeleteRangeOutcome, KeyValue, KvError,
+    LeaseGrant, LeaseGrantOutcome, LeaseRevokeOutcome, Op, Outcome, Put, PutOutcome, Range,
+    RangeOutcome, Txn, TxnOutcome, command, op, outcome,
 };
 
 /// Pairs in key order.
@@ -19,6 +20,7 @@ pub(crate) struct Model {
     /// `states[r - 1]` is what there was at revision `r`.
     states: Vec<State>,
     floor: i64,
+    leases: Vec<i64>,
 }
 
 /// A command under way.
@@ -30,7 +32,7 @@ struct Working {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { states: vec![State::new()], floor: -1 }
+        Self { states: vec![State::new()], floor: -1, leases: Vec::new() }
     }
 
     pub(crate) fn revision(&self) -> i64 {
@@ -57,6 +59,9 @@ impl Model {
         let state = self.states.last().cloned().unwrap_or_default();
         let mut working = Working { state, before, wrote: false };
         let body = match command.body.as_ref().ok_or(KvError::Malformed)? {
+            command::Body::Put(put) if put.lease != 0 && !self.leases.contains(&put.lease) => {
+                return Err(KvError::LeaseNotFound);
+            }
             command::Body::Put(put) => outcome::Body::Put(working.put(put)),
             command::Body::DeleteRange(delete) => {
                 outcome::Body::DeleteRange(working.delete(delete))
@@ -73,6 +78,20 @@ impl Model {
                 outcome::Body::Compact(CompactOutcome {})
             }
             command::Body::Auth(_) => unreachable!("nobody generates changes of users"),
+            command::Body::LeaseGrant(grant) => {
+                if self.leases.contains(&grant.id) {
+                    return Err(KvError::LeaseExists);
+                }
+                self.leases.push(grant.id);
+                let LeaseGrant { id, ttl_s } = *grant;
+                outcome::Body::LeaseGrant(LeaseGrantOutcome { id, ttl_s })
+            }
+            // Of a client: nothing expires by itself here.
+            command::Body::LeaseRevoke(revoke) => {
+                let at = self.leases.iter().position(|id| *id == revoke.id);
+                self.leases.swap_remove(at.ok_or(KvError::LeaseNotFound)?);
+                outcome::Body::LeaseRevoke(working.revoke(revoke.id))
+            }
         };
         if working.wrote {
             self.states.push(working.state);
@@ -110,6 +129,14 @@ impl Working {
             }
         };
         PutOutcome { prev_kv: prev_kv.filter(|_| put.prev_kv) }
+    }
+
+    fn revoke(&mut self, lease: i64) -> LeaseRevokeOutcome {
+        let before = self.state.len();
+        self.state.retain(|kv| kv.lease != lease);
+        let deleted = (before - self.state.len()) as i64;
+        self.wrote |= deleted > 0;
+        LeaseRevokeOutcome { deleted }
     }
 
     fn delete(&mut self, delete: &DeleteRange) -> DeleteRangeOutcome {

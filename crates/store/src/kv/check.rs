@@ -3,16 +3,19 @@
 //! - No row is of a revision above the keyspace's own.
 //! - The newest row of a key's history is a put if and only if the key exists now, and says the same of it.
 //! - Along a key's history revisions and versions grow together.
+//! - A key is attached to the lease that it names, and to no other; that lease exists.
 //! - As far as events are not swept, they tell what is in the history, all of it and nothing else.
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use prost::Message;
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{KeyRange, StateReader};
 
+use super::lease::LeaseRecord;
 use super::meta::Meta;
-use super::record::{Change, Record, decode_event};
+use super::record::{Change, Record, damaged, decode_event};
 use crate::layout::{self, Stamp};
 
 /// What a keyspace holds.
@@ -45,6 +48,7 @@ pub fn check_keyspace(meta: &[u8], rows: &dyn StateReader) -> Result<KeyspaceChe
     let mut check = Check { meta, rows, found };
     check.history()?;
     check.current()?;
+    check.attached()?;
     check.events()?;
     Ok(check.found)
 }
@@ -115,6 +119,35 @@ impl Check<'_> {
             let record = Record::decode_current(row, value)?;
             if check.rows.get(&layout::history(key, record.modified))?.is_none() {
                 check.note(|| format!("key {} has no value at {record:?}", shown(key)));
+            }
+            let lease = record.lease;
+            if lease != 0 && check.rows.get(&layout::attached(lease, key))?.is_none() {
+                check.note(|| format!("lease {lease} does not know its key {}", shown(key)));
+            }
+            Ok(())
+        })
+    }
+
+    fn attached(&mut self) -> Result<(), StateError> {
+        // Both kinds of rows of leases: those of leases come after those of their keys.
+        let (start, end) = (layout::attached_start(), layout::leases().1);
+        self.each(&start, &end, |check, row, value| {
+            if layout::id_of_lease(row).is_some() {
+                return LeaseRecord::decode(value).map(drop).map_err(|error| damaged(row, &error));
+            }
+            let Some((lease, key)) = layout::parse_attached(row) else {
+                return Err(check.unreadable(row));
+            };
+            if check.rows.get(&layout::lease(lease))?.is_none() {
+                check.note(|| format!("lease {lease} of key {} does not exist", shown(key)));
+            }
+            let current = layout::current(key);
+            let named = match check.rows.get(&current)? {
+                Some(value) => Record::decode_current(&current, &value)?.lease,
+                None => 0,
+            };
+            if named != lease {
+                check.note(|| format!("key {} names lease {named}, not {lease}", shown(key)));
             }
             Ok(())
         })

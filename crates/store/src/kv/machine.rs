@@ -7,25 +7,29 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_types::auth::{AuthCell, AuthCommand, AuthOutcome, Directory, Needs};
 use quorate_types::kv::{
-    Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, Op, Outcome, Put,
-    PutOutcome, Query, StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, op,
-    outcome, query,
+    Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, LeaseGrant,
+    LeaseGrantOutcome, LeaseRevoke, LeaseRevokeOutcome, Op, Outcome, Put, PutOutcome, Query,
+    StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, op, outcome, query,
 };
 use quorate_types::machine::{Feed, ReadError, RowScope, StateError};
 use quorate_types::{
-    Committed, Digest, Digested, GroupId, MachineKind, StateBatch, StateMachine, StateReader,
+    Committed, Digest, Digested, Due, GroupId, Led, MachineKind, Moment, StateBatch, StateMachine,
+    StateReader, Term,
 };
 
 use super::events::events;
 use super::hashing::Seeded;
+use super::lease::{check_grant, leases};
+use super::lessor::Lessor;
 use super::meta::{AuthVersion, Meta};
 use super::pairs::Pairs;
 use super::read::{Refusal, View};
 use super::recent::Recent;
 use super::sweep::sweep;
-use super::txn::{Access, Plan, check_form, check_lease, is_read_only};
+use super::txn::{Access, Plan, check_form, is_read_only};
 use super::write::Writer;
 use crate::auth::{self, Live};
+use crate::layout;
 
 /// The kind "kv": etcd's keyspace.
 ///
@@ -35,6 +39,8 @@ pub struct KvKind {
     hashing: Seeded,
     opened: Mutex<BTreeMap<GroupId, Opened>>,
     auth: Arc<AuthCell>,
+    /// Of the machine that was opened last for each group.
+    pub(super) lessors: Mutex<BTreeMap<GroupId, Arc<Mutex<Lessor>>>>,
 }
 
 /// What the machine that was opened last for a group shares with those who read its keyspace.
@@ -60,6 +66,7 @@ pub struct KvMachine {
     /// The revision up to which they were told; `None` before anybody was told where it stands.
     fed: Option<i64>,
     auth: Arc<Live>,
+    lessor: Arc<Mutex<Lessor>>,
 }
 
 impl KvKind {
@@ -104,7 +111,16 @@ impl KvKind {
         let (caller, live) = (query.caller.as_ref(), opened.as_ref().map(|opened| &*opened.auth));
         if meta.auth.enabled {
             let directory = directory_of(meta.auth, live, state)?;
-            if let Err(error) = directory.check(caller, &Needs::of_query(&body)) {
+            let mut checked = directory.check(caller, &Needs::of_query(&body));
+            if let (Ok(()), query::Body::LeaseKeys(asked)) = (&checked, &body) {
+                let attached = match view.lease_keys(asked.id) {
+                    Ok(found) => found.keys,
+                    Err(Refusal::State(error)) => return Err(error.into()),
+                    Err(Refusal::Kv(_)) => Vec::new(),
+                };
+                checked = directory.check(caller, &Needs::reads(&attached));
+            }
+            if let Err(error) = checked {
                 return Ok(answer(meta.revision, Err(error.into()))?.encode_to_vec().into());
             }
         }
@@ -122,6 +138,13 @@ impl KvKind {
                 .answer(caller, &question)
                 .map(outcome::Body::Auth)
                 .map_err(Refusal::from),
+            query::Body::Leases(_) => view.leases().map(outcome::Body::Leases),
+            query::Body::LeaseKeys(asked) => {
+                view.lease_keys(asked.id).map(outcome::Body::LeaseKeys)
+            }
+            query::Body::LeaseTimeToLive(_) | query::Body::LeaseKeepAlive(_) => {
+                return Err(malformed("a question for the leader"));
+            }
         };
         Ok(answer(meta.revision, body)?.encode_to_vec().into())
     }
@@ -147,13 +170,16 @@ impl MachineKind for KvKind {
         state: &dyn StateReader,
     ) -> Result<Box<dyn StateMachine>, StateError> {
         let meta = Meta::decode(meta)?;
+        let lessor = Arc::new(Mutex::new(Lessor::new(leases(state)?)));
+        lock(&self.lessors).insert(group, Arc::clone(&lessor));
         // Pairs of their own: an earlier machine may end later than this one begins.
         let pairs = Arc::new(Pairs::new(meta.revision, self.hashing));
         let auth = Arc::new(Live::new(auth::load(state)?, &self.auth));
         let opened = Opened { pairs: Arc::clone(&pairs), auth: Arc::clone(&auth) };
         lock(&self.opened).insert(group, opened);
         let recent = Recent::new(self.hashing);
-        Ok(Box::new(KvMachine { meta, recent, pairs, events: Vec::new(), fed: None, auth }))
+        let (events, fed) = (Vec::new(), None);
+        Ok(Box::new(KvMachine { meta, recent, pairs, events, fed, auth, lessor }))
     }
 
     fn read(
@@ -179,6 +205,41 @@ impl MachineKind for KvKind {
             }
             Err(error) => Some(Err(error)),
         }
+    }
+
+    fn on_leadership(&self, group: GroupId, term: Option<Term>) {
+        self.lead(group, term);
+    }
+
+    fn tick(&self, now: Moment) -> Vec<Due> {
+        self.due(now)
+    }
+
+    fn not_proposed(&self, due: &Due) {
+        self.revoke_dropped(due);
+    }
+
+    fn read_led(
+        &self,
+        group: GroupId,
+        query: &Bytes,
+        led: Led,
+        meta: &[u8],
+        state: &dyn StateReader,
+    ) -> Result<Bytes, ReadError> {
+        let (query, meta) = (decode(query)?, Meta::decode(meta)?);
+        let needs = query.body.as_ref().map_or(Needs::Nothing, Needs::of_query);
+        let opened = self.opened(group);
+        let live = opened.as_ref().map(|opened| &*opened.auth);
+        let checked = match meta.auth.enabled {
+            true => directory_of(meta.auth, live, state)?.check(query.caller.as_ref(), &needs),
+            false => Ok(()),
+        };
+        let body = match checked {
+            Ok(()) => Ok(self.answer_led(group, query.body.as_ref(), led)?),
+            Err(error) => Err(error.into()),
+        };
+        Ok(answer(meta.revision, body)?.encode_to_vec().into())
     }
 }
 
@@ -207,13 +268,19 @@ fn looks_at_few(query: Option<&query::Body>) -> bool {
     match query {
         Some(query::Body::Range(range)) => range.range_end.is_empty(),
         Some(query::Body::Txn(txn)) => names_single_keys(txn),
-        Some(query::Body::Events(_)) => false,
-        // These are answered without looking at a key.
-        Some(query::Body::Status(_) | query::Body::Auth(_)) | None => true,
+        Some(query::Body::Events(_) | query::Body::Leases(_) | query::Body::LeaseKeys(_)) => false,
+        // All are answered, or refused, without looking at a key.
+        Some(
+            query::Body::Status(_)
+            | query::Body::Auth(_)
+            | query::Body::LeaseTimeToLive(_)
+            | query::Body::LeaseKeepAlive(_),
+        )
+        | None => true,
     }
 }
 
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code under the lock can panic half way through a change.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -249,7 +316,7 @@ impl StateMachine for KvMachine {
         let batch = &mut Digested::new(batch, &mut digest);
         let apply = |committed: &Committed| {
             let body = match Command::decode(committed.command.clone()) {
-                Ok(command) => self.command(&command, batch),
+                Ok(command) => self.command(&command, committed.id.term, batch),
                 Err(_) => Err(KvError::Malformed.into()),
             };
             Ok(answer(self.meta.revision, body)?.encode_to_vec().into())
@@ -294,10 +361,11 @@ impl StateMachine for KvMachine {
 }
 
 impl KvMachine {
-    /// Applies one command. When it is refused, nothing has changed.
+    /// Applies one command, of an entry of `term`. When it is refused, nothing has changed.
     fn command(
         &mut self,
         command: &Command,
+        term: Term,
         batch: &mut dyn StateBatch,
     ) -> Result<outcome::Body, Refusal> {
         let body = command.body.as_ref().ok_or(KvError::Malformed)?;
@@ -309,7 +377,11 @@ impl KvMachine {
         }
         // One comparison while users do not count.
         if self.meta.auth.enabled {
-            self.auth.now().check(command.caller.as_ref(), &Needs::of_command(body))?;
+            let (directory, caller) = (self.auth.now(), command.caller.as_ref());
+            directory.check(caller, &Needs::of_command(body))?;
+            for lease in Needs::leases_of(body) {
+                directory.check_lease(caller, &self.view(batch).attached(lease)?)?;
+            }
         }
         match body {
             command::Body::Put(put) => self.put(put, taken?, batch).map(outcome::Body::Put),
@@ -325,6 +397,12 @@ impl KvMachine {
                 Ok(outcome::Body::Compact(CompactOutcome {}))
             }
             command::Body::Auth(change) => self.auth(change, batch).map(outcome::Body::Auth),
+            command::Body::LeaseGrant(grant) => {
+                self.grant(grant, batch).map(outcome::Body::LeaseGrant)
+            }
+            command::Body::LeaseRevoke(revoke) => {
+                self.revoke(revoke, term, taken, batch).map(outcome::Body::LeaseRevoke)
+            }
         }
     }
 
@@ -345,6 +423,48 @@ impl KvMachine {
         Ok(AuthOutcome { body: Some(quorate_types::auth::outcome::Body::Done(done)) })
     }
 
+    /// Makes a lease: a row of the system, which takes no revision.
+    fn grant(
+        &mut self,
+        grant: &LeaseGrant,
+        batch: &mut dyn StateBatch,
+    ) -> Result<LeaseGrantOutcome, Refusal> {
+        let record = check_grant(grant)?;
+        if self.view(batch).has_lease(grant.id)? {
+            return Err(KvError::LeaseExists.into());
+        }
+        batch.put(&layout::lease(grant.id), &record.encode_to_vec());
+        lock(&self.lessor).granted(grant.id, record.ttl_s);
+        Ok(LeaseGrantOutcome { id: grant.id, ttl_s: record.ttl_s })
+    }
+
+    /// Ends a lease. What is attached to it goes in one revision; if there is nothing, none is taken.
+    fn revoke(
+        &mut self,
+        revoke: &LeaseRevoke,
+        term: Term,
+        taken: Result<i64, KvError>,
+        batch: &mut dyn StateBatch,
+    ) -> Result<LeaseRevokeOutcome, Refusal> {
+        let LeaseRevoke { id, expired_in_term } = *revoke;
+        if expired_in_term != 0 && expired_in_term != term.value() {
+            lock(&self.lessor).dropped(id, Term(expired_in_term));
+            return Err(KvError::StaleDeadline.into());
+        }
+        let view = self.view(batch);
+        if !view.has_lease(id)? {
+            return Err(KvError::LeaseNotFound.into());
+        }
+        let keys = view.attached(id)?;
+        let deleted = match keys.is_empty() {
+            true => 0,
+            false => self.write(taken?, batch, |writer| writer.delete_keys(keys))?,
+        };
+        batch.delete(&layout::lease(id));
+        lock(&self.lessor).revoked(id);
+        Ok(LeaseRevokeOutcome { deleted })
+    }
+
     fn put(
         &mut self,
         put: &Put,
@@ -354,7 +474,7 @@ impl KvMachine {
         if put.key.is_empty() {
             return Err(KvError::Malformed.into());
         }
-        check_lease(put)?;
+        self.view(batch).check_lease(put)?;
         self.write(taken, batch, |writer| writer.put(put))
     }
 

@@ -16,6 +16,8 @@
 //!
 //! What a command writes, its watchers are told from memory ([`machine::KvMachine`]'s feed); those who fall
 //! behind read it from the rows ([`events`]).
+//! Leases are rows of the system, beside the keys ([`lease`]). When they end is known to the leader only, in
+//! memory ([`lessor`]); that a lease has ended is a command like any other.
 //!
 //! Compaction only moves the floor below which reads fail. What lies under it goes bit by bit, when the
 //! host has time ([`sweep`]).
@@ -26,6 +28,9 @@ pub mod check;
 pub(crate) mod events;
 pub(crate) mod hashing;
 pub(crate) mod interval;
+pub(crate) mod lease;
+pub(crate) mod led;
+pub(crate) mod lessor;
 pub mod machine;
 pub(crate) mod meta;
 pub(crate) mod pairs;

@@ -172,7 +172,7 @@ impl<'t> Plan<'t> {
                     if keeps && (gone.contains(&put.key) || view.current(&put.key)?.is_none()) {
                         return Err(KvError::KeyNotFound.into());
                     }
-                    check_lease(put)?;
+                    view.check_lease(put)?;
                 }
                 Step::DeleteRange(delete) => {
                     let range = KeyRange::from_request(&delete.key, &delete.range_end);
@@ -247,11 +247,6 @@ impl<'r> Access<'_, 'r> {
             Self::Write(writer) => Ok(writer),
         }
     }
-}
-
-/// No leases exist yet, so none can be attached.
-pub(crate) fn check_lease(put: &Put) -> Result<(), KvError> {
-    if put.lease == 0 { Ok(()) } else { Err(KvError::LeaseNotFound) }
 }
 
 /// Whether a compare holds for every key of its range. A range without keys compares like a key whose

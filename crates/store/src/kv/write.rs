@@ -12,7 +12,7 @@ use super::meta::Meta;
 use super::pairs::Pairs;
 use super::read::{Found, Refusal, View};
 use super::recent::Recent;
-use super::record::{Change, Record, TOMBSTONE, encode_event};
+use super::record::{Change, Record, TOMBSTONE, damaged, encode_event};
 use crate::layout::{self, Stamp};
 
 /// The keyspace while one command changes it.
@@ -100,6 +100,7 @@ impl<'b> Writer<'b> {
                 Some(_) | None => put.lease,
             },
         };
+        self.attach(&put.key, before.map_or(0, |record| record.lease), record.lease);
         self.batch.put(&layout::current(&put.key), &record.encode_current());
         self.batch.put(&layout::history(&put.key, modified), &record.encode_history(&value));
         self.batch.put(
@@ -140,17 +141,8 @@ impl<'b> Writer<'b> {
         if delete.prev_kv {
             prev_kvs = found.iter().map(|found| view.pair(found)).collect::<Result<_, _>>()?;
         }
-        for Found { key, record } in &found {
-            let stamp = self.stamp();
-            self.batch.delete(&layout::current(key));
-            self.recent.forget(key);
-            self.pairs.outdate(key, self.taken);
-            self.batch.put(&layout::history(key, stamp), &TOMBSTONE);
-            self.batch.put(
-                &layout::event(stamp),
-                &encode_event(Change::Delete, Some(record.modified), key),
-            );
-            self.tell(EventKind::Delete, deleted(key.clone(), self.taken));
+        for found in &found {
+            self.remove(found);
         }
         Ok(DeleteRangeOutcome { deleted: found.len() as i64, prev_kvs })
     }
@@ -158,6 +150,47 @@ impl<'b> Writer<'b> {
     /// Of a write that was just made; keys and values are shared, so this copies a few words.
     fn tell(&mut self, kind: EventKind, kv: KeyValue) {
         self.events.push(WatchEvent { kind: kind as i32, kv, prev_kv: None });
+    }
+
+    /// Deletes one key, which exists.
+    fn remove(&mut self, found: &Found) {
+        let Found { key, record } = found;
+        let stamp = self.stamp();
+        self.attach(key, record.lease, 0);
+        self.batch.delete(&layout::current(key));
+        self.recent.forget(key);
+        self.pairs.outdate(key, self.taken);
+        self.batch.put(&layout::history(key, stamp), &TOMBSTONE);
+        self.batch
+            .put(&layout::event(stamp), &encode_event(Change::Delete, Some(record.modified), key));
+        self.tell(EventKind::Delete, deleted(key.clone(), self.taken));
+    }
+
+    /// Deletes keys, all of which exist. Returns how many.
+    pub(crate) fn delete_keys(&mut self, keys: Vec<Bytes>) -> Result<i64, Refusal> {
+        let view = self.view();
+        let mut found = Vec::with_capacity(keys.len());
+        for key in keys {
+            let record = view.current(&key)?.ok_or_else(|| {
+                damaged(&layout::current(&key), &"attached to a lease, and not there")
+            })?;
+            found.push(Found { key, record });
+        }
+        found.iter().for_each(|found| self.remove(found));
+        Ok(found.len() as i64)
+    }
+
+    /// `key` goes from one lease to another; 0 is none.
+    fn attach(&mut self, key: &[u8], from: i64, to: i64) {
+        if from == to {
+            return;
+        }
+        if from != 0 {
+            self.batch.delete(&layout::attached(from, key));
+        }
+        if to != 0 {
+            self.batch.put(&layout::attached(to, key), &[]);
+        }
     }
 
     /// The position of the next write.

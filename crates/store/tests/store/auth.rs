@@ -163,7 +163,8 @@ fn any_change() -> impl Strategy<Value = Body> {
     let permission = (0i32..4, "[ab]{0,1}", "[ab\0]{0,1}")
         .prop_map(|(kind, key, end)| Permission { kind, key: key.into(), range_end: end.into() });
     let role_permission = (name(), proptest::option::of(permission))
-        .prop_map(|(role, permission)| change::RolePermission { role, permission });
+        .prop_map(|(role, permission)| change::RolePermission { role, permission })
+        .boxed();
     prop_oneof![
         3 => Just(enable()),
         1 => Just(Body::Disable(change::Disable {})),
@@ -227,7 +228,8 @@ proptest! {
             if directory.apply(&command).is_err() {
                 prop_assert_eq!(&directory, &before, "a refusal changes nothing");
             }
-            prop_assert_eq!(Directory::from_rows(directory.rows()).as_ref(), Ok(&directory));
+            let read_back = Directory::from_rows(directory.rows());
+            prop_assert_eq!(read_back.as_ref(), Ok(&directory));
         }
     }
 

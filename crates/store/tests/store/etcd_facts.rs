@@ -400,7 +400,7 @@ fn a_deleted_key_begins_anew_and_its_past_can_be_read() {
 }
 
 #[test]
-fn leases_do_not_exist_yet() {
+fn a_lease_that_does_not_exist_attaches_to_nothing() {
     let mut kv = letters();
     let leased = Put { lease: 77, ..put("x", "x") };
     assert_eq!(error(&kv.apply(&write(leased.clone()))), Some(KvError::LeaseNotFound));

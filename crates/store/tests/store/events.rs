@@ -56,7 +56,7 @@ impl Watcher {
     }
 
     fn events(&self, asked: Events) -> EventsOutcome {
-        let query = Query { body: Some(query::Body::Events(asked)) };
+        let query = Query { body: Some(query::Body::Events(asked)), caller: None };
         match self.host.read(&query).expect("an answer").body {
             Some(outcome::Body::Events(found)) => found,
             other => panic!("{other:?}"),
@@ -128,7 +128,7 @@ proptest! {
                 Step::Compact(hundredths) => {
                     let revision = now * hundredths / 100;
                     let body = Some(command::Body::Compact(Compact { revision }));
-                    watcher.host.apply(&Command { at_revision: 0, body });
+                    watcher.host.apply(&Command { body, ..Command::default() });
                 }
                 Step::Sweep(budget_rows) => {
                     watcher.host.sweep(budget_rows);

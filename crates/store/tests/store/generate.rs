@@ -4,7 +4,10 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use quorate_types::kv::compare::Target;
-use quorate_types::kv::{Command, Compact, Compare, DeleteRange, Op, Put, Range, Txn, command, op};
+use quorate_types::kv::{
+    Command, Compact, Compare, DeleteRange, LeaseGrant, LeaseRevoke, Op, Put, Range, Txn, command,
+    op,
+};
 
 /// A key: prefixes of each other, with zero bytes and the largest byte.
 pub(crate) fn key() -> impl Strategy<Value = Bytes> {
@@ -54,7 +57,7 @@ pub(crate) fn range() -> impl Strategy<Value = Range> {
 fn put() -> impl Strategy<Value = Put> {
     let value = vec(0u8..4, 0..3).prop_map(Bytes::from);
     let flags = (any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1));
-    let lease = prop_oneof![30 => Just(0i64), 1 => Just(7i64)];
+    let lease = prop_oneof![8 => Just(0i64), 2 => Just(7i64), 1 => lease()];
     (hot_key(), value, lease, flags).prop_map(|(key, value, lease, flags)| Put {
         key,
         value,
@@ -63,6 +66,22 @@ fn put() -> impl Strategy<Value = Put> {
         ignore_value: flags.1,
         ignore_lease: flags.2,
     })
+}
+
+/// One of few leases, one of them negative, as etcd allows; 0 is none.
+pub(crate) fn lease() -> impl Strategy<Value = i64> {
+    prop::sample::select(&[0i64, 7, 7, 8, -1, i64::MAX][..])
+}
+
+/// Well formed or not.
+fn lease_grant() -> impl Strategy<Value = LeaseGrant> {
+    let ttl_s = prop_oneof![8 => 1i64..10, 1 => -1i64..1, 1 => Just(9_000_000_001)];
+    (lease(), ttl_s).prop_map(|(id, ttl_s)| LeaseGrant { id, ttl_s })
+}
+
+fn lease_revoke() -> impl Strategy<Value = LeaseRevoke> {
+    (lease(), prop_oneof![2 => Just(0u64), 1 => 1u64..3])
+        .prop_map(|(id, expired_in_term)| LeaseRevoke { id, expired_in_term })
 }
 
 fn delete_range() -> impl Strategy<Value = DeleteRange> {
@@ -79,7 +98,7 @@ fn compare() -> impl Strategy<Value = Compare> {
         (0i64..20).prop_map(|revision| Some(Target::CreateRevision(revision))),
         (0i64..20).prop_map(|revision| Some(Target::ModRevision(revision))),
         vec(0u8..4, 0..2).prop_map(|value| Some(Target::Value(value.into()))),
-        (-1i64..2).prop_map(|lease| Some(Target::Lease(lease))),
+        lease().prop_map(|lease| Some(Target::Lease(lease))),
         Just(None),
     ];
     (hot_key(), range_end(), 0i32..5, target).prop_map(|(key, range_end, result, target)| Compare {
@@ -140,6 +159,8 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         4 => delete_range().prop_map(command::Body::DeleteRange),
         8 => txn().prop_map(command::Body::Txn),
         2 => revision().prop_map(|revision| command::Body::Compact(Compact { revision })),
+        3 => lease_grant().prop_map(command::Body::LeaseGrant),
+        1 => lease_revoke().prop_map(command::Body::LeaseRevoke),
     ];
     (at, body).prop_map(|(at_revision, body)| Command {
         at_revision,

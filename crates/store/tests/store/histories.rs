@@ -14,7 +14,8 @@ use quorate_store::{
     GroupRow, KeyspaceCheck, MemState, ScopedView, SharedView, StateEngine, check_keyspace,
 };
 use quorate_types::kv::{
-    Command, Compact, DeleteRange, Op, Put, Query, Range, Txn, command, op, query,
+    Command, Compact, DeleteRange, LeaseKeys, LeaseKeysOutcome, Leases, LeasesOutcome, Op, Put,
+    Query, Range, Txn, command, op, outcome, query,
 };
 use quorate_types::machine::RowScope;
 
@@ -60,6 +61,19 @@ fn check_all_revisions<E: StateEngine>(host: &Host<E>, model: &Model) {
     for revision in (model.floor - 1).max(1)..=model.revision() + 1 {
         let range = everything(revision);
         assert_eq!(host.range(range.clone()), model.range(&range), "at revision {revision}");
+    }
+}
+
+/// The leases and their keys are the model's.
+fn check_leases(host: &Host<MemState>, model: &Model) {
+    let ask = |body| host.read(&Query { body: Some(body), caller: None }).unwrap().body.unwrap();
+    let ids = model.leases.keys().copied().collect();
+    let listed = ask(query::Body::Leases(Leases {}));
+    assert_eq!(listed, outcome::Body::Leases(LeasesOutcome { ids }));
+    for id in model.leases.keys().copied().chain([99]) {
+        let (exists, keys) = (model.leases.contains_key(&id), model.attached(id));
+        let found = ask(query::Body::LeaseKeys(LeaseKeys { id }));
+        assert_eq!(found, outcome::Body::LeaseKeys(LeaseKeysOutcome { keys, exists }));
     }
 }
 
@@ -182,6 +196,7 @@ proptest! {
             }
         }
         check_all_revisions(&host, &model);
+        check_leases(&host, &model);
         prop_assert_eq!(misfits(&host), Vec::<String>::new());
         while host.sweep(3) {}
         check_all_revisions(&host, &model);

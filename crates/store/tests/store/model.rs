@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
-    Command, CompactOutcome, Compare, DeleteRangeOutcome, KeyValue, KvError, Op, Outcome, Put,
-    PutOutcome, Range, RangeOutcome, Txn, TxnOutcome, command, op, outcome,
+    Command, CompactOutcome, Compare, DeleteRangeOutcome, KeyValue, KvError, LeaseGrantOutcome,
+    LeaseRevokeOutcome, Op, Outcome, Put, PutOutcome, Range, RangeOutcome, Txn, TxnOutcome,
+    command, op, outcome,
 };
 
 type State = BTreeMap<Bytes, KeyValue>;
@@ -21,6 +22,8 @@ pub(crate) struct Model {
     states: BTreeMap<i64, State>,
     pub(crate) floor: i64,
     drawn: i64,
+    /// Times to live, in seconds. Leases have no revisions.
+    pub(crate) leases: BTreeMap<i64, i64>,
 }
 
 /// A command under way.
@@ -33,7 +36,7 @@ struct Working {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { states: [(1, State::new())].into(), floor: -1, drawn: 0 }
+        Self { states: [(1, State::new())].into(), floor: -1, drawn: 0, leases: BTreeMap::new() }
     }
 
     pub(crate) fn revision(&self) -> i64 {
@@ -66,9 +69,7 @@ impl Model {
         let mut working = Working { state: start.clone(), before, taken, wrote: false };
         let body = match command.body.as_ref().unwrap() {
             command::Body::Put(put) => {
-                if put.lease != 0 {
-                    return Err(KvError::LeaseNotFound);
-                }
+                self.lease(put)?;
                 outcome::Body::Put(working.put(put)?)
             }
             command::Body::DeleteRange(delete) => outcome::Body::DeleteRange(working.delete(
@@ -93,11 +94,53 @@ impl Model {
                 outcome::Body::Compact(CompactOutcome {})
             }
             command::Body::Auth(_) => unreachable!("nobody generates changes of users"),
+            command::Body::LeaseGrant(grant) => {
+                if grant.id == 0 {
+                    return Err(KvError::LeaseNotFound);
+                }
+                if grant.ttl_s > 9_000_000_000 {
+                    return Err(KvError::LeaseTtlTooLarge);
+                }
+                if self.leases.contains_key(&grant.id) {
+                    return Err(KvError::LeaseExists);
+                }
+                let ttl_s = grant.ttl_s.max(1);
+                self.leases.insert(grant.id, ttl_s);
+                outcome::Body::LeaseGrant(LeaseGrantOutcome { id: grant.id, ttl_s })
+            }
+            command::Body::LeaseRevoke(revoke) => {
+                // All entries of a host are of term 1.
+                if revoke.expired_in_term > 1 {
+                    return Err(KvError::StaleDeadline);
+                }
+                if self.leases.remove(&revoke.id).is_none() {
+                    return Err(KvError::LeaseNotFound);
+                }
+                let before = working.state.len();
+                working.state.retain(|_, kv| kv.lease != revoke.id);
+                let deleted = (before - working.state.len()) as i64;
+                working.wrote = deleted > 0;
+                outcome::Body::LeaseRevoke(LeaseRevokeOutcome { deleted })
+            }
         };
         if working.wrote {
             self.states.insert(taken, working.state);
         }
         Ok(body)
+    }
+
+    fn lease(&self, put: &Put) -> Result<()> {
+        if put.lease == 0 || self.leases.contains_key(&put.lease) {
+            Ok(())
+        } else {
+            Err(KvError::LeaseNotFound)
+        }
+    }
+
+    /// The keys that are attached to a lease now.
+    pub(crate) fn attached(&self, lease: i64) -> Vec<Bytes> {
+        let now = &self.states[&self.revision()];
+        now.values().filter(|kv| kv.lease == lease).map(|kv| kv.key.clone()).collect()
     }
 
     /// What would fail on the way: first puts, then ranges.
@@ -111,9 +154,7 @@ impl Model {
                     if (put.ignore_value || put.ignore_lease) && !state.contains_key(&put.key) {
                         return Err(KvError::KeyNotFound);
                     }
-                    if put.lease != 0 {
-                        return Err(KvError::LeaseNotFound);
-                    }
+                    self.lease(put)?;
                 }
                 op::Body::DeleteRange(delete) => {
                     state.retain(|key, _| !inside(key, &delete.key, &delete.range_end));

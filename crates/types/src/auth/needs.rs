@@ -35,7 +35,42 @@ impl Needs {
             command::Body::Txn(txn) => Self::collect(|keys| keys.txn(txn)),
             // It takes history from everybody.
             command::Body::Compact(_) | command::Body::Auth(_) => Self::Root,
+            // Nobody asks for a revoke by expiry.
+            command::Body::LeaseRevoke(revoke) if revoke.expired_in_term != 0 => Self::Nothing,
+            command::Body::LeaseGrant(_) | command::Body::LeaseRevoke(_) => Self::User,
         }
+    }
+
+    /// The leases whose attached keys must all be the caller's to write, beside what it needs otherwise: who
+    /// ends a lease deletes them, and who attaches another key to one shares its end with them.
+    #[must_use]
+    pub fn leases_of(body: &command::Body) -> Vec<i64> {
+        fn of_txn(txn: &Txn, leases: &mut Vec<i64>) {
+            for Op { body } in txn.success.iter().chain(&txn.failure) {
+                match body {
+                    Some(op::Body::Put(put)) => leases.push(put.lease),
+                    Some(op::Body::Txn(txn)) => of_txn(txn, leases),
+                    Some(op::Body::Range(_) | op::Body::DeleteRange(_)) | None => {}
+                }
+            }
+        }
+        let mut leases = Vec::new();
+        match body {
+            command::Body::Put(put) => leases.push(put.lease),
+            command::Body::Txn(txn) => of_txn(txn, &mut leases),
+            command::Body::LeaseRevoke(revoke) if revoke.expired_in_term == 0 => {
+                leases.push(revoke.id);
+            }
+            command::Body::LeaseRevoke(_)
+            | command::Body::LeaseGrant(_)
+            | command::Body::DeleteRange(_)
+            | command::Body::Compact(_)
+            | command::Body::Auth(_) => {}
+        }
+        leases.retain(|lease| *lease != 0);
+        leases.sort_unstable();
+        leases.dedup();
+        leases
     }
 
     /// What a query needs.
@@ -46,8 +81,19 @@ impl Needs {
             query::Body::Txn(txn) => Self::collect(|keys| keys.txn(txn)),
             // The gateway asks for events, for watches that it has let in one by one.
             query::Body::Status(_) | query::Body::Events(_) => Self::Nothing,
+            // Which keys are shown is looked at where they are known.
+            query::Body::LeaseTimeToLive(_)
+            | query::Body::LeaseKeepAlive(_)
+            | query::Body::Leases(_)
+            | query::Body::LeaseKeys(_) => Self::User,
             query::Body::Auth(_) => Self::Itself,
         }
+    }
+
+    /// To read single keys.
+    #[must_use]
+    pub fn reads(keys: &[Bytes]) -> Self {
+        Self::Keys { read: keys.iter().map(KeyRange::single).collect(), write: Vec::new() }
     }
 
     fn collect(look: impl FnOnce(&mut Keys)) -> Self {
