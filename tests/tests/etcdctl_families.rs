@@ -61,9 +61,9 @@ const FAMILIES: [Family; 8] = [
             "lease list",
             "lease grant 600",
             "put l/a 1 --lease LEASE",
-            "put l/b 2 --lease LEASE",
             "lease timetolive LEASE",
             "lease timetolive LEASE --keys",
+            "put l/b 2 --lease LEASE",
             "lease keep-alive LEASE --once",
             "1> lease keep-alive LEASE",
             "lease list",
@@ -266,7 +266,12 @@ impl Side {
             .filter(|line| line.starts_with("Error"))
             .map(|line| format!("{line}\n"))
             .collect();
-        Outcome { code, out: show(&out), error: show(&error) }
+        let mut out = show(&out);
+        if step.starts_with("member list") {
+            // Members come in the order of their ids.
+            out.sort();
+        }
+        Outcome { code, out, error: show(&error) }
     }
 
     /// Reads so many lines of a command that does not end by itself, then ends it. With none, it is ended when
