@@ -6,7 +6,7 @@
 use quorate_types::kv::KvError;
 use tonic::{Code, Status};
 
-use crate::backend::{BackendError, MemberError, MemberRefusal};
+use crate::backend::{BackendError, BackupError, MemberError, MemberRefusal};
 
 macro_rules! table {
     ($($(#[$doc:meta])* $name:ident => $code:ident, $text:literal;)*) => {
@@ -102,9 +102,26 @@ table! {
     Stopped => Unavailable, "etcdserver: server stopped";
     /// The data is damaged.
     Corrupt => DataLoss, "etcdserver: corrupt cluster";
-    /// Alarms cannot be raised or cleared: space is watched and refusals end by themselves.
-    AlarmsAreAutomatic => Unimplemented,
-        "quorate: alarms are not kept; a full disk refuses writes until space is free again";
+    /// An alarm of a kind that does not exist, or one more than are kept.
+    BadAlarm => InvalidArgument, "quorate: no such kind of alarm, or too many alarms";
+    /// A downgrade to what is no version.
+    BadDowngradeVersion => InvalidArgument, "etcdserver: wrong downgrade target version format";
+    /// A downgrade to a version that is not the one before.
+    BadDowngradeTarget => InvalidArgument, "etcdserver: invalid downgrade target version";
+    /// A downgrade while there is one.
+    DowngradeInProcess => FailedPrecondition,
+        "etcdserver: cluster has a downgrade job in progress";
+    /// The end of a downgrade, while there is none.
+    NoDowngrade => FailedPrecondition, "etcdserver: no inflight downgrade job";
+    /// A step of a downgrade that does not exist.
+    UnknownMethod => InvalidArgument, "etcdserver: unknown method";
+    /// A snapshot larger than the file that etcd's users can handle.
+    SnapshotTooLarge => ResourceExhausted,
+        "quorate: more than 8 GiB for a snapshot: use `quorate backup`";
+    /// A snapshot while there is another one.
+    SnapshotBusy => ResourceExhausted, "quorate: a snapshot is being taken already";
+    /// A snapshot that this node cannot take.
+    SnapshotFailed => Unavailable, "quorate: the snapshot failed; the node's log says why";
     /// The state machine could not read what this gateway wrote.
     MalformedCommand => Internal, "quorate: command or query not understood";
     /// The backend answered something else than it was asked.
@@ -129,6 +146,11 @@ impl From<KvError> for ApiError {
             KvError::StaleRevision => Self::LeaderChanged,
             KvError::InvalidSort => Self::InvalidSort,
             KvError::DuplicateKey => Self::DuplicateKey,
+            KvError::NoSpace => Self::NoSpace,
+            KvError::Corrupt => Self::Corrupt,
+            KvError::BadAlarm => Self::BadAlarm,
+            KvError::DowngradeInProcess => Self::DowngradeInProcess,
+            KvError::NoDowngrade => Self::NoDowngrade,
         }
     }
 }
@@ -145,6 +167,21 @@ impl From<BackendError> for Status {
             BackendError::Stopping => ApiError::Stopped,
             BackendError::Corrupt => ApiError::Corrupt,
             BackendError::Unsupported(what) => return unimplemented(what),
+        };
+        error.into()
+    }
+}
+
+impl From<BackupError> for Status {
+    fn from(error: BackupError) -> Self {
+        let error = match error {
+            BackupError::Busy => ApiError::SnapshotBusy,
+            BackupError::TooLarge => ApiError::SnapshotTooLarge,
+            BackupError::NoSpace => ApiError::NoSpace,
+            BackupError::Failed(error) => {
+                tracing::error!(error, "a backup failed");
+                ApiError::SnapshotFailed
+            }
         };
         error.into()
     }
@@ -242,6 +279,8 @@ mod tests {
             (KvError::LeaseNotFound, ApiError::LeaseNotFound),
             (KvError::InvalidSort, ApiError::InvalidSort),
             (KvError::DuplicateKey, ApiError::DuplicateKey),
+            (KvError::NoSpace, ApiError::NoSpace),
+            (KvError::Corrupt, ApiError::Corrupt),
             (KvError::StaleRevision, ApiError::LeaderChanged),
             (KvError::Malformed, ApiError::MalformedCommand),
         ];

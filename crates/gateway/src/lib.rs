@@ -7,7 +7,8 @@
 //! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
 //!   often its client may ping; `gather`: small answers leave together.
 //! - `door`: from an HTTP/2 request to the service that answers it.
-//! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
+//! - `kv`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's; `blobs`: files as streams.
+//! - [`compaction`]: when history is forgotten by itself.
 //! - `desk`: what the services share.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
 //! - [`error`]: every refusal, with etcd's codes and texts.
@@ -17,10 +18,11 @@
 //! # What differs from etcd, on purpose
 //!
 //! An unknown sort order or target and an unknown compare are refused, not guessed. A transaction has a
-//! cap on its total and on its depth. A compaction does not wait for the space that it frees. There are
-//! no alarms: nothing raises one, so the list is empty.
+//! cap on its total and on its depth. Alarms have one of etcd's two kinds; etcd ends with a panic when it is asked
+//! for another one.
 
 pub mod backend;
+pub mod compaction;
 pub mod config;
 pub mod error;
 pub mod http;
@@ -28,6 +30,7 @@ pub mod server;
 pub mod validate;
 
 mod admin;
+mod blobs;
 mod cluster;
 mod connection;
 mod desk;
@@ -42,7 +45,7 @@ mod translate;
 mod writes;
 
 pub use backend::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus, Member, MemberChange, MemberError,
     MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 pub use config::GatewayConfig;

@@ -165,7 +165,13 @@ fn response_op(outcome: kv::Outcome) -> Result<ResponseOp, ApiError> {
         Some(outcome::Body::Txn(txn)) => {
             Response::ResponseTxn(txn_response(ResponseHeader::default(), txn)?)
         }
-        Some(outcome::Body::Compact(_) | outcome::Body::Status(_) | outcome::Body::Error(_))
+        Some(
+            outcome::Body::Compact(_)
+            | outcome::Body::Status(_)
+            | outcome::Body::Error(_)
+            | outcome::Body::Hash(_)
+            | outcome::Body::Conditions(_),
+        )
         | None => return Err(ApiError::UnexpectedOutcome),
     };
     Ok(ResponseOp { response: Some(response) })

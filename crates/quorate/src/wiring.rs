@@ -19,6 +19,7 @@ use quorate_gateway::{
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
 };
+use quorate_types::kv_maintenance::{Alarm, AlarmKind, ChangeAlarm};
 use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
@@ -101,6 +102,18 @@ impl EngineBackend {
         (Self { engine, state_bytes, quota_bytes }, measure)
     }
 
+    /// Says to all that this node is above its quota, as etcd does: the alarm stays until it is disarmed.
+    async fn raise_no_space(&self) {
+        let alarm = Alarm { member: self.engine.node().value(), kind: AlarmKind::NoSpace as i32 };
+        let change = ChangeAlarm { alarm, raise: true };
+        let command =
+            kv::Command { at_revision: 0, body: Some(kv::command::Body::ChangeAlarm(change)) };
+        let bytes = command.encode_to_vec().into();
+        if let Err(error) = self.engine.propose(GroupId::FIRST_DATA, bytes).await {
+            tracing::warn!(%error, "the alarm that this node is above its quota was not raised");
+        }
+    }
+
     fn state_bytes(&self) -> u64 {
         self.state_bytes.load(Ordering::Relaxed)
     }
@@ -135,6 +148,7 @@ impl Backend for EngineBackend {
     async fn propose(&self, command: kv::Command) -> Result<Answer, BackendError> {
         let full = self.quota_bytes.is_some_and(|quota| self.state_bytes() > quota);
         if full && command.grows() {
+            self.raise_no_space().await;
             return Err(BackendError::NoSpace);
         }
         let group = self.engine.route(command_key(&command)).group;
@@ -280,7 +294,7 @@ fn command_key(command: &kv::Command) -> &[u8] {
         Some(Body::Put(put)) => &put.key,
         Some(Body::DeleteRange(delete)) => &delete.key,
         Some(Body::Txn(txn)) => txn_key(txn),
-        Some(Body::Compact(_)) | None => &[],
+        Some(Body::Compact(_) | Body::ChangeAlarm(_) | Body::ChangeDowngrade(_)) | None => &[],
     }
 }
 
@@ -290,7 +304,10 @@ fn query_key(query: &kv::Query) -> &[u8] {
     match &query.body {
         Some(Body::Range(range)) => &range.key,
         Some(Body::Txn(txn)) => txn_key(txn),
-        Some(Body::Status(_)) | None => &[],
+        Some(
+            Body::Status(_) | Body::HashKv(_) | Body::HashAll(_) | Body::Conditions(_),
+        )
+        | None => &[],
     }
 }
 

@@ -14,13 +14,14 @@ pub struct Command {
     #[prost(int64, tag = "1")]
     pub at_revision: i64,
     /// What to do.
-    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5, 30, 31")]
     pub body: Option<command::Body>,
 }
 
 /// The kinds of [`Command`].
 pub mod command {
     use super::{Compact, DeleteRange, Oneof, Put, Txn};
+    use crate::kv_maintenance::{ChangeAlarm, ChangeDowngrade};
 
     /// The kinds of a command.
     #[derive(Clone, PartialEq, Oneof)]
@@ -37,6 +38,12 @@ pub mod command {
         /// Forget history below a revision.
         #[prost(message, tag = "5")]
         Compact(Compact),
+        /// Raise or clear an alarm.
+        #[prost(message, tag = "30")]
+        ChangeAlarm(ChangeAlarm),
+        /// Note a downgrade that is under way, or its end.
+        #[prost(message, tag = "31")]
+        ChangeDowngrade(ChangeDowngrade),
     }
 }
 
@@ -44,13 +51,14 @@ pub mod command {
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
     /// What is asked.
-    #[prost(oneof = "query::Body", tags = "1, 2, 3")]
+    #[prost(oneof = "query::Body", tags = "1, 2, 3, 30, 31, 32")]
     pub body: Option<query::Body>,
 }
 
 /// The kinds of [`Query`].
 pub mod query {
     use super::{Oneof, Range, Status, Txn};
+    use crate::kv_maintenance::{Conditions, HashAll, HashKv};
 
     /// The kinds of a query.
     #[derive(Clone, PartialEq, Oneof)]
@@ -64,6 +72,15 @@ pub mod query {
         /// Where the keyspace stands.
         #[prost(message, tag = "3")]
         Status(Status),
+        /// What the history up to a revision comes to.
+        #[prost(message, tag = "30")]
+        HashKv(HashKv),
+        /// What everything, the system's rows too, comes to.
+        #[prost(message, tag = "31")]
+        HashAll(HashAll),
+        /// The alarms, and whether a downgrade is under way.
+        #[prost(message, tag = "32")]
+        Conditions(Conditions),
     }
 }
 
@@ -84,7 +101,7 @@ impl Command {
             Some(command::Body::DeleteRange(_) | command::Body::Compact(_)) => {
                 crate::defect!(RoomMakersRefused)
             }
-            None => false,
+            Some(command::Body::ChangeAlarm(_) | command::Body::ChangeDowngrade(_)) | None => false,
         }
     }
 }
@@ -337,7 +354,7 @@ pub struct Outcome {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// The result.
-    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8, 30, 31")]
     pub body: Option<outcome::Body>,
 }
 
@@ -347,6 +364,7 @@ pub mod outcome {
         CompactOutcome, DeleteRangeOutcome, KvError, Oneof, PutOutcome, RangeOutcome,
         StatusOutcome, TxnOutcome,
     };
+    use crate::kv_maintenance::{ConditionsOutcome, HashOutcome};
 
     /// The kinds of an outcome.
     #[derive(Clone, PartialEq, Oneof)]
@@ -372,6 +390,12 @@ pub mod outcome {
         /// Nothing was changed, on every replica alike, and this is why.
         #[prost(enumeration = "KvError", tag = "8")]
         Error(i32),
+        /// Of a hash.
+        #[prost(message, tag = "30")]
+        Hash(HashOutcome),
+        /// Of a change of alarms or of a downgrade, and of a question about them.
+        #[prost(message, tag = "31")]
+        Conditions(ConditionsOutcome),
     }
 }
 
@@ -429,6 +453,10 @@ pub struct StatusOutcome {
     /// The last compaction's revision; reads below it fail. 0 before the first.
     #[prost(int64, tag = "1")]
     pub compact_revision: i64,
+    /// Everything that compactions below this revision have made invisible is removed here: the same on no
+    /// two replicas.
+    #[prost(int64, tag = "30")]
+    pub swept_revision: i64,
 }
 
 /// Why a command or query was refused; the same on every replica.
@@ -451,6 +479,16 @@ pub enum KvError {
     InvalidSort = 6,
     /// A key is written twice by one transaction.
     DuplicateKey = 7,
+    /// An alarm says that there is no space for what grows the data.
+    NoSpace = 50,
+    /// An alarm says that a member's data is damaged: nothing is changed until it is cleared.
+    Corrupt = 51,
+    /// An alarm of a kind that does not exist, or one more than are kept.
+    BadAlarm = 52,
+    /// A downgrade is under way already.
+    DowngradeInProcess = 53,
+    /// No downgrade is under way.
+    NoDowngrade = 54,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus, Member, MemberChange, MemberError,
     MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_types::kv::{Command, Query};
@@ -168,6 +168,12 @@ impl Backend for FakeBackend {
             true => Ok(()),
             false => Err(MemberRefusal::BadTransferee.into()),
         }
+    }
+
+    async fn backup(&self, form: BackupForm) -> Result<Backup, BackupError> {
+        let content = format!("{form:?} ").repeat(30_000);
+        let bytes = content.len() as u64;
+        Ok(Backup { revision: 1, bytes, content: Box::new(std::io::Cursor::new(content)) })
     }
 
     async fn groups(&self) -> Vec<GroupStatus> {

@@ -14,8 +14,10 @@ use quorate_types::{
     Committed, Digest, Digested, GroupId, MachineKind, StateBatch, StateMachine, StateReader,
 };
 
+use super::alarms::{change_alarm, change_downgrade, conditions};
+use super::hash::{hash_all, hash_kv};
 use super::hashing::Seeded;
-use super::meta::Meta;
+use super::meta::{AlarmCounts, Meta};
 use super::pairs::Pairs;
 use super::read::{Refusal, View};
 use super::recent::Recent;
@@ -84,7 +86,17 @@ impl KvKind {
             }
             Some(query::Body::Txn(txn)) => read_txn(&txn, view).map(outcome::Body::Txn),
             Some(query::Body::Status(_)) => {
-                Ok(outcome::Body::Status(StatusOutcome { compact_revision: meta.floor.max(0) }))
+                Ok(outcome::Body::Status(StatusOutcome {
+                    compact_revision: meta.floor.max(0),
+                    swept_revision: meta.swept.revision,
+                }))
+            }
+            Some(query::Body::HashKv(asked)) => {
+                hash_kv(&view, asked.revision).map(outcome::Body::Hash)
+            }
+            Some(query::Body::HashAll(_)) => hash_all(&view).map(outcome::Body::Hash),
+            Some(query::Body::Conditions(_)) => {
+                Ok(outcome::Body::Conditions(conditions(state)?))
             }
             None => return Err(malformed("no question")),
         };
@@ -156,7 +168,8 @@ fn looks_at_few(query: Option<&query::Body>) -> bool {
         Some(query::Body::Range(range)) => range.range_end.is_empty(),
         Some(query::Body::Txn(txn)) => names_single_keys(txn),
         // Both are answered without looking at a key.
-        Some(query::Body::Status(_)) | None => true,
+        Some(query::Body::Status(_) | query::Body::Conditions(_)) | None => true,
+        Some(query::Body::HashKv(_) | query::Body::HashAll(_)) => false,
     }
 }
 
@@ -236,6 +249,11 @@ impl KvMachine {
             taken?;
             self.meta.drawn = command.at_revision;
         }
+        let is_upkeep =
+            matches!(body, command::Body::ChangeAlarm(_) | command::Body::ChangeDowngrade(_));
+        if self.meta.alarms != AlarmCounts::default() {
+            self.meta.alarms.check(!is_upkeep, command.grows())?;
+        }
         match body {
             command::Body::Put(put) => self.put(put, taken?, batch).map(outcome::Body::Put),
             command::Body::DeleteRange(delete) => {
@@ -248,6 +266,12 @@ impl KvMachine {
             command::Body::Compact(compact) => {
                 self.meta.compact(compact.revision)?;
                 Ok(outcome::Body::Compact(CompactOutcome {}))
+            }
+            command::Body::ChangeAlarm(change) => {
+                change_alarm(*change, &mut self.meta, batch).map(outcome::Body::Conditions)
+            }
+            command::Body::ChangeDowngrade(change) => {
+                change_downgrade(change, batch).map(outcome::Body::Conditions)
             }
         }
     }

@@ -32,6 +32,15 @@ pub(crate) struct Meta {
     pub(crate) swept: Stamp,
     /// What all commands have written; none where that began before there were digests.
     pub(crate) digest: Option<Digest>,
+    /// How many alarms there are.
+    pub(crate) alarms: AlarmCounts,
+}
+
+/// How many alarms of each kind are raised: what each command must know, without a look at their rows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct AlarmCounts {
+    pub(crate) no_space: u32,
+    pub(crate) corrupt: u32,
 }
 
 impl Meta {
@@ -40,7 +49,8 @@ impl Meta {
         if bytes.is_empty() {
             let swept = Stamp::default();
             let digest = Some(Digest::default());
-            return Ok(Self { revision: FRESH, floor: NO_FLOOR, drawn: 0, swept, digest });
+            let alarms = AlarmCounts::default();
+            return Ok(Self { revision: FRESH, floor: NO_FLOOR, drawn: 0, swept, digest, alarms });
         }
         let stored = Stored::decode(bytes)
             .map_err(|error| StateError(format!("damaged keyspace meta: {error}")))?;
@@ -53,6 +63,10 @@ impl Meta {
             drawn: stored.drawn,
             swept: Stamp { revision: stored.swept_revision, sub: stored.swept_sub },
             digest: stored.digest.map(Digest),
+            alarms: AlarmCounts {
+                no_space: stored.no_space_alarms,
+                corrupt: stored.corrupt_alarms,
+            },
         })
     }
 
@@ -66,6 +80,8 @@ impl Meta {
             swept_revision: self.swept.revision,
             swept_sub: self.swept.sub,
             digest: self.digest.map(|digest| digest.0),
+            no_space_alarms: self.alarms.no_space,
+            corrupt_alarms: self.alarms.corrupt,
         };
         stored.encode_to_vec().into()
     }
@@ -122,6 +138,10 @@ struct Stored {
     swept_sub: u32,
     #[prost(fixed64, optional, tag = "7")]
     digest: Option<u64>,
+    #[prost(uint32, tag = "30")]
+    no_space_alarms: u32,
+    #[prost(uint32, tag = "31")]
+    corrupt_alarms: u32,
 }
 
 #[cfg(test)]
@@ -136,7 +156,14 @@ mod tests {
         for meta in [
             fresh,
             Meta { floor: 0, ..fresh },
-            Meta { revision: 9, floor: 5, drawn: 12, swept, digest: Some(Digest(7)) },
+            Meta {
+                revision: 9,
+                floor: 5,
+                drawn: 12,
+                swept,
+                digest: Some(Digest(7)),
+                alarms: AlarmCounts { no_space: 2, corrupt: 1 },
+            },
         ] {
             assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
         }

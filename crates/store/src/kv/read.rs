@@ -347,7 +347,7 @@ fn passes(request: &Range, record: &Record) -> bool {
 }
 
 /// The pair as clients see it.
-fn pair(found: &Found, value: Bytes) -> KeyValue {
+pub(crate) fn pair(found: &Found, value: Bytes) -> KeyValue {
     KeyValue {
         key: found.key.clone(),
         create_revision: found.record.create,
