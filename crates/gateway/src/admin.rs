@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use quorate_api::quorate::v1::{
-    AddMemberRequest, BackupRequest, BackupResponse, Cluster, ClusterNode, Group, MemberResponse, Node, Peer,
-    ReplaceMemberRequest, Role, StatusRequest, StatusResponse, admin_server,
+    AddMemberRequest, BackupRequest, BackupResponse, Cluster, ClusterNode, Group, MemberResponse,
+    Node, Peer, ReplaceMemberRequest, Role, StatusRequest, StatusResponse, admin_server,
 };
 use quorate_types::NodeId;
 use tonic::{Request, Response, Status};

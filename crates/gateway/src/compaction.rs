@@ -102,8 +102,8 @@ pub async fn run<B: Backend>(backend: Arc<B>, retention: Retention) {
     loop {
         let status = backend.node_status();
         if status.leader == Some(status.member_id) {
-            let auto = leading
-                .get_or_insert_with(|| AutoCompaction::new(retention, began.elapsed()));
+            let auto =
+                leading.get_or_insert_with(|| AutoCompaction::new(retention, began.elapsed()));
             look(&*backend, auto, began).await;
         } else {
             leading = None;

@@ -45,8 +45,8 @@ mod translate;
 mod writes;
 
 pub use backend::{
-    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus, Member, MemberChange, MemberError,
-    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus,
+    Member, MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 pub use config::GatewayConfig;
 pub use desk::ETCD_VERSION;

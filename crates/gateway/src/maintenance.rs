@@ -56,10 +56,7 @@ impl<B: Backend> MaintenanceService<B> {
         }
     }
 
-    async fn change(
-        &self,
-        body: command::Body,
-    ) -> Result<(ConditionsOutcome, i64, Term), Status> {
+    async fn change(&self, body: command::Body) -> Result<(ConditionsOutcome, i64, Term), Status> {
         let command = kv::Command { at_revision: 0, body: Some(body) };
         conditions(self.desk.propose(command).await?)
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
-use quorate_gateway::{Backend, Gateway, GatewayConfig};
+use quorate_gateway::{Backend, Gateway, GatewayConfig, compaction};
 use quorate_node::{Engine, EngineConfig, Expelled, Link, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -273,14 +273,27 @@ impl RunningNode {
         let recorder = exporter.recorder();
         let page = exporter.page();
         let for_gateway = Arc::clone(&backend);
+        let (for_compaction, retention) = (Arc::clone(&backend), config.retention);
         let gateway_config = gateway_config(&config);
         let serve = async move {
             let gateway = Gateway::new(for_gateway, gateway_config, page, &*recorder);
             let (clients, scrapers) = (from_std(clients)?, from_std(scrapers)?);
-            tokio::join!(
-                gateway.serve(clients, stop.requested()),
-                gateway.serve_metrics(scrapers, stop.requested()),
-            );
+            let served = async {
+                tokio::join!(
+                    gateway.serve(clients, stop.requested()),
+                    gateway.serve_metrics(scrapers, stop.requested()),
+                )
+            };
+            let compacting = async {
+                match retention {
+                    Some(retention) => compaction::run(for_compaction, retention).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = served => {}
+                () = compacting => unreachable!("it compacts for ever"),
+            }
             Ok(())
         };
         let gateway = match config.gateway_threads {

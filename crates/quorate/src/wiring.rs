@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use prost::Message;
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Member, MemberChange, MemberError,
-    MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus,
+    Member, MemberChange, MemberError, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
@@ -24,7 +24,7 @@ use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
-use crate::members::{member_change, member_error, members};
+use crate::members::{backup_error, etcd_member, member_change, member_error, members};
 
 /// How often the state is measured, unless that takes so long that it would cost more than
 /// [`MEASURE_SHARE`] of the engine's time.
@@ -213,6 +213,18 @@ impl Backend for EngineBackend {
         self.engine.move_leader(GroupId::FIRST_DATA, to).await.map_err(member_error)
     }
 
+    async fn backup(&self, form: BackupForm) -> Result<Backup, BackupError> {
+        let form = match form {
+            BackupForm::Quorate => quorate_node::BackupForm::Quorate,
+            BackupForm::Etcd => quorate_node::BackupForm::Etcd(
+                self.members().into_iter().map(etcd_member).collect(),
+            ),
+        };
+        let written = self.engine.backup(GroupId::FIRST_DATA, form).await;
+        let quorate_node::BackupFile { revision, bytes, file } = written.map_err(backup_error)?;
+        Ok(Backup { revision, bytes, content: Box::new(file) })
+    }
+
     async fn groups(&self) -> Vec<GroupStatus> {
         let status = self.engine.status().await;
         status.groups.iter().map(|group| group_status(group, status.node)).collect()
@@ -304,10 +316,9 @@ fn query_key(query: &kv::Query) -> &[u8] {
     match &query.body {
         Some(Body::Range(range)) => &range.key,
         Some(Body::Txn(txn)) => txn_key(txn),
-        Some(
-            Body::Status(_) | Body::HashKv(_) | Body::HashAll(_) | Body::Conditions(_),
-        )
-        | None => &[],
+        Some(Body::Status(_) | Body::HashKv(_) | Body::HashAll(_) | Body::Conditions(_)) | None => {
+            &[]
+        }
     }
 }
 

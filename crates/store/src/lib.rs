@@ -19,9 +19,10 @@
 //! - [`layout`]: which rows there are, and how their keys sort.
 //! - [`group_row`]: what a group keeps beside its machine's rows.
 //! - [`snapshot`]: a group's rows as a file, to put it in their place on another node.
-//! - [`kv`]: etcd's keyspace as a state machine.
+//! - [`kv`]: etcd's keyspace as a state machine; [`etcd`]: it as a database file of etcd.
 
 pub mod engine;
+pub mod etcd;
 pub mod group_row;
 pub mod kv;
 pub mod layout;

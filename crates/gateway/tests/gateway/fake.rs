@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 
 use quorate_gateway::{
-    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus, Member, MemberChange, MemberError,
-    MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus,
+    Member, MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_types::kv::{Command, Query};
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term};

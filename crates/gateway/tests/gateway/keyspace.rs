@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_types::KeyRange;
-use quorate_types::kv_maintenance::{
-    Alarm, AlarmKind, ChangeAlarm, ChangeDowngrade, ConditionsOutcome,
-};
 use quorate_types::kv::{
     Command, CompactOutcome, Compare, CompareResult, DeleteRange, DeleteRangeOutcome, KeyValue,
     KvError, Op, Outcome, Put, PutOutcome, Query, Range, RangeOutcome, SortOrder, SortTarget,
     StatusOutcome, Txn, TxnOutcome, command, compare::Target, op, outcome, query,
+};
+use quorate_types::kv_maintenance::{
+    Alarm, AlarmKind, ChangeAlarm, ChangeDowngrade, ConditionsOutcome,
 };
 
 /// A revision of a key: the pair, or `None` where it was deleted.

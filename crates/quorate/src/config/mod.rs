@@ -4,9 +4,11 @@
 //! - [`settings`]: the one table of keys, and what each layer says about them.
 //! - [`values`]: the types of single settings, each with the words for what it expects.
 //! - [`file`]: a TOML file as a layer; its errors name key, line and what was expected.
+//! - `retention`: how much history is kept, as etcd's two flags say it.
 //! - [`serve`]: [`ServeConfig`], the checked whole that everything behind it trusts.
 
 pub mod file;
+mod retention;
 pub mod serve;
 pub mod settings;
 pub mod values;

@@ -88,7 +88,10 @@ pub(crate) fn change_downgrade(
             batch.put(&DOWNGRADE, &[&[FORM], change.target.as_bytes()].concat());
         }
     }
-    Ok(ConditionsOutcome { downgrade_target: change.target.clone(), ..ConditionsOutcome::default() })
+    Ok(ConditionsOutcome {
+        downgrade_target: change.target.clone(),
+        ..ConditionsOutcome::default()
+    })
 }
 
 /// What there is now, alarms by kind and member.

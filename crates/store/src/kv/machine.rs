@@ -85,19 +85,15 @@ impl KvKind {
                 return Err(malformed("a transaction that writes is no query"));
             }
             Some(query::Body::Txn(txn)) => read_txn(&txn, view).map(outcome::Body::Txn),
-            Some(query::Body::Status(_)) => {
-                Ok(outcome::Body::Status(StatusOutcome {
-                    compact_revision: meta.floor.max(0),
-                    swept_revision: meta.swept.revision,
-                }))
-            }
+            Some(query::Body::Status(_)) => Ok(outcome::Body::Status(StatusOutcome {
+                compact_revision: meta.floor.max(0),
+                swept_revision: meta.swept.revision,
+            })),
             Some(query::Body::HashKv(asked)) => {
                 hash_kv(&view, asked.revision).map(outcome::Body::Hash)
             }
             Some(query::Body::HashAll(_)) => hash_all(&view).map(outcome::Body::Hash),
-            Some(query::Body::Conditions(_)) => {
-                Ok(outcome::Body::Conditions(conditions(state)?))
-            }
+            Some(query::Body::Conditions(_)) => Ok(outcome::Body::Conditions(conditions(state)?)),
             None => return Err(malformed("no question")),
         };
         Ok(answer(meta.revision, body)?.encode_to_vec().into())

@@ -6,6 +6,7 @@
 //! - [`etcd_facts`]: what etcd 3.5.1 does in the cases that are easy to get wrong, one test each.
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
 //! - [`snapshots`]: exported, damaged, installed.
+//! - [`upkeep`]: hashes, alarms, downgrades.
 //! - [`engines`]: the promises of the engines and of the overlay.
 //! - `damage`: bit flips and cuts on copies of RocksDB's files.
 
@@ -18,3 +19,4 @@ mod histories;
 mod host;
 mod model;
 mod snapshots;
+mod upkeep;
