@@ -72,6 +72,9 @@ impl Model {
                 self.floor = compact.revision;
                 outcome::Body::Compact(CompactOutcome {})
             }
+            command::Body::ChangeAlarm(_) | command::Body::ChangeDowngrade(_) => {
+                unreachable!("no workload proposes them")
+            }
         };
         if working.wrote {
             self.states.push(working.state);

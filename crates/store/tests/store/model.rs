@@ -92,6 +92,9 @@ impl Model {
                 self.floor = compact.revision;
                 outcome::Body::Compact(CompactOutcome {})
             }
+            command::Body::ChangeAlarm(_) | command::Body::ChangeDowngrade(_) => {
+                unreachable!("never drawn")
+            }
         };
         if working.wrote {
             self.states.insert(taken, working.state);
