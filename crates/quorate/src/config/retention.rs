@@ -30,7 +30,7 @@ pub(super) fn retention(
             };
             match period {
                 Duration::ZERO => Ok(None),
-                PERIOD_MIN.. => Ok(Some(Retention::Period(period))),
+                period if period >= PERIOD_MIN => Ok(Some(Retention::Period(period))),
                 _ => Err(wrong(expected)),
             }
         }

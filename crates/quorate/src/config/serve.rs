@@ -10,7 +10,7 @@ use quorate_gateway::compaction::Retention;
 
 use super::ConfigError;
 use super::settings::{Layers, Settings};
-use super::values::{ClusterState, Count, HostPort, InitialCluster, LogFormat, Span, Text, Value};
+use super::values::{ClusterState, Count, HostPort, InitialCluster, LogFormat, Span, Value};
 
 /// Everything that one node is started with.
 ///
