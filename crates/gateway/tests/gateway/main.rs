@@ -18,3 +18,4 @@ mod ports;
 mod roster;
 mod services;
 mod support;
+mod upkeep;
