@@ -7,6 +7,7 @@
 
 use std::ops::ControlFlow;
 
+use quorate_types::KeyRange;
 use quorate_types::kv::KvError;
 use quorate_types::kv_maintenance::HashOutcome;
 use quorate_types::machine::{Direction, StateError};
@@ -30,7 +31,14 @@ pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> Result<HashOutcome, Ref
         return Err(KvError::Compacted.into());
     }
     let revision = if revision <= 0 { view.revision } else { revision };
-    let part = Part { revision, standing_at: revision, deletes_at_floor: false };
+    let mut is_empty = true;
+    view.each_at(revision, &KeyRange::all(), &mut |_, _| {
+        is_empty = false;
+        ControlFlow::Break(())
+    })?;
+    // etcd leaves nothing out when no key exists then: what its last compaction has left counts.
+    let standing_at = if is_empty { view.floor } else { revision };
+    let part = Part { revision, standing_at, deletes_at_floor: false };
     let mut hash = crc32c::crc32c(BUCKET);
     each_write(view, part, &mut |written| {
         hash = crc32c::crc32c_append(hash, &written.etcd_key());

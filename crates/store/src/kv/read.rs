@@ -128,7 +128,7 @@ impl View<'_> {
     }
 
     /// Visits the keys that existed at `revision`, in order.
-    fn each_at(
+    pub(crate) fn each_at(
         &self,
         revision: i64,
         range: &KeyRange,
