@@ -16,8 +16,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::{PutRequest, RangeRequest};
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, Gateway, GatewayConfig, GroupStatus, Happened,
-    Member, MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, Gateway,
+    GatewayConfig, GroupStatus, Happened, Member, MemberChange, MemberError, MemberRefusal,
+    MembersAnswer, NodeStatus,
 };
 use quorate_types::auth::Directory;
 use quorate_types::kv::{
@@ -93,6 +94,10 @@ impl Backend for Constant {
 
     async fn move_leader(&self, _: NodeId) -> Result<(), MemberError> {
         Err(MemberRefusal::BadTransferee.into())
+    }
+
+    async fn backup(&self, _: BackupForm) -> Result<Backup, BackupError> {
+        Err(BackupError::Busy)
     }
 
     async fn groups(&self) -> Vec<GroupStatus> {

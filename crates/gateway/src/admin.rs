@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use quorate_api::quorate::v1::{
-    AddMemberRequest, Cluster, ClusterNode, Group, MemberResponse, Node, Peer,
-    ReplaceMemberRequest, Role, StatusRequest, StatusResponse, admin_server,
+    AddMemberRequest, BackupRequest, BackupResponse, Cluster, ClusterNode, Group, MemberResponse,
+    Node, Peer, ReplaceMemberRequest, Role, StatusRequest, StatusResponse, admin_server,
 };
 use quorate_types::NodeId;
 use tonic::{Request, Response, Status};
 
-use crate::backend::{self, Backend, GroupStatus, Member, MemberChange};
+use crate::backend::{self, Backend, BackupForm, GroupStatus, Member, MemberChange};
+use crate::blobs::{Blob, Blobs};
 use crate::cluster::host_and_port;
 use crate::desk::Desk;
 use crate::error::ApiError;
@@ -80,6 +81,22 @@ impl<B: Backend> admin_server::Admin for AdminService<B> {
             return Err(ApiError::BadPeerUrls.into());
         }
         self.change(MemberChange::Replace { id: NodeId(id), peer_address }).await
+    }
+
+    type BackupStream = Blobs<BackupResponse>;
+
+    async fn backup(
+        &self,
+        _: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let backup = self.desk.backend.backup(BackupForm::Quorate).await?;
+        let revision = backup.revision;
+        let message = move |Blob { bytes, remaining_bytes }| BackupResponse {
+            blob: bytes,
+            remaining_bytes,
+            revision,
+        };
+        Ok(Response::new(Blobs::new(backup, message)))
     }
 }
 

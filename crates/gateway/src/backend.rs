@@ -262,6 +262,42 @@ pub struct PeerLag {
     pub lag: u64,
 }
 
+/// The format of a backup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BackupForm {
+    /// A database file of etcd.
+    Etcd,
+    /// Quorate's own, which holds everything.
+    Quorate,
+}
+
+/// The keyspace as it was at one revision. Whatever holds its bytes goes with it.
+pub struct Backup {
+    /// The revision.
+    pub revision: i64,
+    /// How long it is.
+    pub bytes: u64,
+    /// The bytes; reading them may block.
+    pub content: Box<dyn std::io::Read + Send>,
+}
+
+/// Why there is no backup.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Others are being taken, or sent.
+    #[error("busy")]
+    Busy,
+    /// The form cannot hold so much.
+    #[error("too large")]
+    TooLarge,
+    /// The disk has no room for it.
+    #[error("no space")]
+    NoSpace,
+    /// This node has no replica, or cannot read it or write the file.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// What the gateway needs from the node behind it.
 ///
 /// A caller may drop the future of [`propose`](Self::propose) or [`read`](Self::read) at any time (its
@@ -331,6 +367,12 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// When this node does not lead, the other cannot, or it has not taken over in time.
     fn move_leader(&self, to: NodeId) -> impl Future<Output = Result<(), MemberError>> + Send;
+
+    /// The keyspace of this node's own replica, as of now.
+    ///
+    /// # Errors
+    /// When there is none, or its file cannot be written.
+    fn backup(&self, form: BackupForm) -> impl Future<Output = Result<Backup, BackupError>> + Send;
 
     /// This node's replicas as of now, by group id.
     fn groups(&self) -> impl Future<Output = Vec<GroupStatus>> + Send;

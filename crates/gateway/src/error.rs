@@ -6,7 +6,7 @@
 use quorate_types::kv::KvError;
 use tonic::{Code, Status};
 
-use crate::backend::{BackendError, MemberError, MemberRefusal};
+use crate::backend::{BackendError, BackupError, MemberError, MemberRefusal};
 
 macro_rules! table {
     ($($(#[$doc:meta])* $name:ident => $code:ident, $text:literal;)*) => {
@@ -154,6 +154,26 @@ table! {
     NoToken => Unavailable, "quorate: no token can be made at this node";
     /// A password could not be worked on.
     HashingFailed => Internal, "quorate: the password could not be hashed";
+    /// An alarm of a kind that does not exist, or one more than are kept.
+    BadAlarm => InvalidArgument, "quorate: no such kind of alarm, or too many alarms";
+    /// A downgrade to what is no version.
+    BadDowngradeVersion => InvalidArgument, "etcdserver: wrong downgrade target version format";
+    /// A downgrade to a version that is not the one before.
+    BadDowngradeTarget => InvalidArgument, "etcdserver: invalid downgrade target version";
+    /// A downgrade while there is one.
+    DowngradeInProcess => FailedPrecondition,
+        "etcdserver: cluster has a downgrade job in progress";
+    /// The end of a downgrade, while there is none.
+    NoDowngrade => FailedPrecondition, "etcdserver: no inflight downgrade job";
+    /// A step of a downgrade that does not exist.
+    UnknownMethod => InvalidArgument, "etcdserver: unknown method";
+    /// A snapshot larger than the file that etcd's users can handle.
+    SnapshotTooLarge => ResourceExhausted,
+        "quorate: more than 8 GiB for a snapshot: use `quorate backup`";
+    /// A snapshot while there is another one.
+    SnapshotBusy => ResourceExhausted, "quorate: a snapshot is being taken already";
+    /// A snapshot that this node cannot take.
+    SnapshotFailed => Unavailable, "quorate: the snapshot failed; the node's log says why";
     /// The state machine could not read what this gateway wrote.
     MalformedCommand => Internal, "quorate: command or query not understood";
     /// The backend answered something else than it was asked.
@@ -194,6 +214,11 @@ impl From<KvError> for ApiError {
             KvError::InvalidAuthMgmt => Self::InvalidAuthMgmt,
             KvError::LeaseExists => Self::LeaseExists,
             KvError::LeaseTtlTooLarge => Self::LeaseTtlTooLarge,
+            KvError::NoSpace => Self::NoSpace,
+            KvError::Corrupt => Self::Corrupt,
+            KvError::BadAlarm => Self::BadAlarm,
+            KvError::DowngradeInProcess => Self::DowngradeInProcess,
+            KvError::NoDowngrade => Self::NoDowngrade,
         }
     }
 }
@@ -221,6 +246,21 @@ impl From<BackendError> for ApiError {
             // A part that nobody can run yet: only its own text says which.
             BackendError::Unsupported(_) => Self::UnexpectedOutcome,
         }
+    }
+}
+
+impl From<BackupError> for Status {
+    fn from(error: BackupError) -> Self {
+        let error = match error {
+            BackupError::Busy => ApiError::SnapshotBusy,
+            BackupError::TooLarge => ApiError::SnapshotTooLarge,
+            BackupError::NoSpace => ApiError::NoSpace,
+            BackupError::Failed(error) => {
+                tracing::error!(error, "a backup failed");
+                ApiError::SnapshotFailed
+            }
+        };
+        error.into()
     }
 }
 
@@ -319,6 +359,8 @@ mod tests {
             (KvError::StaleDeadline, ApiError::LeaderChanged),
             (KvError::InvalidSort, ApiError::InvalidSort),
             (KvError::DuplicateKey, ApiError::DuplicateKey),
+            (KvError::NoSpace, ApiError::NoSpace),
+            (KvError::Corrupt, ApiError::Corrupt),
             (KvError::StaleRevision, ApiError::LeaderChanged),
             (KvError::Malformed, ApiError::MalformedCommand),
         ];

@@ -5,6 +5,7 @@
 //! outcome, which becomes a response under a header of this node ([`Desk::header`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use quorate_api::etcdserverpb::{
@@ -20,6 +21,9 @@ use crate::backend::{Answer, Backend, Consistency};
 use crate::desk::Desk;
 use crate::error::ApiError;
 use crate::{translate, validate};
+
+/// How often a physical compaction looks how far the sweep has come.
+const SWEEP_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// etcd's KV service over a backend.
 pub(crate) struct KvService<B> {
@@ -48,6 +52,17 @@ impl<B: Backend> KvService<B> {
     ) -> Result<Outcome, Status> {
         let query = kv::Query { body: Some(body), caller: None };
         self.open(self.desk.read(query, consistency, by.as_ref()).await?)
+    }
+
+    /// Whether nothing that a compaction at `revision` has made invisible is left here.
+    async fn is_swept(&self, revision: i64) -> Result<bool, Status> {
+        let query = kv::Query { body: Some(query::Body::Status(kv::Status {})), caller: None };
+        // The local replica's own, even if that is behind others.
+        let answer = self.desk.backend.read(query, Consistency::Serializable).await?;
+        match answer.outcome.body {
+            Some(outcome::Body::Status(now)) => Ok(now.swept_revision >= revision),
+            _ => Err(ApiError::UnexpectedOutcome.into()),
+        }
     }
 
     /// Takes an answer apart; a refusal of the state machine becomes an error.
@@ -126,15 +141,19 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
         }
     }
 
-    /// `physical` is not waited for: space is given back by a paced sweep, and no caller can hurry it.
+    /// A physical one is answered once this node's sweep has passed its revision. No caller can hurry the
+    /// sweep, and it waits for as long as the caller does.
     async fn compact(
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         let by = identity(&request);
-        let revision = request.into_inner().revision;
+        let CompactionRequest { revision, physical } = request.into_inner();
         match self.propose(command::Body::Compact(kv::Compact { revision }), by).await? {
             (header, outcome::Body::Compact(_)) => {
+                while physical && !self.is_swept(revision).await? {
+                    tokio::time::sleep(SWEEP_LOOK_INTERVAL).await;
+                }
                 Ok(Response::new(CompactionResponse { header: Some(header) }))
             }
             _ => Err(ApiError::UnexpectedOutcome.into()),

@@ -7,7 +7,9 @@
 //! - [`server`]: [`Gateway`], accepting and ending connections; `connection`: one of them; `pings`: how
 //!   often its client may ping; `gather`: small answers leave together; `prefixed`: bytes read ahead.
 //! - `door`: from an HTTP/2 request to the service that answers it.
-//! - `kv`, `watch`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
+//! - `kv`, `watch`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's;
+//!   `blobs`: files as streams.
+//! - [`compaction`]: when history is forgotten by itself.
 //! - `desk`: what the services share.
 //! - [`auth`]: who asks, and whether they may.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
@@ -20,11 +22,12 @@
 //! # What differs from etcd, on purpose
 //!
 //! An unknown sort order or target and an unknown compare are refused, not guessed. A transaction has a
-//! cap on its total and on its depth. A compaction does not wait for the space that it frees. There are
-//! no alarms: nothing raises one, so the list is empty.
+//! cap on its total and on its depth. Alarms have one of etcd's two kinds; etcd ends with a panic when it is asked
+//! for another one.
 
 pub mod auth;
 pub mod backend;
+pub mod compaction;
 pub mod config;
 pub mod error;
 pub mod http;
@@ -33,6 +36,7 @@ pub mod tls;
 pub mod validate;
 
 mod admin;
+mod blobs;
 mod cluster;
 mod connection;
 mod desk;
@@ -52,8 +56,9 @@ mod writes;
 
 pub use auth::{AuthConfig, AuthConfigError, Peer, TokenKind};
 pub use backend::{
-    Answer, Backend, BackendError, Consistency, EventBatch, GroupStatus, Happened, Member,
-    MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, EventBatch,
+    GroupStatus, Happened, Member, MemberChange, MemberError, MemberRefusal, MembersAnswer,
+    NodeStatus, PeerLag, Role,
 };
 pub use config::GatewayConfig;
 pub use desk::ETCD_VERSION;

@@ -176,7 +176,9 @@ fn response_op(outcome: kv::Outcome) -> Result<ResponseOp, ApiError> {
             | outcome::Body::LeaseTimeToLive(_)
             | outcome::Body::LeaseKeepAlive(_)
             | outcome::Body::Leases(_)
-            | outcome::Body::LeaseKeys(_),
+            | outcome::Body::LeaseKeys(_)
+            | outcome::Body::Hash(_)
+            | outcome::Body::Conditions(_),
         )
         | None => return Err(ApiError::UnexpectedOutcome),
     };

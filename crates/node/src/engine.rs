@@ -21,7 +21,7 @@ use quorate_types::{
     SnapshotMeta, Term,
 };
 use quorate_wal::{RecoveredLog, Wal, Write};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::actor::{Drive, Glance, GroupActor, GroupReport, Input, Reloader, Rest};
 use crate::apply::Applier;
@@ -77,6 +77,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     pub(crate) placement_applied: Arc<Notify>,
+    /// Backups that are being written: one at a time.
+    pub(crate) backups: Arc<Semaphore>,
     /// Which groups were found damaged, now or earlier, and why.
     pub(crate) fenced: BTreeMap<GroupId, String>,
     /// Locks the directory as long as anything of the node is left.

@@ -262,6 +262,7 @@ pub(crate) async fn open(
         metrics,
         tasks: Mutex::new(Vec::new()),
         placement_applied,
+        backups: Arc::new(Semaphore::new(1)),
         fenced: fence.groups().clone(),
         data_dir,
     });

@@ -1,7 +1,9 @@
 //! Members as the gateway names them, from the engine's placement map; a part of `wiring`.
 
-use quorate_gateway::{BackendError, Member, MemberChange, MemberError, MemberRefusal};
-use quorate_node::{ChangeError, PlacementMap, Standing};
+use quorate_gateway::{
+    BackendError, BackupError, Member, MemberChange, MemberError, MemberRefusal,
+};
+use quorate_node::{BackupFailure, ChangeError, EtcdMember, PlacementMap, Standing};
 
 use crate::config::ServeConfig;
 use crate::wiring::backend_error;
@@ -38,6 +40,34 @@ fn client_url(address: &str) -> String {
     match address.contains("://") {
         true => address.to_owned(),
         false => format!("http://{address}"),
+    }
+}
+
+/// A member as etcd's files note it. Our peers speak another protocol, and whoever restores such a file says
+/// anew who they are.
+pub(crate) fn etcd_member(member: Member) -> EtcdMember {
+    EtcdMember {
+        id: member.id.value(),
+        name: member.name,
+        peer_urls: member
+            .peer_urls
+            .iter()
+            .map(|url| url.replacen("quic://", "http://", 1))
+            .collect(),
+        client_urls: member.client_urls,
+    }
+}
+
+pub(crate) fn backup_error(error: BackupFailure) -> BackupError {
+    match error {
+        BackupFailure::Busy => BackupError::Busy,
+        BackupFailure::TooLarge => BackupError::TooLarge,
+        BackupFailure::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            BackupError::NoSpace
+        }
+        error @ (BackupFailure::Nothing(_) | BackupFailure::Io(_) | BackupFailure::State(_)) => {
+            BackupError::Failed(error.to_string())
+        }
     }
 }
 

@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
-use quorate_gateway::{AuthConfig, Backend, ClientTls, Gateway, GatewayConfig, TokenKind};
+use quorate_gateway::{
+    AuthConfig, Backend, ClientTls, Gateway, GatewayConfig, TokenKind, compaction,
+};
 use quorate_node::{Engine, EngineConfig, Expelled, Link, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -281,6 +283,7 @@ impl RunningNode {
         let recorder = exporter.recorder();
         let page = exporter.page();
         let for_gateway = Arc::clone(&backend);
+        let (for_compaction, retention) = (Arc::clone(&backend), config.retention);
         let gateway_config = gateway_config(&config);
         let serve = async move {
             let mut gateway =
@@ -289,10 +292,22 @@ impl RunningNode {
                 gateway = gateway.with_tls(tls);
             }
             let (clients, scrapers) = (from_std(clients)?, from_std(scrapers)?);
-            tokio::join!(
-                gateway.serve(clients, stop.requested()),
-                gateway.serve_metrics(scrapers, stop.requested()),
-            );
+            let served = async {
+                tokio::join!(
+                    gateway.serve(clients, stop.requested()),
+                    gateway.serve_metrics(scrapers, stop.requested()),
+                )
+            };
+            let compacting = async {
+                match retention {
+                    Some(retention) => compaction::run(for_compaction, retention).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = served => {}
+                () = compacting => unreachable!("it compacts for ever"),
+            }
             Ok(())
         };
         let gateway = match config.gateway_threads {

@@ -14,19 +14,22 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use prost::Message;
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, GroupStatus, Happened, Member, MemberChange,
-    MemberError, MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, GroupStatus,
+    Happened, Member, MemberChange, MemberError, MembersAnswer, NodeStatus, PeerLag, Role,
 };
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
 };
-use quorate_types::auth::{AuthCell, Directory};
+use quorate_types::auth::{AuthCell, Caller, Directory};
+use quorate_types::kv_maintenance::{Alarm, AlarmKind, ChangeAlarm};
 use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
 use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
 use crate::events;
-use crate::members::{client_address, member_change, member_error, members};
+use crate::members::{
+    backup_error, client_address, etcd_member, member_change, member_error, members,
+};
 
 /// How often the state is measured, unless that takes so long that it would cost more than
 /// [`MEASURE_SHARE`] of the engine's time.
@@ -111,6 +114,19 @@ impl EngineBackend {
         (Self { engine, state_bytes, quota_bytes, auth }, measure)
     }
 
+    /// Says to all that this node is above its quota, as etcd does: the alarm stays until it is disarmed.
+    async fn raise_no_space(&self) {
+        let alarm = Alarm { member: self.engine.node().value(), kind: AlarmKind::NoSpace as i32 };
+        let change = ChangeAlarm { alarm, raise: true };
+        let body = Some(kv::command::Body::ChangeAlarm(change));
+        let command =
+            kv::Command { body, caller: Some(Caller::system()), ..kv::Command::default() };
+        let bytes = command.encode_to_vec().into();
+        if let Err(error) = self.engine.propose(GroupId::FIRST_DATA, bytes).await {
+            tracing::warn!(%error, "the alarm that this node is above its quota was not raised");
+        }
+    }
+
     fn state_bytes(&self) -> u64 {
         self.state_bytes.load(Ordering::Relaxed)
     }
@@ -145,6 +161,7 @@ impl Backend for EngineBackend {
     async fn propose(&self, command: kv::Command) -> Result<Answer, BackendError> {
         let full = self.quota_bytes.is_some_and(|quota| self.state_bytes() > quota);
         if full && command.grows() {
+            self.raise_no_space().await;
             return Err(BackendError::NoSpace);
         }
         let group = self.engine.route(command_key(&command)).group;
@@ -223,6 +240,18 @@ impl Backend for EngineBackend {
 
     async fn move_leader(&self, to: NodeId) -> Result<(), MemberError> {
         self.engine.move_leader(GroupId::FIRST_DATA, to).await.map_err(member_error)
+    }
+
+    async fn backup(&self, form: BackupForm) -> Result<Backup, BackupError> {
+        let form = match form {
+            BackupForm::Quorate => quorate_node::BackupForm::Quorate,
+            BackupForm::Etcd => quorate_node::BackupForm::Etcd(
+                self.members().into_iter().map(etcd_member).collect(),
+            ),
+        };
+        let written = self.engine.backup(GroupId::FIRST_DATA, form).await;
+        let quorate_node::BackupFile { revision, bytes, file } = written.map_err(backup_error)?;
+        Ok(Backup { revision, bytes, content: Box::new(file) })
     }
 
     async fn groups(&self) -> Vec<GroupStatus> {
@@ -308,7 +337,14 @@ fn command_key(command: &kv::Command) -> &[u8] {
         Some(Body::Txn(txn)) => txn_key(txn),
         // Leases, users and roles are keys of the system, which are routed like any: they lie before the
         // clients' keys.
-        Some(Body::LeaseGrant(_) | Body::LeaseRevoke(_) | Body::Auth(_) | Body::Compact(_))
+        Some(
+            Body::LeaseGrant(_)
+            | Body::LeaseRevoke(_)
+            | Body::Auth(_)
+            | Body::ChangeAlarm(_)
+            | Body::ChangeDowngrade(_)
+            | Body::Compact(_),
+        )
         | None => &[],
     }
 }
@@ -326,6 +362,9 @@ fn query_key(query: &kv::Query) -> &[u8] {
             | Body::Leases(_)
             | Body::LeaseKeys(_)
             | Body::Auth(_)
+            | Body::HashKv(_)
+            | Body::HashAll(_)
+            | Body::Conditions(_)
             | Body::Status(_),
         )
         | None => &[],

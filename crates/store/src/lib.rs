@@ -19,10 +19,12 @@
 //! - [`layout`]: which rows there are, and how their keys sort.
 //! - [`group_row`]: what a group keeps beside its machine's rows.
 //! - [`snapshot`]: a group's rows as a file, to put it in their place on another node.
-//! - [`kv`]: etcd's keyspace as a state machine; `auth`: the users and roles in it.
+//! - [`kv`]: etcd's keyspace as a state machine; `auth`: the users and roles in it; [`etcd`]: it as a database
+//!   file of etcd.
 
 mod auth;
 pub mod engine;
+pub mod etcd;
 pub mod group_row;
 pub mod kv;
 pub mod layout;

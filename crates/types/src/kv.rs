@@ -23,7 +23,7 @@ pub struct Command {
     #[prost(int64, tag = "1")]
     pub at_revision: i64,
     /// What to do.
-    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5, 10, 11, 20")]
+    #[prost(oneof = "command::Body", tags = "2, 3, 4, 5, 10, 11, 20, 30, 31")]
     pub body: Option<command::Body>,
     /// Who asks for it; none while users do not count.
     #[prost(message, optional, tag = "100")]
@@ -33,6 +33,7 @@ pub struct Command {
 /// The kinds of [`Command`].
 pub mod command {
     use super::{AuthCommand, Compact, DeleteRange, LeaseGrant, LeaseRevoke, Oneof, Put, Txn};
+    use crate::kv_maintenance::{ChangeAlarm, ChangeDowngrade};
 
     /// The kinds of a command.
     #[derive(Clone, PartialEq, Oneof)]
@@ -58,6 +59,12 @@ pub mod command {
         /// End a lease, and delete its keys.
         #[prost(message, tag = "11")]
         LeaseRevoke(LeaseRevoke),
+        /// Raise or clear an alarm.
+        #[prost(message, tag = "30")]
+        ChangeAlarm(ChangeAlarm),
+        /// Note a downgrade that is under way, or its end.
+        #[prost(message, tag = "31")]
+        ChangeDowngrade(ChangeDowngrade),
     }
 }
 
@@ -65,7 +72,7 @@ pub mod command {
 #[derive(Clone, PartialEq, Message)]
 pub struct Query {
     /// What is asked.
-    #[prost(oneof = "query::Body", tags = "1, 2, 3, 10, 11, 12, 13, 20, 40")]
+    #[prost(oneof = "query::Body", tags = "1, 2, 3, 10, 11, 12, 13, 20, 30, 31, 32, 40")]
     pub body: Option<query::Body>,
     /// Who asks; none while users do not count.
     #[prost(message, optional, tag = "100")]
@@ -78,6 +85,7 @@ pub mod query {
         AuthQuery, Events, LeaseKeepAlive, LeaseKeys, LeaseTimeToLive, Leases, Oneof, Range,
         Status, Txn,
     };
+    use crate::kv_maintenance::{Conditions, HashAll, HashKv};
 
     /// The kinds of a query.
     #[derive(Clone, PartialEq, Oneof)]
@@ -109,6 +117,15 @@ pub mod query {
         /// Which keys are attached to a lease.
         #[prost(message, tag = "13")]
         LeaseKeys(LeaseKeys),
+        /// What the history up to a revision comes to.
+        #[prost(message, tag = "30")]
+        HashKv(HashKv),
+        /// What everything, the system's rows too, comes to.
+        #[prost(message, tag = "31")]
+        HashAll(HashAll),
+        /// The alarms, and whether a downgrade is under way.
+        #[prost(message, tag = "32")]
+        Conditions(Conditions),
     }
 }
 
@@ -143,8 +160,12 @@ impl Command {
                 crate::defect!(RoomMakersRefused)
             }
             // Small and few, and needed to keep others out when it matters.
-            Some(command::Body::Auth(_)) => false,
-            None => false,
+            Some(
+                command::Body::Auth(_)
+                | command::Body::ChangeAlarm(_)
+                | command::Body::ChangeDowngrade(_),
+            )
+            | None => false,
         }
     }
 }
@@ -397,7 +418,10 @@ pub struct Outcome {
     #[prost(int64, tag = "1")]
     pub revision: i64,
     /// The result.
-    #[prost(oneof = "outcome::Body", tags = "2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 20, 40")]
+    #[prost(
+        oneof = "outcome::Body",
+        tags = "2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 20, 30, 31, 40"
+    )]
     pub body: Option<outcome::Body>,
 }
 
@@ -408,6 +432,7 @@ pub mod outcome {
         LeaseKeepAliveOutcome, LeaseKeysOutcome, LeaseRevokeOutcome, LeaseTimeToLiveOutcome,
         LeasesOutcome, Oneof, PutOutcome, RangeOutcome, StatusOutcome, TxnOutcome,
     };
+    use crate::kv_maintenance::{ConditionsOutcome, HashOutcome};
 
     /// The kinds of an outcome.
     #[derive(Clone, PartialEq, Oneof)]
@@ -457,6 +482,12 @@ pub mod outcome {
         /// Of a question for attached keys.
         #[prost(message, tag = "15")]
         LeaseKeys(LeaseKeysOutcome),
+        /// Of a hash.
+        #[prost(message, tag = "30")]
+        Hash(HashOutcome),
+        /// Of a change of alarms or of a downgrade, and of a question about them.
+        #[prost(message, tag = "31")]
+        Conditions(ConditionsOutcome),
     }
 }
 
@@ -514,6 +545,10 @@ pub struct StatusOutcome {
     /// The last compaction's revision; reads below it fail. 0 before the first.
     #[prost(int64, tag = "1")]
     pub compact_revision: i64,
+    /// Everything that compactions below this revision have made invisible is removed here: the same on no
+    /// two replicas.
+    #[prost(int64, tag = "30")]
+    pub swept_revision: i64,
 }
 
 /// Asks for the events of a range, in order, from the rows: how watchers catch up.
@@ -656,6 +691,16 @@ pub enum KvError {
     LeaseTtlTooLarge = 21,
     /// The deadline that a revoke rests on was kept in another term: as if it had not been proposed.
     StaleDeadline = 22,
+    /// An alarm says that there is no space for what grows the data.
+    NoSpace = 50,
+    /// An alarm says that a member's data is damaged: nothing is changed until it is cleared.
+    Corrupt = 51,
+    /// An alarm of a kind that does not exist, or one more than are kept.
+    BadAlarm = 52,
+    /// A downgrade is under way already.
+    DowngradeInProcess = 53,
+    /// No downgrade is under way.
+    NoDowngrade = 54,
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! - [`defect`]: known defects that the simulator's gate switches on; nothing at all without its feature.
 //! - [`range`]: half-open key ranges.
 //! - [`auth`]: users and roles, and what they may do with keys.
-//! - [`kv`]: commands, queries and outcomes of the etcd keyspace.
+//! - [`kv`]: commands, queries and outcomes of the etcd keyspace; [`kv_maintenance`]: those of its upkeep.
 //! - [`digest`]: one number for all that a machine has written, by which replicas are compared.
 //! - [`machine`]: [`StateMachine`], the seam between a group and what it replicates.
 
@@ -22,6 +22,7 @@ pub mod digest;
 pub mod entry;
 pub mod id;
 pub mod kv;
+pub mod kv_maintenance;
 pub mod machine;
 pub mod message;
 pub mod moment;

@@ -52,7 +52,7 @@ table! {
             UserGrantRole UserRevokeRole RoleAdd RoleGet RoleList RoleDelete RoleGrantPermission
             RoleRevokePermission
         };
-    "quorate.v1.Admin": User { Status } Root { AddMember ReplaceMember };
+    "quorate.v1.Admin": User { Status } Root { AddMember ReplaceMember Backup };
     // Probes have no password, and learn whether the node serves and nothing else.
     "grpc.health.v1.Health": Public { Check List Watch };
     "grpc.reflection.v1.ServerReflection": User { ServerReflectionInfo };

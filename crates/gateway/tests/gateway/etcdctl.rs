@@ -98,6 +98,8 @@ async fn stock_etcdctl_says_the_same_of_both() {
         (&["endpoint", "health", "-w", "json"], ""),
         (&["member", "list", "-w", "json"], ""),
         (&["alarm", "list", "-w", "json"], ""),
+        (&["alarm", "disarm", "-w", "json"], ""),
+        (&["defrag"], ""),
     ];
     for (arguments, input) in rows {
         let expected = said(&program, &etcd.address, arguments, input).await;

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use quorate_gateway::{
-    Answer, Backend, BackendError, Consistency, EventBatch, GroupStatus, Happened, Member,
-    MemberChange, MemberError, MemberRefusal, MembersAnswer, NodeStatus, PeerLag, Role,
+    Answer, Backend, BackendError, Backup, BackupError, BackupForm, Consistency, EventBatch,
+    GroupStatus, Happened, Member, MemberChange, MemberError, MemberRefusal, MembersAnswer,
+    NodeStatus, PeerLag, Role,
 };
 use quorate_types::auth::Directory;
 use quorate_types::kv::{Command, Query, WatchEvents};
@@ -206,6 +207,12 @@ impl Backend for FakeBackend {
             true => Ok(()),
             false => Err(MemberRefusal::BadTransferee.into()),
         }
+    }
+
+    async fn backup(&self, form: BackupForm) -> Result<Backup, BackupError> {
+        let content = format!("{form:?} ").repeat(30_000);
+        let bytes = content.len() as u64;
+        Ok(Backup { revision: 1, bytes, content: Box::new(std::io::Cursor::new(content)) })
     }
 
     async fn groups(&self) -> Vec<GroupStatus> {

@@ -1,7 +1,7 @@
 //! etcd's keyspace as a small, slow machine in memory that keeps every version of every key.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use quorate_types::KeyRange;
@@ -12,6 +12,9 @@ use quorate_types::kv::{
     LeaseKeepAliveOutcome, LeaseKeysOutcome, LeaseRevokeOutcome, LeaseTimeToLiveOutcome,
     LeasesOutcome, Op, Outcome, Put, PutOutcome, Query, Range, RangeOutcome, SortOrder, SortTarget,
     StatusOutcome, Txn, TxnOutcome, WatchEvent, command, compare::Target, op, outcome, query,
+};
+use quorate_types::kv_maintenance::{
+    Alarm, AlarmKind, ChangeAlarm, ChangeDowngrade, ConditionsOutcome,
 };
 
 /// A revision of a key: the pair, or `None` where it was deleted.
@@ -29,6 +32,8 @@ pub(crate) struct Keyspace {
     pub(crate) directory: Directory,
     /// Times to live in seconds; here they do not pass.
     leases: BTreeMap<i64, i64>,
+    alarms: BTreeSet<(i32, u64)>,
+    downgrade: String,
 }
 
 impl Keyspace {
@@ -40,6 +45,8 @@ impl Keyspace {
             compacted: -1,
             directory: Directory::default(),
             leases: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            downgrade: String::new(),
         }
     }
 
@@ -88,6 +95,15 @@ impl Keyspace {
         {
             return self.outcome(Err(error));
         }
+        let is_full = self.alarms.iter().any(|(kind, _)| *kind == AlarmKind::NoSpace as i32);
+        let is_corrupt = self.alarms.iter().any(|(kind, _)| *kind == AlarmKind::Corrupt as i32);
+        match command.body.as_ref().expect("a command") {
+            command::Body::ChangeAlarm(change) => return self.change_alarm(*change),
+            command::Body::ChangeDowngrade(change) => return self.change_downgrade(change),
+            _ if is_corrupt => return self.outcome(Err(KvError::Corrupt)),
+            _ if is_full && command.grows() => return self.outcome(Err(KvError::NoSpace)),
+            _ => {}
+        }
         let mut writer = Writer { at: self.revision + 1, changed: false, keyspace: self };
         let result = match body {
             command::Body::Put(put) => writer.checked(&[op::Body::Put(put.clone())]),
@@ -102,6 +118,7 @@ impl Keyspace {
             }),
             command::Body::LeaseGrant(grant) => writer.keyspace.grant(grant.id, grant.ttl_s),
             command::Body::LeaseRevoke(revoke) => writer.revoke(revoke.id),
+            command::Body::ChangeAlarm(_) | command::Body::ChangeDowngrade(_) => unreachable!(),
         };
         if writer.changed {
             self.revision += 1;
@@ -120,6 +137,7 @@ impl Keyspace {
             query::Body::Txn(txn) => reader.checked(&[op::Body::Txn(txn.clone())]),
             query::Body::Status(_) => Ok(outcome::Body::Status(StatusOutcome {
                 compact_revision: reader.keyspace.compacted.max(0),
+                swept_revision: reader.keyspace.compacted.max(0),
             })),
             query::Body::Events(asked) => Ok(outcome::Body::Events(reader.keyspace.events(asked))),
             query::Body::Auth(question) => reader
@@ -147,9 +165,50 @@ impl Keyspace {
                 keys: reader.attached(asked.id),
                 exists: reader.keyspace.leases.contains_key(&asked.id),
             })),
+            query::Body::Conditions(_) => {
+                let alarms = reader.keyspace.alarms.iter();
+                Ok(outcome::Body::Conditions(ConditionsOutcome {
+                    alarms: alarms.map(|&(kind, member)| Alarm { member, kind }).collect(),
+                    downgrade_target: reader.keyspace.downgrade.clone(),
+                }))
+            }
+            // Only a real store has them.
+            query::Body::HashKv(_) | query::Body::HashAll(_) => Err(KvError::Malformed),
         };
         assert!(!reader.changed, "a query changed the keyspace");
         self.outcome(result)
+    }
+
+    fn change_alarm(&mut self, change: ChangeAlarm) -> Outcome {
+        let ChangeAlarm { alarm, raise } = change;
+        let key = (alarm.kind, alarm.member);
+        if alarm.kind == AlarmKind::None as i32 {
+            return self.outcome(Ok(outcome::Body::Conditions(ConditionsOutcome::default())));
+        }
+        if AlarmKind::try_from(alarm.kind).is_err() {
+            return self.outcome(Err(KvError::BadAlarm));
+        }
+        let is_there = match raise {
+            true => {
+                self.alarms.insert(key);
+                true
+            }
+            false => self.alarms.remove(&key),
+        };
+        let alarms = is_there.then_some(alarm).into_iter().collect();
+        let found = ConditionsOutcome { alarms, ..ConditionsOutcome::default() };
+        self.outcome(Ok(outcome::Body::Conditions(found)))
+    }
+
+    fn change_downgrade(&mut self, change: &ChangeDowngrade) -> Outcome {
+        if self.downgrade.is_empty() == change.target.is_empty() {
+            return self.outcome(Err(match self.downgrade.is_empty() {
+                true => KvError::NoDowngrade,
+                false => KvError::DowngradeInProcess,
+            }));
+        }
+        self.downgrade.clone_from(&change.target);
+        self.outcome(Ok(outcome::Body::Conditions(ConditionsOutcome::default())))
     }
 
     fn outcome(&self, result: Result<outcome::Body, KvError>) -> Outcome {

@@ -27,5 +27,6 @@ mod roster;
 mod services;
 mod support;
 mod tls;
+mod upkeep;
 mod watch;
 mod watch_beside_etcd;

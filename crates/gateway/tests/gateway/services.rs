@@ -2,9 +2,8 @@
 
 use http::uri::PathAndQuery;
 use quorate_api::etcdserverpb::{
-    AlarmRequest, CompactionRequest, Compare, HashRequest, MemberListRequest, PutRequest,
-    PutResponse, RangeRequest, RequestOp, ResponseHeader, SnapshotRequest, StatusRequest,
-    TxnRequest, alarm_request::AlarmAction, request_op::Request as OpRequest,
+    CompactionRequest, Compare, MemberListRequest, PutRequest, PutResponse, RangeRequest,
+    RequestOp, ResponseHeader, StatusRequest, TxnRequest, request_op::Request as OpRequest,
 };
 use quorate_api::quorate::v1::{self, admin_client::AdminClient};
 use quorate_gateway::{BackendError, Consistency, ETCD_VERSION};
@@ -151,21 +150,6 @@ async fn status_tells_where_the_member_stands() {
 }
 
 #[tokio::test]
-async fn alarms_can_be_listed_and_nothing_else() {
-    let door = Door::open().await;
-    let mut maintenance = door.maintenance().await;
-    let ask = |action: AlarmAction| AlarmRequest { action: action as i32, ..Default::default() };
-    let list = maintenance.alarm(ask(AlarmAction::Get)).await.expect("a list").into_inner();
-    assert_eq!(list.alarms, []);
-    assert_eq!(list.header.expect("a header").revision, 1);
-    for action in [AlarmAction::Activate, AlarmAction::Deactivate] {
-        let (code, text) = refusal(maintenance.alarm(ask(action)).await);
-        assert_eq!(code, Code::Unimplemented);
-        assert!(text.starts_with("quorate: alarms are not kept"), "{text}");
-    }
-}
-
-#[tokio::test]
 async fn members_are_listed_after_a_quorum_was_heard_if_asked_for() {
     let door = Door::open().await;
     let mut cluster = door.cluster().await;
@@ -179,19 +163,6 @@ async fn members_are_listed_after_a_quorum_was_heard_if_asked_for() {
     door.backend.fail_with(Some(BackendError::NoLeader));
     assert_eq!(refusal(cluster.member_list(list(true)).await).0, Code::Unavailable);
     cluster.member_list(list(false)).await.expect("from memory");
-}
-
-#[tokio::test]
-async fn what_is_not_served_says_so() {
-    let door = Door::open().await;
-    let mut maintenance = door.maintenance().await;
-    let rows = [
-        ("Hash", refusal(maintenance.hash(HashRequest {}).await)),
-        ("Snapshot", refusal(maintenance.snapshot(SnapshotRequest {}).await)),
-    ];
-    for (name, refusal) in rows {
-        assert_eq!(refusal, (Code::Unimplemented, format!("quorate: {name} is not implemented")));
-    }
 }
 
 #[tokio::test]

@@ -69,6 +69,11 @@ fn keyspace(bytes: &Bytes) -> String {
     match kv::Command::decode(bytes.clone()).ok().and_then(|command| command.body) {
         Some(command::Body::Put(put)) => of_put(&put),
         Some(command::Body::DeleteRange(delete)) => of_delete(&delete),
+        Some(command::Body::ChangeAlarm(change)) => {
+            let verb = if change.raise { "raise" } else { "clear" };
+            format!("{verb} alarm {} of {}", change.alarm.kind, change.alarm.member)
+        }
+        Some(command::Body::ChangeDowngrade(change)) => format!("downgrade to {:?}", change.target),
         Some(command::Body::Compact(compact)) => format!("compact {}", compact.revision),
         // Shows neither hashes nor secrets.
         Some(command::Body::Auth(change)) => format!("auth {:?}", change.body),

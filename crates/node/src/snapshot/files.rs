@@ -161,6 +161,11 @@ impl EvenFile {
         Self { file, reserve_bytes, unsynced_bytes: 0 }
     }
 
+    /// The file itself, for those who write in another order.
+    pub(crate) const fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Writes all of `bytes`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;

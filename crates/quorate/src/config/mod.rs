@@ -5,10 +5,12 @@
 //! - [`values`]: the types of single settings, each with the words for what it expects.
 //! - [`file`]: a TOML file as a layer; its errors name key, line and what was expected.
 //! - [`clients`]: how clients are let in.
+//! - `retention`: how much history is kept, as etcd's two flags say it.
 //! - [`serve`]: [`ServeConfig`], the checked whole that everything behind it trusts.
 
 pub mod clients;
 pub mod file;
+mod retention;
 pub mod serve;
 pub mod settings;
 pub mod values;

@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_gateway::compaction::Retention;
+
 use super::ConfigError;
 use super::clients::Clients;
 use super::settings::{Layers, Settings};
@@ -61,6 +63,8 @@ pub struct ServeConfig {
     pub max_request_bytes: usize,
     /// Largest state in bytes; `None`: as the disk has room.
     pub quota_backend_bytes: Option<u64>,
+    /// What history is kept; `None`: all.
+    pub retention: Option<Retention>,
     /// Bytes of the disk that are kept free; `None` for the default.
     pub disk_reserve_bytes: Option<u64>,
     /// Applied entries that a log keeps.
@@ -217,6 +221,7 @@ impl Check<'_> {
             max_txn_ops: self.within("max-txn-ops", txn_ops, 1..=ServeConfig::TXN_OPS_MAX)?,
             max_request_bytes: self.within("max-request-bytes", bytes, 1..=most_bytes)?,
             quota_backend_bytes: (quota > 0).then_some(quota),
+            retention: self.retention()?,
             disk_reserve_bytes: (reserve > 0).then_some(reserve),
             snapshot_count: self.within("snapshot-count", snapshot_count, 1..=u32::MAX.into())?
                 as u64,
@@ -397,6 +402,14 @@ impl Check<'_> {
             interval: (!interval.is_zero()).then_some(interval),
             timeout,
         })
+    }
+
+    fn retention(&self) -> Result<Option<Retention>, ConfigError> {
+        let Settings { auto_compaction_mode: mode, auto_compaction_retention: length, .. } =
+            &self.settings;
+        let (mode, length) = (mode.as_ref(), length.as_ref());
+        super::retention::retention(mode.map(|mode| &*mode.0), length.map(|length| &*length.0))
+            .map_err(|(key, what)| self.fail(key, &what))
     }
 
     pub(super) fn within(

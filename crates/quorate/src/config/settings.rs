@@ -149,6 +149,11 @@ settings! {
     max_request_bytes: ByteCount = "max-request-bytes", "BYTES";
     /// Refuse writes that grow a larger state than this; 0: no limit but the disk [default: 0]
     quota_backend_bytes: ByteCount = "quota-backend-bytes", "BYTES";
+    /// What history is forgotten by itself: periodic, all older than a time; revision, all but the last
+    /// revisions [default: periodic]
+    auto_compaction_mode: Text = "auto-compaction-mode", "MODE";
+    /// How much history is kept: a time or hours, or a count of revisions; 0: all [default: 0]
+    auto_compaction_retention: Text = "auto-compaction-retention", "LENGTH";
     /// Bytes of the disk that are kept free; 0: a twentieth of it, at least 256 MiB, at most 2 GiB
     /// [default: 0]
     disk_reserve_bytes: ByteCount = "disk-reserve-bytes", "BYTES";

@@ -92,6 +92,9 @@ impl Model {
                 self.leases.swap_remove(at.ok_or(KvError::LeaseNotFound)?);
                 outcome::Body::LeaseRevoke(working.revoke(revoke.id))
             }
+            command::Body::ChangeAlarm(_) | command::Body::ChangeDowngrade(_) => {
+                unreachable!("no workload proposes them")
+            }
         };
         if working.wrote {
             self.states.push(working.state);

@@ -17,11 +17,13 @@ use quorate_types::{
     StateReader, Term,
 };
 
+use super::alarms::{change_alarm, change_downgrade, conditions};
 use super::events::events;
+use super::hash::{hash_all, hash_kv};
 use super::hashing::Seeded;
 use super::lease::{check_grant, leases};
 use super::lessor::Lessor;
-use super::meta::{AuthVersion, Meta};
+use super::meta::{AlarmCounts, AuthVersion, Meta};
 use super::pairs::Pairs;
 use super::read::{Refusal, View};
 use super::recent::Recent;
@@ -130,9 +132,13 @@ impl KvKind {
                 return Err(malformed("a transaction that writes is no query"));
             }
             query::Body::Txn(txn) => read_txn(&txn, view).map(outcome::Body::Txn),
-            query::Body::Status(_) => {
-                Ok(outcome::Body::Status(StatusOutcome { compact_revision: meta.floor.max(0) }))
-            }
+            query::Body::Status(_) => Ok(outcome::Body::Status(StatusOutcome {
+                compact_revision: meta.floor.max(0),
+                swept_revision: meta.swept.revision,
+            })),
+            query::Body::HashKv(asked) => hash_kv(&view, asked.revision).map(outcome::Body::Hash),
+            query::Body::HashAll(_) => hash_all(&view).map(outcome::Body::Hash),
+            query::Body::Conditions(_) => Ok(outcome::Body::Conditions(conditions(state)?)),
             query::Body::Events(asked) => events(&asked, &view).map(outcome::Body::Events),
             query::Body::Auth(question) => directory_of(meta.auth, live, state)?
                 .answer(caller, &question)
@@ -268,10 +274,17 @@ fn looks_at_few(query: Option<&query::Body>) -> bool {
     match query {
         Some(query::Body::Range(range)) => range.range_end.is_empty(),
         Some(query::Body::Txn(txn)) => names_single_keys(txn),
-        Some(query::Body::Events(_) | query::Body::Leases(_) | query::Body::LeaseKeys(_)) => false,
+        Some(
+            query::Body::Events(_)
+            | query::Body::Leases(_)
+            | query::Body::LeaseKeys(_)
+            | query::Body::HashKv(_)
+            | query::Body::HashAll(_),
+        ) => false,
         // All are answered, or refused, without looking at a key.
         Some(
             query::Body::Status(_)
+            | query::Body::Conditions(_)
             | query::Body::Auth(_)
             | query::Body::LeaseTimeToLive(_)
             | query::Body::LeaseKeepAlive(_),
@@ -383,6 +396,9 @@ impl KvMachine {
                 directory.check_lease(caller, &self.view(batch).attached(lease)?)?;
             }
         }
+        if self.meta.alarms != AlarmCounts::default() {
+            self.meta.alarms.check(!goes_on_whatever_is_wrong(body), command.grows())?;
+        }
         match body {
             command::Body::Put(put) => self.put(put, taken?, batch).map(outcome::Body::Put),
             command::Body::DeleteRange(delete) => {
@@ -402,6 +418,12 @@ impl KvMachine {
             }
             command::Body::LeaseRevoke(revoke) => {
                 self.revoke(revoke, term, taken, batch).map(outcome::Body::LeaseRevoke)
+            }
+            command::Body::ChangeAlarm(change) => {
+                change_alarm(*change, &mut self.meta, batch).map(outcome::Body::Conditions)
+            }
+            command::Body::ChangeDowngrade(change) => {
+                change_downgrade(change, batch).map(outcome::Body::Conditions)
             }
         }
     }
@@ -527,6 +549,22 @@ impl KvMachine {
 
     fn view<'b>(&self, batch: &'b dyn StateBatch) -> View<'b> {
         View { rows: batch, revision: self.meta.revision, floor: self.meta.floor, pairs: None }
+    }
+}
+
+/// What must be possible while an alarm says that the data is damaged: to manage users and alarms. And leases
+/// end, because nobody else would clear the mark that one is being ended.
+fn goes_on_whatever_is_wrong(body: &command::Body) -> bool {
+    match body {
+        command::Body::ChangeAlarm(_)
+        | command::Body::ChangeDowngrade(_)
+        | command::Body::Auth(_) => true,
+        command::Body::LeaseRevoke(revoke) => revoke.expired_in_term != 0,
+        command::Body::Put(_)
+        | command::Body::DeleteRange(_)
+        | command::Body::Txn(_)
+        | command::Body::Compact(_)
+        | command::Body::LeaseGrant(_) => false,
     }
 }
 

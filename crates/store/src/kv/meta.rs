@@ -34,6 +34,8 @@ pub(crate) struct Meta {
     pub(crate) digest: Option<Digest>,
     /// Which directory of users and roles the rows hold.
     pub(crate) auth: AuthVersion,
+    /// How many alarms there are.
+    pub(crate) alarms: AlarmCounts,
 }
 
 /// Tells directories of one keyspace apart: the auth revision moves with every change but one, that users
@@ -46,6 +48,13 @@ pub(crate) struct AuthVersion {
     pub(crate) revision: i64,
 }
 
+/// How many alarms of each kind are raised: what each command must know, without a look at their rows.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct AlarmCounts {
+    pub(crate) no_space: u32,
+    pub(crate) corrupt: u32,
+}
+
 impl Meta {
     /// Reads what [`Self::encode`] wrote; no bytes at all stand for a new keyspace.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
@@ -53,7 +62,9 @@ impl Meta {
             let swept = Stamp::default();
             let digest = Some(Digest::default());
             let auth = AuthVersion::default();
-            return Ok(Self { revision: FRESH, floor: NO_FLOOR, drawn: 0, swept, digest, auth });
+            let alarms = AlarmCounts::default();
+            let (revision, floor, drawn) = (FRESH, NO_FLOOR, 0);
+            return Ok(Self { revision, floor, drawn, swept, digest, auth, alarms });
         }
         let stored = Stored::decode(bytes)
             .map_err(|error| StateError(format!("damaged keyspace meta: {error}")))?;
@@ -67,6 +78,10 @@ impl Meta {
             swept: Stamp { revision: stored.swept_revision, sub: stored.swept_sub },
             digest: stored.digest.map(Digest),
             auth: AuthVersion { enabled: stored.auth_enabled, revision: stored.auth_revision },
+            alarms: AlarmCounts {
+                no_space: stored.no_space_alarms,
+                corrupt: stored.corrupt_alarms,
+            },
         })
     }
 
@@ -82,6 +97,8 @@ impl Meta {
             digest: self.digest.map(|digest| digest.0),
             auth_enabled: self.auth.enabled,
             auth_revision: self.auth.revision,
+            no_space_alarms: self.alarms.no_space,
+            corrupt_alarms: self.alarms.corrupt,
         };
         stored.encode_to_vec().into()
     }
@@ -142,6 +159,10 @@ struct Stored {
     auth_enabled: bool,
     #[prost(int64, tag = "21")]
     auth_revision: i64,
+    #[prost(uint32, tag = "30")]
+    no_space_alarms: u32,
+    #[prost(uint32, tag = "31")]
+    corrupt_alarms: u32,
 }
 
 #[cfg(test)]
@@ -158,6 +179,7 @@ mod tests {
             Meta { floor: 0, ..fresh },
             Meta { revision: 9, floor: 5, drawn: 12, swept, digest: Some(Digest(7)), ..fresh },
             Meta { auth: AuthVersion { enabled: true, revision: 7 }, ..fresh },
+            Meta { alarms: AlarmCounts { no_space: 2, corrupt: 1 }, ..fresh },
         ] {
             assert_eq!(Meta::decode(&meta.encode()), Ok(meta));
         }

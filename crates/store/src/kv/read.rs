@@ -128,7 +128,7 @@ impl View<'_> {
     }
 
     /// Visits the keys that existed at `revision`, in order.
-    fn each_at(
+    pub(crate) fn each_at(
         &self,
         revision: i64,
         range: &KeyRange,
@@ -347,7 +347,7 @@ fn passes(request: &Range, record: &Record) -> bool {
 }
 
 /// The pair as clients see it.
-fn pair(found: &Found, value: Bytes) -> KeyValue {
+pub(crate) fn pair(found: &Found, value: Bytes) -> KeyValue {
     KeyValue {
         key: found.key.clone(),
         create_revision: found.record.create,

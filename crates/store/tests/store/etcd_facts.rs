@@ -460,7 +460,7 @@ fn compaction_takes_any_revision_above_the_floor_up_to_now() {
     let status = |kv: &Kv| {
         let query = Query { body: Some(query::Body::Status(Status {})), caller: None };
         let outcome = kv.read(&query).unwrap();
-        let Some(Body::Status(StatusOutcome { compact_revision })) = outcome.body else {
+        let Some(Body::Status(StatusOutcome { compact_revision, .. })) = outcome.body else {
             panic!("{outcome:?}");
         };
         (outcome.revision, compact_revision)

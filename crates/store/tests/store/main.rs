@@ -8,6 +8,7 @@
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
 //! - [`snapshots`]: exported, damaged, installed.
 //! - [`auth`]: users and roles, at apply and in reads.
+//! - [`upkeep`]: hashes, alarms, downgrades.
 //! - [`engines`]: the promises of the engines and of the overlay.
 //! - `damage`: bit flips and cuts on copies of RocksDB's files.
 
@@ -22,3 +23,4 @@ mod histories;
 mod host;
 mod model;
 mod snapshots;
+mod upkeep;

@@ -122,6 +122,9 @@ impl Model {
                 working.wrote = deleted > 0;
                 outcome::Body::LeaseRevoke(LeaseRevokeOutcome { deleted })
             }
+            command::Body::ChangeAlarm(_) | command::Body::ChangeDowngrade(_) => {
+                unreachable!("never drawn")
+            }
         };
         if working.wrote {
             self.states.insert(taken, working.state);

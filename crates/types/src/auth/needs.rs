@@ -34,7 +34,10 @@ impl Needs {
             command::Body::DeleteRange(delete) => Self::collect(|keys| keys.delete(delete)),
             command::Body::Txn(txn) => Self::collect(|keys| keys.txn(txn)),
             // It takes history from everybody.
-            command::Body::Compact(_) | command::Body::Auth(_) => Self::Root,
+            command::Body::Compact(_)
+            | command::Body::Auth(_)
+            | command::Body::ChangeAlarm(_)
+            | command::Body::ChangeDowngrade(_) => Self::Root,
             // Nobody asks for a revoke by expiry.
             command::Body::LeaseRevoke(revoke) if revoke.expired_in_term != 0 => Self::Nothing,
             command::Body::LeaseGrant(_) | command::Body::LeaseRevoke(_) => Self::User,
@@ -65,7 +68,9 @@ impl Needs {
             | command::Body::LeaseGrant(_)
             | command::Body::DeleteRange(_)
             | command::Body::Compact(_)
-            | command::Body::Auth(_) => {}
+            | command::Body::Auth(_)
+            | command::Body::ChangeAlarm(_)
+            | command::Body::ChangeDowngrade(_) => {}
         }
         leases.retain(|lease| *lease != 0);
         leases.sort_unstable();
@@ -85,7 +90,9 @@ impl Needs {
             query::Body::LeaseTimeToLive(_)
             | query::Body::LeaseKeepAlive(_)
             | query::Body::Leases(_)
-            | query::Body::LeaseKeys(_) => Self::User,
+            | query::Body::LeaseKeys(_)
+            | query::Body::Conditions(_) => Self::User,
+            query::Body::HashKv(_) | query::Body::HashAll(_) => Self::Root,
             query::Body::Auth(_) => Self::Itself,
         }
     }
