@@ -14,7 +14,7 @@ use crate::host::{Host, error};
 type Kv = Host<MemState>;
 
 fn apply(kv: &mut Kv, body: command::Body) -> Outcome {
-    kv.apply(&Command { at_revision: 0, body: Some(body) })
+    kv.apply(&Command { body: Some(body), ..Command::default() })
 }
 
 fn put(key: &str, value: &str) -> Put {
@@ -27,7 +27,7 @@ fn delete(key: &str, range_end: &'static str) -> DeleteRange {
 }
 
 fn ask(kv: &Kv, body: query::Body) -> Outcome {
-    kv.read(&Query { body: Some(body) }).unwrap()
+    kv.read(&Query { body: Some(body), caller: None }).unwrap()
 }
 
 /// Hash and compaction's revision.
