@@ -13,7 +13,7 @@ use quorate_tests::programs;
 use quorate_tests::verify::say;
 
 /// Families that wait for their calls to be served: whoever brings one deletes its row.
-const WAITING: [&str; 6] = ["watch", "lease", "lock and election", "auth", "maintenance", "mirror"];
+const WAITING: [&str; 1] = ["lock and election"];
 
 /// Commands of one family, in order, each on one line; `'` keeps spaces together. `LEASE` is the id that the
 /// last `lease grant` has printed, `MEMBER` that of the first member, `LEADER` that of the leader, `OTHER`
