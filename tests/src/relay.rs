@@ -41,11 +41,8 @@ impl Relays {
         let dropped = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = oneshot::channel();
         let (bound, is_bound) = std::sync::mpsc::channel();
-        let links = Links {
-            cut: Arc::clone(&cut),
-            dropped: Arc::clone(&dropped),
-            nodes: Arc::new(nodes),
-        };
+        let links =
+            Links { cut: Arc::clone(&cut), dropped: Arc::clone(&dropped), nodes: Arc::new(nodes) };
         let thread = std::thread::spawn(move || {
             runtime().block_on(async {
                 let mut relays = JoinSet::new();
@@ -102,7 +99,8 @@ impl Links {
     /// Whether a datagram between `node` and who sends from `other` is dropped; counts it then.
     fn drops(&self, node: usize, other: SocketAddr) -> bool {
         let cut = self.cut.load(Ordering::SeqCst);
-        let drops = cut == node || self.nodes.get(cut).is_some_and(|(listens, _)| *listens == other);
+        let drops =
+            cut == node || self.nodes.get(cut).is_some_and(|(listens, _)| *listens == other);
         self.dropped.fetch_add(u64::from(drops), Ordering::SeqCst);
         drops
     }
@@ -122,7 +120,8 @@ impl Links {
                 Some(socket) => Arc::clone(socket),
                 None => {
                     let socket = self.connect(node).await.expect("there are free ports");
-                    let answer = self.clone().answer(node, from, Arc::clone(&socket), Arc::clone(&front));
+                    let answer =
+                        self.clone().answer(node, from, Arc::clone(&socket), Arc::clone(&front));
                     answers.spawn(answer);
                     back.insert(from, Arc::clone(&socket));
                     socket
@@ -140,7 +139,13 @@ impl Links {
     }
 
     /// Carries what `node` answers on `socket` back to `to`.
-    async fn answer(self, node: usize, to: SocketAddr, socket: Arc<UdpSocket>, front: Arc<UdpSocket>) {
+    async fn answer(
+        self,
+        node: usize,
+        to: SocketAddr,
+        socket: Arc<UdpSocket>,
+        front: Arc<UdpSocket>,
+    ) {
         let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             let Ok(length) = socket.recv(&mut datagram).await else { continue };
@@ -165,7 +170,8 @@ mod tests {
         let address = || SocketAddr::from(([127, 0, 0, 1], ports::free()));
         let nodes: Vec<_> = (0..3).map(|_| (address(), address())).collect();
         let relays = Relays::start(nodes.clone());
-        let sockets: Vec<_> = nodes.iter().map(|node| Socket::bind(node.0).expect("free")).collect();
+        let sockets: Vec<_> =
+            nodes.iter().map(|node| Socket::bind(node.0).expect("free")).collect();
         for socket in &sockets {
             socket.set_nonblocking(true).expect("possible");
         }
@@ -175,7 +181,8 @@ mod tests {
         let heard = |by: usize, what: &str| {
             let mut bytes = [0; 64];
             wait::until("a datagram", Duration::from_secs(10), || {
-                let (length, from) = sockets[by].recv_from(&mut bytes).map_err(|e| e.to_string())?;
+                let (length, from) =
+                    sockets[by].recv_from(&mut bytes).map_err(|e| e.to_string())?;
                 assert_eq!(&bytes[..length], what.as_bytes());
                 Ok(from)
             })

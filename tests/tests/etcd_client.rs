@@ -16,7 +16,8 @@ use tempfile::TempDir;
 
 /// Tests that wait for a family of calls to be served: whoever brings it deletes the row. The peer passes
 /// all of them.
-const WAITING: [(&str, &str); 2] = [("test_lock", "Lock"), ("test_election", "Election")];
+const WAITING: [(&str, &str); 3] =
+    [("test_lock", "Lock"), ("test_auth_refresh_token", "Lock"), ("test_election", "Election")];
 
 /// The tests that run against one node instead of three. With three, the test expects a header, which etcd 3.5
 /// does not send (its answer is empty), and that the node it asks leads. The peer has one node in all tests.

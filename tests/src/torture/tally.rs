@@ -100,11 +100,13 @@ impl fmt::Display for Tally {
         for (kind, count) in &self.rounds {
             writeln!(f, "{count:>6}  {kind}")?;
         }
-        writeln!(
-            f,
-            "{} writes acknowledged and looked for {} times, {} reads: none lost, none wrong",
-            self.acknowledged, self.looked_for, self.reads
-        )?;
+        if self.acknowledged > 0 {
+            writeln!(
+                f,
+                "{} writes acknowledged and looked for {} times, {} reads: none lost, none wrong",
+                self.acknowledged, self.looked_for, self.reads
+            )?;
+        }
         if !self.checked.is_empty() {
             let seen = self.checked.iter().map(|(what, count)| format!("{what} {count}"));
             let seen: Vec<_> = seen.collect();

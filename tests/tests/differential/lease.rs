@@ -62,9 +62,8 @@ fn step(rng: &mut Rng, generator: &mut Generator) -> Step {
         52..75 => Step::Kv(Request::Put(put(rng, id))),
         75..82 => {
             let puts = (0..rng.usize(1..4)).map(|_| put(rng, id));
-            let success = puts.map(|put| RequestOp {
-                request: Some(request_op::Request::RequestPut(put)),
-            });
+            let success =
+                puts.map(|put| RequestOp { request: Some(request_op::Request::RequestPut(put)) });
             let txn = TxnRequest { success: success.collect(), ..TxnRequest::default() };
             Step::Kv(Request::Txn(txn))
         }
@@ -113,7 +112,9 @@ pub(crate) async fn differences(
         };
         if !same {
             let mut lines: Vec<String> = history.into();
-            lines.push(format!("seed {seed}, {shown}\netcd answers {expected:#?}\nQuorate answers {found:#?}"));
+            lines.push(format!(
+                "seed {seed}, {shown}\netcd answers {expected:#?}\nQuorate answers {found:#?}"
+            ));
             return lines;
         }
         history.push_back(shown);
@@ -125,7 +126,9 @@ pub(crate) async fn differences(
 async fn send(client: &mut Client, step: &Step) -> Answer {
     let lease = &mut client.lease;
     let answer = match step.clone() {
-        Step::Grant(request) => lease.lease_grant(request).await.map(|r| Answer::Grant(r.into_inner())),
+        Step::Grant(request) => {
+            lease.lease_grant(request).await.map(|r| Answer::Grant(r.into_inner()))
+        }
         Step::Revoke(request) => {
             lease.lease_revoke(request).await.map(|r| Answer::Revoke(r.into_inner()))
         }

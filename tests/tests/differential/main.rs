@@ -25,7 +25,7 @@ use generate::{Generator, Request};
 const STEPS: usize = 400;
 
 /// One round of watches for so many steps.
-const WATCH_STEPS: usize = 40;
+const WATCH_STEPS: usize = 80;
 
 /// Differences that are shown before the test gives up.
 const DIFFERENCES_MAX: usize = 3;

@@ -55,24 +55,30 @@ struct Made {
 
 /// A stream of one side.
 struct Stream {
+    client: Client,
     requests: mpsc::Sender<WatchRequest>,
-    responses: Streaming<WatchResponse>,
+    /// Until the first request: etcd's side of a stream begins with its first response.
+    outgoing: Option<mpsc::Receiver<WatchRequest>>,
+    responses: Option<Streaming<WatchResponse>>,
     /// By the watches' ids.
     told: BTreeMap<i64, Told>,
 }
 
 impl Stream {
-    async fn open(client: &mut Client) -> Self {
+    fn new(client: Client) -> Self {
         let (requests, outgoing) = mpsc::channel(WATCHES);
-        let opened = client.watch.watch(ReceiverStream::new(outgoing)).await;
-        let responses = opened.expect("a stream can be opened").into_inner();
-        Self { requests, responses, told: BTreeMap::new() }
+        let told = BTreeMap::new();
+        Self { client, requests, outgoing: Some(outgoing), responses: None, told }
     }
 
     /// Asks for a watch, and reads until it is answered.
     async fn create(&mut self, create: WatchCreateRequest) -> WatchResponse {
         let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         self.requests.send(request).await.expect("the stream lasts");
+        if let Some(outgoing) = self.outgoing.take() {
+            let opened = self.client.watch.watch(ReceiverStream::new(outgoing)).await;
+            self.responses = Some(opened.expect("a stream can be opened").into_inner());
+        }
         loop {
             let response = self.read().await;
             if response.created {
@@ -83,7 +89,8 @@ impl Stream {
 
     /// Reads and notes one response.
     async fn read(&mut self) -> WatchResponse {
-        let response = timeout(EVENTS_BOUND, self.responses.message()).await;
+        let responses = self.responses.as_mut().expect("a watch was asked for");
+        let response = timeout(EVENTS_BOUND, responses.message()).await;
         let response = response.unwrap_or_else(|_| panic!("nothing comes after {:#?}", self.told));
         let response = response.expect("the stream lasts").expect("the stream lasts");
         let revision = response.header.as_ref().expect("a header").revision;
@@ -127,10 +134,7 @@ pub(crate) async fn differences(
     let mut rng = Rng::with_seed(seed);
     let node = rng.usize(..3);
     let mut shown = Vec::new();
-    let mut streams = Vec::new();
-    for side in sides.iter_mut() {
-        streams.push(Stream::open(&mut side[node]).await);
-    }
+    let mut streams: Vec<_> = sides.iter().map(|side| Stream::new(side[node].clone())).collect();
     let mut creates = BTreeMap::new();
     for number in 0..WATCHES {
         for _ in 0..rng.usize(..WRITES_MAX) {
@@ -154,8 +158,12 @@ pub(crate) async fn differences(
         // A refused one may have the id of another one, or none at all.
         let refused = answers[0].canceled;
         if id != answers[1].watch_id || refused != answers[1].canceled {
-            return vec![format!("seed {seed}: {}\netcd answers {:#?}\nQuorate answers {:#?}",
-                shown.join("\n"), answers[0], answers[1])];
+            return vec![format!(
+                "seed {seed}: {}\netcd answers {:#?}\nQuorate answers {:#?}",
+                shown.join("\n"),
+                answers[0],
+                answers[1]
+            )];
         }
         if !refused {
             creates.insert(id, create);
@@ -196,7 +204,9 @@ pub(crate) async fn differences(
         let found = told[1].get(id);
         if found != Some(expected) {
             let create = creates.get(id);
-            lines.push(format!("watch {id}, {create:?}:\netcd tells {expected:#?}\nQuorate tells {found:#?}"));
+            lines.push(format!(
+                "watch {id}, {create:?}:\netcd tells {expected:#?}\nQuorate tells {found:#?}"
+            ));
         }
     }
     lines
