@@ -154,6 +154,14 @@ table! {
     NoToken => Unavailable, "quorate: no token can be made at this node";
     /// A password could not be worked on.
     HashingFailed => Internal, "quorate: the password could not be hashed";
+    /// A lock whose lease ended before it was held.
+    SessionExpired => Unknown, "mutex: session is expired";
+    /// A leadership that is over, or never was.
+    ElectionNotLeader => Unknown, "election: not leader";
+    /// An election that nobody has won.
+    ElectionNoLeader => Unknown, "election: no leader";
+    /// A request about a leadership that does not say which.
+    LeaderKeyMissing => Unknown, "\"leader\" field must be provided";
     /// The state machine could not read what this gateway wrote.
     MalformedCommand => Internal, "quorate: command or query not understood";
     /// The backend answered something else than it was asked.

@@ -8,6 +8,7 @@
 //!   often its client may ping; `gather`: small answers leave together; `prefixed`: bytes read ahead.
 //! - `door`: from an HTTP/2 request to the service that answers it.
 //! - `kv`, `watch`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's.
+//! - `lock`, `election`: etcd's services over the others, with `ownership`: whose turn it is.
 //! - `desk`: what the services share.
 //! - [`auth`]: who asks, and whether they may.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
@@ -37,13 +38,16 @@ mod cluster;
 mod connection;
 mod desk;
 mod door;
+mod election;
 mod gather;
 mod health;
 mod json;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod metrics;
+mod ownership;
 mod pings;
 mod prefixed;
 mod translate;
