@@ -8,6 +8,7 @@
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
 //! - `json`: the JSON gateway, beside a real etcd's where there is one.
 //! - `tls`: certificates of the port and of clients.
+//! - `locks`: locks and elections, beside a real etcd too.
 //! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
 //! - `etcdctl`: the stock command line against both.
 
@@ -19,6 +20,7 @@ mod fake;
 mod json;
 mod keyspace;
 mod leases;
+mod locks;
 mod members;
 mod peer;
 mod pings;
