@@ -84,8 +84,13 @@ impl Keyspace {
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
         let body = command.body.as_ref().expect("a command");
-        if let Err(error) = self.directory.check(command.caller.as_ref(), &Needs::of_command(body))
-        {
+        let caller = command.caller.as_ref();
+        let mut checked = self.directory.check(caller, &Needs::of_command(body));
+        for lease in Needs::leases_of(body) {
+            let attached = self.attached(lease);
+            checked = checked.and_then(|()| self.directory.check_lease(caller, &attached));
+        }
+        if let Err(error) = checked {
             return self.outcome(Err(error));
         }
         let mut writer = Writer { at: self.revision + 1, changed: false, keyspace: self };
@@ -111,7 +116,13 @@ impl Keyspace {
 
     pub(crate) fn read(&mut self, query: &Query) -> Outcome {
         let body = query.body.as_ref().expect("a query");
-        if let Err(error) = self.directory.check(query.caller.as_ref(), &Needs::of_query(body)) {
+        let caller = query.caller.as_ref();
+        let mut checked = self.directory.check(caller, &Needs::of_query(body));
+        if let query::Body::LeaseKeys(asked) = body {
+            let needs = Needs::reads(&self.attached(asked.id));
+            checked = checked.and_then(|()| self.directory.check(caller, &needs));
+        }
+        if let Err(error) = checked {
             return self.outcome(Err(error));
         }
         let mut reader = Writer { at: self.revision + 1, changed: false, keyspace: self };
@@ -144,7 +155,7 @@ impl Keyspace {
                 Ok(outcome::Body::Leases(LeasesOutcome { ids }))
             }
             query::Body::LeaseKeys(asked) => Ok(outcome::Body::LeaseKeys(LeaseKeysOutcome {
-                keys: reader.attached(asked.id),
+                keys: reader.keyspace.attached(asked.id),
                 exists: reader.keyspace.leases.contains_key(&asked.id),
             })),
         };
@@ -177,6 +188,12 @@ impl Keyspace {
         }
         self.leases.insert(id, ttl_s);
         Ok(outcome::Body::LeaseGrant(LeaseGrantOutcome { id, ttl_s }))
+    }
+
+    /// The keys that a lease has now.
+    fn attached(&self, lease: i64) -> Vec<Bytes> {
+        let pairs = self.pairs(&KeyRange::all(), self.revision).into_iter();
+        pairs.filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
     }
 
     /// The pairs of a range as of `revision`, by key.
@@ -234,14 +251,9 @@ impl Writer<'_> {
         }
     }
 
-    fn attached(&self, lease: i64) -> Vec<Bytes> {
-        let pairs = self.current(&KeyRange::all()).into_iter();
-        pairs.filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
-    }
-
     fn revoke(&mut self, lease: i64) -> Result<outcome::Body, KvError> {
         self.keyspace.leases.remove(&lease).ok_or(KvError::LeaseNotFound)?;
-        let keys = self.attached(lease);
+        let keys = self.keyspace.attached(lease);
         let deleted = keys.len() as i64;
         keys.into_iter().for_each(|key| self.write(key, None));
         Ok(outcome::Body::LeaseRevoke(LeaseRevokeOutcome { deleted }))

@@ -9,6 +9,7 @@
 //! - `json`: the JSON gateway, beside a real etcd's where there is one.
 //! - `tls`: certificates of the port and of clients.
 //! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
+//!   `watch_auth`: who may watch, beside a real etcd too.
 //! - `etcdctl`: the stock command line against both.
 
 mod auth;
@@ -28,4 +29,5 @@ mod services;
 mod support;
 mod tls;
 mod watch;
+mod watch_auth;
 mod watch_beside_etcd;
