@@ -10,6 +10,7 @@
 //! - `tls`: certificates of the port and of clients.
 //! - `locks`: locks and elections, beside a real etcd too.
 //! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
+//!   `watch_auth`: who may watch, beside a real etcd too.
 //! - `etcdctl`: the stock command line against both.
 
 mod auth;
@@ -31,4 +32,5 @@ mod support;
 mod tls;
 mod upkeep;
 mod watch;
+mod watch_auth;
 mod watch_beside_etcd;
