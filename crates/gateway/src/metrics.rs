@@ -40,8 +40,6 @@ const METHODS: &[Method] = methods! {
         UserChangePassword, UserGrantRole, UserRevokeRole, RoleAdd, RoleGet, RoleList, RoleDelete,
         RoleGrantPermission, RoleRevokePermission,
     }
-    "v3lockpb.Lock" { Lock, Unlock }
-    "v3electionpb.Election" { Campaign, Proclaim, Leader, Resign }
     "quorate.v1.Admin" { Status }
     "grpc.health.v1.Health" { Check }
 };
