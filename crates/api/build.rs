@@ -5,11 +5,13 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 7] = [
     "etcdserverpb/rpc.proto",
     "etcdserverpb/auth.proto",
     "etcdserverpb/lease.proto",
     "etcdserverpb/watch.proto",
+    "v3lock.proto",
+    "v3election.proto",
     "quorate/v1/admin.proto",
 ];
 

@@ -9,6 +9,7 @@
 //! - [`quorate::v1`](quorate): what etcd's API has no words for.
 //! - [`codec`]: how messages get in and out of a call's buffers.
 //! - [`authpb`]: what a user or role is.
+//! - [`v3lockpb`], [`v3electionpb`]: etcd's services of locks and elections.
 //! - [`METHODS`]: the paths of all methods; [`FILE_DESCRIPTORS`]: all of it as data, for gRPC reflection.
 
 pub mod codec;
@@ -49,6 +50,30 @@ pub mod authpb {
 pub mod etcdserverpb {
     //! etcd's services and their messages.
     tonic::include_proto!("etcdserverpb");
+}
+
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    unreachable_pub,
+    clippy::use_self,
+    clippy::or_fun_call
+)]
+pub mod v3lockpb {
+    //! etcd's service of locks.
+    tonic::include_proto!("v3lockpb");
+}
+
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    unreachable_pub,
+    clippy::use_self,
+    clippy::or_fun_call
+)]
+pub mod v3electionpb {
+    //! etcd's service of elections.
+    tonic::include_proto!("v3electionpb");
 }
 
 pub mod quorate {

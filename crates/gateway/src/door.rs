@@ -14,6 +14,8 @@ use quorate_api::etcdserverpb::{
     lease_server::LeaseServer, maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 use quorate_api::quorate::v1::admin_server::AdminServer;
+use quorate_api::v3electionpb::election_server::ElectionServer;
+use quorate_api::v3lockpb::lock_server::LockServer;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes, Service, StdError};
 use tonic::service::Routes;
@@ -28,12 +30,15 @@ use crate::auth::table::{Requirement, requirement};
 use crate::backend::Backend;
 use crate::cluster::ClusterService;
 use crate::desk::Desk;
+use crate::election::ElectionService;
 use crate::error::{ApiError, message_too_large};
 use crate::health::HealthService;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
+use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::GatewayMetrics;
+use crate::ownership::Queues;
 use crate::watch::{Hub, WatchService};
 
 /// Metadata by which a client says that it would rather be refused than served by a node that knows of
@@ -53,6 +58,9 @@ impl<B: Backend> Door<B> {
         let bytes_max = desk.config.message_bytes_max();
         let kv =
             KvServer::new(KvService::new(Arc::clone(&desk))).max_decoding_message_size(bytes_max);
+        let queues = Arc::new(Queues::new(Arc::clone(&hub)));
+        let lock = LockServer::new(LockService::new(Arc::clone(&queues)));
+        let election = ElectionServer::new(ElectionService::new(queues));
         let mut others = Routes::builder();
         others
             .add_service(
@@ -62,6 +70,8 @@ impl<B: Backend> Door<B> {
             .add_service(MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk))))
             .add_service(AuthServer::new(AuthService::new(Arc::clone(&desk))))
             .add_service(LeaseServer::new(LeaseService::new(Arc::clone(&desk))))
+            .add_service(lock.max_decoding_message_size(bytes_max))
+            .add_service(election.max_decoding_message_size(bytes_max))
             .add_service(AdminServer::new(AdminService::new(Arc::clone(&desk))))
             .add_service(HealthServer::new(HealthService::new(Arc::clone(&desk))))
             .add_service(

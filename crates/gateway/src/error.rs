@@ -174,6 +174,14 @@ table! {
     SnapshotBusy => ResourceExhausted, "quorate: a snapshot is being taken already";
     /// A snapshot that this node cannot take.
     SnapshotFailed => Unavailable, "quorate: the snapshot failed; the node's log says why";
+    /// A lock whose lease ended before it was held.
+    SessionExpired => Unknown, "mutex: session is expired";
+    /// A leadership that is over, or never was.
+    ElectionNotLeader => Unknown, "election: not leader";
+    /// An election that nobody has won.
+    ElectionNoLeader => Unknown, "election: no leader";
+    /// A request about a leadership that does not say which.
+    LeaderKeyMissing => Unknown, "\"leader\" field must be provided";
     /// The state machine could not read what this gateway wrote.
     MalformedCommand => Internal, "quorate: command or query not understood";
     /// The backend answered something else than it was asked.

@@ -10,6 +10,7 @@
 //! - `kv`, `watch`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's;
 //!   `blobs`: files as streams.
 //! - [`compaction`]: when history is forgotten by itself.
+//! - `lock`, `election`: etcd's services over the others, with `ownership`: whose turn it is.
 //! - `desk`: what the services share.
 //! - [`auth`]: who asks, and whether they may.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
@@ -41,13 +42,16 @@ mod cluster;
 mod connection;
 mod desk;
 mod door;
+mod election;
 mod gather;
 mod health;
 mod json;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod metrics;
+mod ownership;
 mod pings;
 mod prefixed;
 mod translate;

@@ -1,5 +1,5 @@
 //! The audit log: one line for each change of users, each call of root's, and each refusal, under the target
-//! `audit`. Keys, values, passwords and tokens are never in it; names are shown escaped, so that nobody can
+//! `audit`, which is its message as well: lines for people show no target. Keys, values, passwords and tokens are never in it; names are shown escaped, so that nobody can
 //! write lines of their own.
 
 use super::caller::{Identity, Peer};
@@ -8,23 +8,23 @@ use super::caller::{Identity, Peer};
 pub(crate) fn allowed(path: &str, who: Option<&Identity>, peer: &Peer) {
     let (user, source) = shown(who);
     let peer = address(peer);
-    tracing::info!(target: "audit", method = path, user, source, peer, verdict = "allowed");
+    tracing::info!(target: "audit", method = path, user, source, peer, verdict = "allowed", "audit");
 }
 
 /// Tells that a call was refused.
 pub(crate) fn denied(path: &str, who: Option<&Identity>, peer: &Peer, reason: &str) {
     let (user, source) = shown(who);
     let peer = address(peer);
-    tracing::warn!(target: "audit", method = path, user, source, peer, verdict = "denied", reason);
+    tracing::warn!(target: "audit", method = path, user, source, peer, verdict = "denied", reason, "audit");
 }
 
 /// Tells that a password was right or wrong for a user.
 pub(crate) fn login(user: &str, peer: &Peer, result: Result<(), &str>) {
     let (user, peer, method) = (user.escape_debug().to_string(), address(peer), "Authenticate");
     match result {
-        Ok(()) => tracing::info!(target: "audit", method, user, peer, verdict = "allowed"),
+        Ok(()) => tracing::info!(target: "audit", method, user, peer, verdict = "allowed", "audit"),
         Err(reason) => {
-            tracing::warn!(target: "audit", method, user, peer, verdict = "denied", reason);
+            tracing::warn!(target: "audit", method, user, peer, verdict = "denied", reason, "audit");
         }
     }
 }

@@ -16,6 +16,7 @@
 //! - `respond`: events as responses; fragments.
 //! - `stream`: one client's stream.
 //! - `service`: the RPC.
+//! - `subscription`: a watch of the gateway's own.
 
 mod batch;
 mod catch_up;
@@ -28,6 +29,8 @@ mod registry_tests;
 mod respond;
 mod service;
 mod stream;
+mod subscription;
 
 pub(crate) use hub::Hub;
 pub(crate) use service::WatchService;
+pub(crate) use subscription::{Subscription, Told};

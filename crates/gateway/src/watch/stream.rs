@@ -78,7 +78,7 @@ impl From<Status> for End {
 }
 
 /// How long a lagging watcher waits whose replica knows nothing yet of where it stands.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A lagging watcher: its number, its wish, and where it stands.
 type Lagging = (i64, Wish, i64);
@@ -412,7 +412,10 @@ impl<B: Backend> Drop for ClientStream<B> {
 }
 
 /// Waits until the stream must end, and says why.
-async fn must_end(ending: &mut watch::Receiver<Ending>, requires_leader: bool) -> ApiError {
+pub(super) async fn must_end(
+    ending: &mut watch::Receiver<Ending>,
+    requires_leader: bool,
+) -> ApiError {
     let ended = ending.wait_for(|now| now.closed || now.leaderless && requires_leader).await;
     match ended.is_ok_and(|ending| !ending.closed) {
         true => ApiError::NoLeader,

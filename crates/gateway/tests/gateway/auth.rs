@@ -3,6 +3,7 @@
 use quorate_api::authpb::{Permission, UserAddOptions};
 use quorate_api::etcdserverpb::auth_client::AuthClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
+use quorate_api::etcdserverpb::lease_client::LeaseClient;
 use quorate_api::etcdserverpb::request_op::Request as OpRequest;
 use quorate_api::etcdserverpb::{self as pb, RequestOp};
 use tonic::transport::Channel;
@@ -11,7 +12,7 @@ use tonic::{Code, Request, Status};
 use crate::peer::Etcd;
 use crate::support::Door;
 
-const READ: i32 = 0;
+pub(crate) const READ: i32 = 0;
 const WRITE: i32 = 1;
 const READWRITE: i32 = 2;
 
@@ -50,7 +51,7 @@ impl Client {
         self.authenticate(request).await.expect("a right password").token
     }
 
-    async fn to_be(&self, user: &str) -> Self {
+    pub(crate) async fn to_be(&self, user: &str) -> Self {
         Self { channel: self.channel.clone(), token: Some(self.login(user).await) }
     }
 
@@ -81,6 +82,12 @@ impl Client {
         txn(TxnRequest) -> TxnResponse;
     }
 
+    calls! { LeaseClient:
+        lease_grant(LeaseGrantRequest) -> LeaseGrantResponse;
+        lease_revoke(LeaseRevokeRequest) -> LeaseRevokeResponse;
+        lease_time_to_live(LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse;
+    }
+
     async fn add(&self, user: &str, role: &str) {
         self.user_add(user_add(user, user)).await.expect("a new user");
         if role != "root" {
@@ -98,11 +105,11 @@ fn user_add(name: &str, password: &str) -> pb::AuthUserAddRequest {
     pb::AuthUserAddRequest { name: name.into(), password: password.into(), ..Default::default() }
 }
 
-fn grant_role(user: &str, role: &str) -> pb::AuthUserGrantRoleRequest {
+pub(crate) fn grant_role(user: &str, role: &str) -> pb::AuthUserGrantRoleRequest {
     pb::AuthUserGrantRoleRequest { user: user.into(), role: role.into() }
 }
 
-fn permission(
+pub(crate) fn permission(
     role: &str,
     kind: i32,
     key: &'static [u8],
@@ -139,7 +146,7 @@ fn otherwise(request: OpRequest) -> pb::TxnRequest {
 /// Makes users whose passwords are their names, and lets them count: `right` may read and write `b` to `d`,
 /// `write` may only write there, `split` may read `b` to `c` and `c` to `d` by two permissions, and `wrong` may
 /// read and write `x`.
-async fn set_up(client: &Client) {
+pub(crate) async fn set_up(client: &Client) {
     client.add("root", "root").await;
     client.add("right", "r").await;
     client.permit("r", READWRITE, b"b", b"d").await;
@@ -403,6 +410,68 @@ async fn users_and_roles_answer_as_etcds_do() {
         assert_eq!(ours, theirs);
     }
     assert_eq!(ours.len(), theirs.len());
+}
+
+/// What is told of leases with keys of several users; and last what etcd 3.5.1 shows to all: which keys they are.
+async fn leases(client: &Client) -> (Vec<String>, Vec<String>) {
+    let (mut said, mut shown) = (Vec::new(), Vec::new());
+    let root = client.to_be("root").await;
+    for (id, keys) in [(1, &["b", "x"][..]), (2, &["b1"]), (3, &[])] {
+        let granted = root.lease_grant(pb::LeaseGrantRequest { id, ttl: 600 }).await;
+        granted.expect("a new lease");
+        for key in keys {
+            let attach = pb::PutRequest { lease: id, ..put(key.as_bytes()) };
+            root.put(attach).await.expect("root may");
+        }
+    }
+    for user in ["", "wrong", "split", "write", "right"] {
+        let caller = if user.is_empty() { client.clone() } else { client.to_be(user).await };
+        for lease in [1, 2, 3, 4] {
+            let attach = pb::PutRequest { lease, ..put(b"b2") };
+            let nested =
+                otherwise(OpRequest::RequestTxn(then(OpRequest::RequestPut(attach.clone()))));
+            said.push(format!("{user} attaches to {lease}: {}", told(caller.put(attach).await)));
+            said.push(format!("{user} may attach to {lease}: {}", told(caller.txn(nested).await)));
+            let ask = pb::LeaseTimeToLiveRequest { id: lease, keys: true };
+            shown.push(format!(
+                "{user} asks for {lease}: {}",
+                told(caller.lease_time_to_live(ask).await)
+            ));
+        }
+        let revoke = pb::LeaseRevokeRequest { id: 1 };
+        said.push(format!("{user} ends 1: {}", told(caller.lease_revoke(revoke).await)));
+        let revoke = pb::LeaseRevokeRequest { id: 2 };
+        said.push(format!("{user} ends 2: {}", told(caller.lease_revoke(revoke).await)));
+    }
+    (said, shown)
+}
+
+#[tokio::test]
+async fn leases_are_open_to_who_may_write_all_their_keys() {
+    let Some(etcd) = Etcd::start().await else { return };
+    let (door, theirs) = (with_users().await, Client::of(etcd.channel()));
+    set_up(&theirs).await;
+    let (ours, shown) = leases(&Client::of(door.channel().await)).await;
+    let (theirs, _) = leases(&theirs).await;
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(ours.len(), theirs.len());
+    let denied = "PermissionDenied etcdserver: permission denied";
+    let empty = "InvalidArgument etcdserver: user name is empty";
+    let of = |user: &str, told: [&str; 4]| {
+        let lines = (1..).zip(told).map(|(lease, told)| format!("{user} asks for {lease}: {told}"));
+        lines.collect::<Vec<_>>()
+    };
+    let expected = [
+        of("", [empty; 4]),
+        of("wrong", [denied, denied, "ok", "ok"]),
+        of("split", [denied, "ok", "ok", "ok"]),
+        // Who writes may end it, and may not look.
+        of("write", [denied, denied, "ok", "ok"]),
+        of("right", [denied, "ok", "ok", "ok"]),
+    ];
+    assert_eq!(shown, expected.concat());
 }
 
 #[tokio::test]

@@ -61,10 +61,24 @@ async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Opt
         request.metadata_mut().insert("token", token.parse().expect("a token is text"));
     }
     let path = http::uri::PathAndQuery::from_static(path);
-    match grpc.server_streaming(request, path, Raw).await {
-        Ok(answer) => answer.into_inner().message().await.err(),
-        Err(status) => Some(status),
+    let answer = match grpc.server_streaming(request, path.clone(), Raw).await {
+        Ok(answer) => answer.into_inner().message().await,
+        Err(status) => Err(status),
+    };
+    match answer {
+        Ok(Some(message)) if path == "/etcdserverpb.Watch/Watch" => refused_watch(message),
+        answer => answer.err(),
     }
+}
+
+/// A stream of watches is open to all: each watch is let in or cancelled by itself.
+fn refused_watch(message: Bytes) -> Option<Status> {
+    let told = pb::WatchResponse::decode(message).expect("a response");
+    assert!(told.created);
+    told.canceled.then(|| {
+        let (_, text) = told.cancel_reason.split_once(" desc = ").expect("code and text");
+        Status::permission_denied(text)
+    })
 }
 
 /// A request about the key `b`, which the user `right` may read and write; without one, an empty message.
@@ -81,6 +95,11 @@ fn request(path: &str) -> Bytes {
             let target = Some(pb::compare::TargetUnion::Version(0));
             let compare = pb::Compare { target_union: target, ..compare };
             pb::TxnRequest { compare: vec![compare], ..Default::default() }.encode_to_vec()
+        }
+        "/etcdserverpb.Watch/Watch" => {
+            let create = pb::WatchCreateRequest { key, ..Default::default() };
+            let union = pb::watch_request::RequestUnion::CreateRequest(create);
+            pb::WatchRequest { request_union: Some(union) }.encode_to_vec()
         }
         "/etcdserverpb.KV/Compact" => pb::CompactionRequest::default().encode_to_vec(),
         "/etcdserverpb.Auth/UserAdd" => {
@@ -107,8 +126,11 @@ fn who_may(path: &str) -> Who {
     let (service, method) = path[1..].split_once('/').expect("a service and a method");
     match (service, method) {
         ("etcdserverpb.Auth", "Authenticate") => Who::Anybody,
-        ("etcdserverpb.KV", "Range" | "Put" | "DeleteRange" | "Txn") => Who::Right,
-        ("etcdserverpb.Cluster", "MemberList")
+        ("etcdserverpb.KV", "Range" | "Put" | "DeleteRange" | "Txn")
+        | ("etcdserverpb.Watch", "Watch") => Who::Right,
+        // The requests are about leases without keys.
+        ("etcdserverpb.Lease", _)
+        | ("etcdserverpb.Cluster", "MemberList")
         | ("etcdserverpb.Maintenance", "Status" | "Alarm")
         | ("quorate.v1.Admin", "Status") => Who::Users,
         _ => Who::Root,

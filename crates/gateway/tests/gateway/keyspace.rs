@@ -91,8 +91,13 @@ impl Keyspace {
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
         let body = command.body.as_ref().expect("a command");
-        if let Err(error) = self.directory.check(command.caller.as_ref(), &Needs::of_command(body))
-        {
+        let caller = command.caller.as_ref();
+        let mut checked = self.directory.check(caller, &Needs::of_command(body));
+        for lease in Needs::leases_of(body) {
+            let attached = self.attached(lease);
+            checked = checked.and_then(|()| self.directory.check_lease(caller, &attached));
+        }
+        if let Err(error) = checked {
             return self.outcome(Err(error));
         }
         let is_full = self.alarms.iter().any(|(kind, _)| *kind == AlarmKind::NoSpace as i32);
@@ -128,7 +133,13 @@ impl Keyspace {
 
     pub(crate) fn read(&mut self, query: &Query) -> Outcome {
         let body = query.body.as_ref().expect("a query");
-        if let Err(error) = self.directory.check(query.caller.as_ref(), &Needs::of_query(body)) {
+        let caller = query.caller.as_ref();
+        let mut checked = self.directory.check(caller, &Needs::of_query(body));
+        if let query::Body::LeaseKeys(asked) = body {
+            let needs = Needs::reads(&self.attached(asked.id));
+            checked = checked.and_then(|()| self.directory.check(caller, &needs));
+        }
+        if let Err(error) = checked {
             return self.outcome(Err(error));
         }
         let mut reader = Writer { at: self.revision + 1, changed: false, keyspace: self };
@@ -162,7 +173,7 @@ impl Keyspace {
                 Ok(outcome::Body::Leases(LeasesOutcome { ids }))
             }
             query::Body::LeaseKeys(asked) => Ok(outcome::Body::LeaseKeys(LeaseKeysOutcome {
-                keys: reader.attached(asked.id),
+                keys: reader.keyspace.attached(asked.id),
                 exists: reader.keyspace.leases.contains_key(&asked.id),
             })),
             query::Body::Conditions(_) => {
@@ -238,6 +249,12 @@ impl Keyspace {
         Ok(outcome::Body::LeaseGrant(LeaseGrantOutcome { id, ttl_s }))
     }
 
+    /// The keys that a lease has now.
+    fn attached(&self, lease: i64) -> Vec<Bytes> {
+        let pairs = self.pairs(&KeyRange::all(), self.revision).into_iter();
+        pairs.filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
+    }
+
     /// The pairs of a range as of `revision`, by key.
     fn pairs(&self, range: &KeyRange, revision: i64) -> Vec<KeyValue> {
         let of_key = |versions: &Versions| versions.range(..=revision).next_back()?.1.clone();
@@ -293,14 +310,9 @@ impl Writer<'_> {
         }
     }
 
-    fn attached(&self, lease: i64) -> Vec<Bytes> {
-        let pairs = self.current(&KeyRange::all()).into_iter();
-        pairs.filter(|kv| kv.lease == lease).map(|kv| kv.key).collect()
-    }
-
     fn revoke(&mut self, lease: i64) -> Result<outcome::Body, KvError> {
         self.keyspace.leases.remove(&lease).ok_or(KvError::LeaseNotFound)?;
-        let keys = self.attached(lease);
+        let keys = self.keyspace.attached(lease);
         let deleted = keys.len() as i64;
         keys.into_iter().for_each(|key| self.write(key, None));
         Ok(outcome::Body::LeaseRevoke(LeaseRevokeOutcome { deleted }))

@@ -8,7 +8,9 @@
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
 //! - `json`: the JSON gateway, beside a real etcd's where there is one.
 //! - `tls`: certificates of the port and of clients.
+//! - `locks`: locks and elections, beside a real etcd too.
 //! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
+//!   `watch_auth`: who may watch, beside a real etcd too.
 //! - `etcdctl`: the stock command line against both.
 
 mod auth;
@@ -19,6 +21,7 @@ mod fake;
 mod json;
 mod keyspace;
 mod leases;
+mod locks;
 mod members;
 mod peer;
 mod pings;
@@ -29,4 +32,5 @@ mod support;
 mod tls;
 mod upkeep;
 mod watch;
+mod watch_auth;
 mod watch_beside_etcd;

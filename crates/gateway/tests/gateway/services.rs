@@ -273,7 +273,7 @@ async fn unknown_methods_and_unreadable_messages_are_refused() {
     let message = CompactionRequest { revision: 5, physical: true };
     let rows = [
         ("/etcdserverpb.KV/Nope", Code::Unimplemented),
-        ("/v3lockpb.Lock/Lock", Code::Unimplemented),
+        ("/v3lockpb.Lock/Nope", Code::Unimplemented),
         ("/nope", Code::Unimplemented),
         // Its first field is a number where a put has bytes.
         ("/etcdserverpb.KV/Put", Code::Internal),

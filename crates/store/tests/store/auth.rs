@@ -9,7 +9,8 @@ use quorate_types::auth::{
     AuthCommand, AuthQuery, Caller, Directory, Permission, outcome as told, query as asked,
 };
 use quorate_types::kv::{
-    Command, Compact, KvError, Op, Outcome, Put, Query, Range, Txn, command, op, outcome, query,
+    Command, Compact, KvError, LeaseGrant, LeaseKeys, LeaseRevoke, Op, Outcome, Put, Query, Range,
+    Txn, command, op, outcome, query,
 };
 
 use crate::host::{Host, error, rows};
@@ -152,6 +153,164 @@ fn a_read_is_judged_by_the_users_of_its_own_view() {
         assert_eq!(error(&get(host, None, "a")), None);
     });
     assert_eq!(error(&get(&host, None, "a")), Some(KvError::UserEmpty));
+}
+
+fn lease_grant(id: i64) -> command::Body {
+    command::Body::LeaseGrant(LeaseGrant { id, ttl_s: 60 })
+}
+
+fn revoke(id: i64) -> command::Body {
+    command::Body::LeaseRevoke(LeaseRevoke { id, expired_in_term: 0 })
+}
+
+fn attach(key: &str, lease: i64) -> Put {
+    Put { lease, ..put(key) }
+}
+
+#[test]
+fn who_may_not_write_every_key_of_a_lease_neither_ends_it_nor_attaches_another_to_it() {
+    let mut host = Host::new(MemState::new());
+    with_users(&mut host);
+    let op = |body| Op { body: Some(body) };
+    let branches =
+        |then: Vec<Op>, other: Vec<Op>| Txn { success: then, failure: other, ..Txn::default() };
+    let one = |key: &str, lease| op(op::Body::Put(attach(key, lease)));
+    let nested =
+        |inner: Txn| command::Body::Txn(branches(Vec::new(), vec![op(op::Body::Txn(inner))]));
+    let user = || Some(Caller::user("u", 7));
+    let system = || Some(Caller::system());
+    let denied = Some(KvError::PermissionDenied);
+    let rows = [
+        // Lease 1 has keys of the user and of others, 2 only of the user, 3 has none.
+        (None, lease_grant(1), Some(KvError::UserEmpty)),
+        (user(), lease_grant(1), None),
+        (user(), lease_grant(2), None),
+        (user(), lease_grant(3), None),
+        (user(), command::Body::Put(attach("a", 1)), None),
+        (system(), command::Body::Put(attach("b", 1)), None),
+        (user(), command::Body::Put(attach("a1", 2)), None),
+        (user(), command::Body::Put(attach("a2", 2)), None),
+        (user(), command::Body::Put(attach("a3", 1)), denied),
+        (user(), command::Body::Put(attach("a", 1)), denied),
+        (user(), command::Body::Txn(branches(vec![one("a3", 1)], Vec::new())), denied),
+        (user(), command::Body::Txn(branches(vec![one("a3", 2)], vec![one("a3", 1)])), denied),
+        (user(), nested(branches(vec![one("a3", 2)], vec![one("a3", 1)])), denied),
+        (user(), nested(branches(vec![one("a3", 2)], vec![one("a3", 3)])), None),
+        (user(), revoke(1), denied),
+        (Some(Caller::user("u", 6)), revoke(2), Some(KvError::AuthOldRevision)),
+        (Some(Caller::user("gone", 7)), revoke(2), denied),
+        (None, revoke(2), Some(KvError::UserEmpty)),
+        (None, revoke(3), Some(KvError::UserEmpty)),
+        (user(), revoke(3), None),
+        (user(), revoke(2), None),
+        (user(), revoke(2), Some(KvError::LeaseNotFound)),
+        (user(), command::Body::Put(attach("a", 2)), Some(KvError::LeaseNotFound)),
+        // What is attached to no lease any more counts for none.
+        (system(), command::Body::Put(put("b")), None),
+        (user(), revoke(1), None),
+    ];
+    for (step, (caller, body, expected)) in rows.into_iter().enumerate() {
+        let before = rows_of_keyspace(&host);
+        let outcome = host.apply(&by(caller.clone(), body.clone()));
+        assert_eq!(error(&outcome), expected, "{step}: {caller:?} {body:?}");
+        assert!(
+            expected.is_none() || rows_of_keyspace(&host) == before,
+            "a refusal changes nothing"
+        );
+    }
+    let kept = host.read(&Query {
+        body: Some(query::Body::Range(Range {
+            key: "\0".into(),
+            range_end: "\0".into(),
+            ..Range::default()
+        })),
+        caller: system(),
+    });
+    let Some(outcome::Body::Range(kept)) = kept.unwrap().body else { panic!("a range") };
+    assert_eq!(kept.kvs.iter().map(|kv| kv.key.clone()).collect::<Vec<_>>(), ["b"]);
+}
+
+/// All rows but the group's own, which tells how far it is.
+fn rows_of_keyspace(host: &Host<MemState>) -> Vec<(bytes::Bytes, bytes::Bytes)> {
+    let group_row = host.meta();
+    rows(&host.engine)
+        .into_iter()
+        .filter(|(_, row)| !row.windows(group_row.len()).any(|part| part == group_row))
+        .collect()
+}
+
+#[test]
+fn a_lease_that_is_over_ends_whoever_may_write_its_keys() {
+    let mut host = Host::new(MemState::new());
+    with_users(&mut host);
+    let system = || Some(Caller::system());
+    for body in [lease_grant(1), command::Body::Put(attach("b", 1))] {
+        assert_eq!(error(&host.apply(&by(system(), body))), None);
+    }
+    // The entries of the tests are of term 1.
+    let over = command::Body::LeaseRevoke(LeaseRevoke { id: 1, expired_in_term: 1 });
+    let outcome = host.apply(&by(None, over));
+    assert!(
+        matches!(&outcome.body, Some(outcome::Body::LeaseRevoke(revoked)) if revoked.deleted == 1),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn the_keys_of_a_lease_are_shown_to_who_may_read_all_of_them() {
+    let mut host = Host::new(MemState::new());
+    with_users(&mut host);
+    let system = || Some(Caller::system());
+    let permission = |kind| {
+        Some(Permission { kind, key: "a".into(), range_end: bytes::Bytes::from_static(b"b") })
+    };
+    for (name, kind) in [("reader", 0), ("writer", 1)] {
+        let role = change::RolePermission { role: name.to_owned(), permission: permission(kind) };
+        for body in [
+            user_add(name),
+            Body::RoleAdd(named(name)),
+            Body::RoleGrantPermission(role),
+            Body::UserGrantRole(user_role(name, name)),
+        ] {
+            assert_eq!(error(&host.apply(&by(system(), auth(body)))), None);
+        }
+    }
+    for body in [
+        lease_grant(1),
+        lease_grant(2),
+        lease_grant(3),
+        command::Body::Put(attach("a", 1)),
+        command::Body::Put(attach("a1", 2)),
+        command::Body::Put(attach("b", 2)),
+    ] {
+        assert_eq!(error(&host.apply(&by(system(), body))), None);
+    }
+    let (_, now) = status(&host);
+    let user = |name: &str| Some(Caller::user(name, now));
+    let denied = Err(KvError::PermissionDenied);
+    for (caller, lease, expected) in [
+        (user("u"), 1, Ok(1)),
+        (user("reader"), 1, Ok(1)),
+        (user("writer"), 1, denied),
+        (user("u"), 2, denied),
+        (user("root"), 2, Ok(2)),
+        (system(), 2, Ok(2)),
+        (None, 1, Err(KvError::UserEmpty)),
+        (None, 3, Err(KvError::UserEmpty)),
+        (None, 4, Err(KvError::UserEmpty)),
+        (user("writer"), 3, Ok(0)),
+        (user("writer"), 4, Ok(0)),
+        (Some(Caller::user("u", now - 1)), 1, Err(KvError::AuthOldRevision)),
+    ] {
+        let asked = Some(query::Body::LeaseKeys(LeaseKeys { id: lease }));
+        let outcome = host.read(&Query { body: asked, caller: caller.clone() }).unwrap();
+        let shown = match (&outcome.body, error(&outcome)) {
+            (Some(outcome::Body::LeaseKeys(shown)), _) => Ok(shown.keys.len()),
+            (_, Some(error)) => Err(error),
+            _ => panic!("{outcome:?}"),
+        };
+        assert_eq!(shown, expected, "{caller:?} asks for {lease}");
+    }
 }
 
 fn name() -> impl Strategy<Value = String> {
