@@ -55,7 +55,7 @@ mutants:
 TORTURE_STATE = $(CACHE)/quorate/torture/$(shell find crates tests/src Cargo.lock -type f | LC_ALL=C sort \
 	| xargs cat | sha256sum | cut -c1-16)
 
-# 40 more rounds; or: make torture ARGS='--rounds 100 --only kill,power-one,power-all,flip,tear'
+# 40 more rounds; or: make torture ARGS='--rounds 100 --only kill,power-one,power-all,flip,tear,check'
 torture: build
 	@exec $(BIN)/quorate-torture faults --state '$(TORTURE_STATE)' $(ARGS)
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
+use quorate_api::etcdserverpb::lease_client::LeaseClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use quorate_api::etcdserverpb::watch_client::WatchClient;
 use quorate_api::etcdserverpb::{
     Member, MemberListRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
     StatusResponse,
@@ -23,6 +25,10 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 pub struct Client {
     /// `KV`.
     pub kv: KvClient<Channel>,
+    /// `Lease`.
+    pub lease: LeaseClient<Channel>,
+    /// `Watch`.
+    pub watch: WatchClient<Channel>,
     /// `Maintenance`.
     pub maintenance: MaintenanceClient<Channel>,
     /// `Cluster`.
@@ -39,6 +45,8 @@ impl Client {
         let channel = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT).connect_lazy();
         Self {
             kv: KvClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
+            lease: LeaseClient::new(channel.clone()),
+            watch: WatchClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
             cluster: ClusterClient::new(channel),
         }

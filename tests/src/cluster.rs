@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::process::Process;
 use crate::programs::{self, Etcd};
+use crate::relay::Relays;
 use crate::{client, http, ports, wait};
 
 /// How long nodes may take to serve. Certificates, disks and elections take about two seconds.
@@ -33,6 +34,8 @@ pub struct Cluster {
     founders: Vec<(String, String)>,
     /// Given to every node on top.
     args: Vec<String>,
+    /// What lies between the nodes, if their links can be cut.
+    relays: Option<Relays>,
     dir: TempDir,
 }
 
@@ -93,6 +96,33 @@ impl Cluster {
         Some(cluster)
     }
 
+    /// As [`Self::quorate`], with links between the nodes that can be cut; never of the peer, whose nodes speak
+    /// over TCP.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub fn relayed() -> Self {
+        let mut cluster = Self::new(|dir| Kind::Quorate { certificates: dir.join("certificates") });
+        cluster.make_certificates();
+        for (_, peer) in &mut cluster.founders {
+            *peer = format!("127.0.0.1:{}", ports::free());
+        }
+        let parse = |address: &String| address.parse().expect("an address");
+        let known = cluster.founders.iter().map(|(_, peer)| parse(peer));
+        let listens = cluster.nodes.iter().map(|node| parse(&node.peer));
+        cluster.relays = Some(Relays::start(listens.zip(known).collect()));
+        cluster.start_all();
+        cluster
+    }
+
+    /// The links between the nodes.
+    ///
+    /// # Panics
+    /// When this cluster was not made with such.
+    pub fn relays(&self) -> &Relays {
+        self.relays.as_ref().expect("its links can be cut")
+    }
+
     /// A fresh cluster of the peer that serves.
     ///
     /// # Panics
@@ -110,7 +140,7 @@ impl Cluster {
         let founder = |node: &Node| (node.name.clone(), node.peer.clone());
         let founders = nodes.iter().map(founder).collect();
         let kind = kind(dir.path());
-        Self { nodes, kind, founders, args: Vec::new(), dir }
+        Self { nodes, kind, founders, args: Vec::new(), relays: None, dir }
     }
 
     /// A further node of Quorate with a certificate, which has to be added before it is started. Returns

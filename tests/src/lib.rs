@@ -5,6 +5,8 @@
 //! - [`process`]: one child process, its log, and its end.
 //! - [`programs`]: where the programs are; the peers are fetched, or the test says that it was skipped.
 //! - [`verify`]: `quorate-load verify` beside a test's faults.
+//! - [`check`]: `quorate-load --check` beside a test's faults.
+//! - [`relay`]: links between nodes that can be cut.
 //! - [`torture`]: faults under load, round after round; a few in the tests, many by `make torture`.
 //! - [`fuzz`]: hostile bytes at every method of the client port.
 //! - [`measure`]: how clusters do over minutes and gigabytes.
@@ -16,6 +18,7 @@
 //! `QUORATE_STAND_IN=etcd` starts the peer wherever Quorate would be, which tests the tests;
 //! `REQUIRE_PEERS=1` turns a missing peer into a failure.
 
+pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod fuzz;
@@ -24,6 +27,7 @@ pub mod measure;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod relay;
 pub mod torture;
 pub mod verify;
 pub mod wait;

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_tests::fuzz;
 use quorate_tests::measure::{restart, snapshot, steady};
-use quorate_tests::torture::{Tally, damage, kill, power};
+use quorate_tests::torture::{Tally, check, damage, kill, power};
 use quorate_tests::verify::say;
 
 /// Faults under load, and measurements over minutes and gigabytes, on clusters of real processes.
@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Rounds of faults: kills, power cuts, flipped bits, torn logs. Whatever is lost ends the run with
+    /// Rounds of faults: kills, power cuts, flipped bits, torn logs, links that are cut. Whatever is lost ends the run with
     /// exit code 1, and the data is kept.
     Faults(Faults),
     /// Random and damaged messages at every method of the client port.
@@ -69,10 +69,13 @@ enum Kind {
     Flip,
     /// A log that ends early.
     Tear,
+    /// The contract checker, while nodes are killed, paused, or cut off.
+    Check,
 }
 
 impl Kind {
-    const EACH: [Self; 5] = [Self::Kill, Self::PowerOne, Self::PowerAll, Self::Flip, Self::Tear];
+    const EACH: [Self; 6] =
+        [Self::Kill, Self::PowerOne, Self::PowerAll, Self::Flip, Self::Tear, Self::Check];
 
     /// What the tally calls it, and its part of a full set.
     const fn share(self) -> (&'static str, u64) {
@@ -82,6 +85,7 @@ impl Kind {
             Self::PowerAll => ("power: all", 15),
             Self::Flip => ("flip:", 50),
             Self::Tear => ("tear:", 50),
+            Self::Check => ("check:", 40),
         }
     }
 
@@ -125,6 +129,15 @@ impl Kind {
                     damage::round(&mut session, damage, random);
                 }
                 Some(session.end())
+            }
+            Self::Check => {
+                let mut cluster = check::begin();
+                let mut tally = Tally::default();
+                for _ in 0..rounds {
+                    let fault = check::Fault::EACH[random.usize(..4)];
+                    tally.add(check::round(&mut cluster, fault, random));
+                }
+                Some(tally)
             }
         }
     }

@@ -46,7 +46,6 @@ fn matches(shown: &str, printed: &str) -> bool {
 }
 
 #[test]
-#[ignore = "waits for the services Watch, Lease and Lock"]
 fn the_session_of_etcdctl_is_as_shown_with_quorate() {
     if let Some(cluster) = Cluster::quorate("the session of etcdctl") {
         session(&cluster);

@@ -14,27 +14,10 @@ use quorate_tests::programs;
 use quorate_tests::verify::say;
 use tempfile::TempDir;
 
-/// Tests that wait for a family of calls to be served: whoever brings it deletes the row. The peer passes
-/// all of them.
-const WAITING: [(&str, &str); 13] = [
-    ("test_watch", "Watch"),
-    ("test_grant_revoke", "Lease"),
-    ("test_keep_alive", "Lease"),
-    ("test_time_to_live", "Lease"),
-    ("test_leases", "Lease"),
-    ("test_lock", "Lock"),
-    ("test_election", "Election"),
-    ("test_auth", "Auth"),
-    ("test_auth_refresh_token", "Auth"),
-    ("test_auth_refresh_token_once_for_concurrent_calls", "Auth"),
-    ("test_role", "Auth"),
-    ("test_user", "Auth"),
-    ("test_alarm", "Maintenance"),
-];
-
-/// More of them: calls for the care of members.
-const WAITING_MAINTENANCE: [&str; 4] =
-    ["test_defragment", "test_hash", "test_hash_kv", "test_snapshot"];
+/// The test that runs against one node instead of three, as all do with the peer. With three, it expects a
+/// header, which etcd 3.5 does not send (its answer is empty), and that the node it asks leads. And while the
+/// leader moves, the tests beside it are refused, as by etcd: their clients require a leader.
+const ALONE: &str = "test_move_leader";
 
 /// Tests that are not run by default, and why.
 const IGNORED: [(&str, &str); 3] = [
@@ -60,7 +43,7 @@ done
 [ "$served" ] || { echo "no server"; tail -n 5 "$LOG"; exit 1; }
 "$ETCDCTL" --endpoints localhost:2379 user add root --new-user-password=rootpwd || true
 "$ETCDCTL" --endpoints localhost:2379 user grant-role root root || true
-for tests in $TESTS; do timeout 300 "$tests" --test-threads 4 2>&1 || true; done
+for tests in $TESTS; do timeout 300 "$tests" --test-threads 4 $CHOICE 2>&1 || true; done
 "#;
 
 #[test]
@@ -77,30 +60,24 @@ fn the_tests_of_etcd_client_pass() {
     };
     let dir = TempDir::with_prefix("quorate-etcd-client-").expect("a temporary directory");
     let stand_in = env::var_os("QUORATE_STAND_IN").is_some_and(|value| value == "etcd");
-    let server = if stand_in { peer(&etcd, dir.path()) } else { dev(dir.path()) };
-    let mut inside = Command::new("unshare");
-    inside.args(["--net", "--kill-child", "sh", "-c", INSIDE, "sh"]);
-    inside.arg(server.get_program()).args(server.get_args());
-    inside.env("LOG", dir.path().join("server.log")).env("ETCDCTL", etcd.program("etcdctl"));
-    inside.env("TESTS", tests.join(" ")).stdin(Stdio::null());
-    let output = inside.output().expect("unshare starts");
-    let said = String::from_utf8_lossy(&output.stdout);
-
-    let outcomes = outcomes(&said);
-    let waits = |name: &str| {
-        let of_table = WAITING.iter().find(|(waiting, _)| *waiting == name);
-        let family = of_table.map(|(_, family)| *family);
-        family.or_else(|| WAITING_MAINTENANCE.contains(&name).then_some("Maintenance"))
+    let run = |nodes: &str, choice: &str| {
+        let server = if stand_in { peer(&etcd, dir.path()) } else { dev(dir.path(), nodes) };
+        let mut inside = Command::new("unshare");
+        inside.args(["--net", "--kill-child", "sh", "-c", INSIDE, "sh"]);
+        inside.arg(server.get_program()).args(server.get_args());
+        // The tests wait for tokens to end.
+        inside.env("QUORATE_AUTH_TOKEN_TTL", "2").env("CHOICE", choice);
+        inside.env("LOG", dir.path().join("server.log")).env("ETCDCTL", etcd.program("etcdctl"));
+        inside.env("TESTS", tests.join(" ")).stdin(Stdio::null());
+        let output = inside.output().expect("unshare starts");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let mut failed = Vec::new();
-    for (name, passed) in &outcomes {
-        match (passed, waits(name).filter(|_| !stand_in)) {
-            (true, None) => {}
-            (true, Some(family)) => say(&format!("{name} passes: {family} is served by now")),
-            (false, Some(family)) => say(&format!("{name} waits for {family}")),
-            (false, None) => failed.push(name),
-        }
-    }
+    let said = run("3", &format!("--skip {ALONE}")) + &run("1", &format!("--exact {ALONE}"));
+    let said = said.as_str();
+
+    let outcomes = outcomes(said);
+    let failed = outcomes.iter().filter(|(_, passed)| !**passed);
+    let failed: Vec<_> = failed.map(|(name, _)| name).collect();
     for (name, why) in IGNORED {
         say(&format!("{name} is not run: {why}"));
     }
@@ -130,16 +107,17 @@ fn outcomes(said: &str) -> BTreeMap<String, bool> {
 }
 
 /// A cluster of Quorate in one process.
-fn dev(dir: &Path) -> Command {
+fn dev(dir: &Path, nodes: &str) -> Command {
     let mut command = quorate();
-    command.args(["dev", "--port", "2379", "--data-dir"]).arg(dir.join("data"));
+    command.args(["dev", "--nodes", nodes, "--port", "2379", "--data-dir"]);
+    command.arg(dir.join(format!("data-{nodes}")));
     command
 }
 
 /// One node of the peer.
 fn peer(etcd: &programs::Etcd, dir: &Path) -> Command {
     let mut command = Command::new(etcd.program("etcd"));
-    command.arg("--data-dir").arg(dir.join("data")).args(["--auth-token-ttl", "2"]);
+    command.arg("--data-dir").arg(dir.join("peer")).args(["--auth-token-ttl", "2"]);
     command
 }
 

@@ -2,7 +2,7 @@
 
 use quorate_tests::fuzz;
 use quorate_tests::torture::power::disk;
-use quorate_tests::torture::{damage, kill, power};
+use quorate_tests::torture::{check, damage, kill, power};
 use quorate_tests::verify::say;
 
 use std::fs::{self, File};
@@ -58,4 +58,13 @@ fn flipped_bits_and_torn_logs_are_detected_or_harmless() {
         damage::round(&mut session, damage, &mut random);
     }
     say(&session.end().to_string());
+}
+
+#[test]
+fn the_contract_is_kept_while_nodes_are_killed_paused_and_cut_off() {
+    let mut cluster = check::begin();
+    let mut random = fastrand::Rng::with_seed(1);
+    for fault in check::Fault::EACH {
+        say(&check::round(&mut cluster, fault, &mut random).to_string());
+    }
 }

@@ -207,6 +207,9 @@ pub(crate) struct Check {
     /// How long to run; rounds follow each other until then.
     #[arg(long, default_value_t = 10)]
     pub(crate) seconds: u64,
+    /// End when standard input ends, for who knows better when it is enough; --seconds is then the most.
+    #[arg(long)]
+    pub(crate) until_input_ends: bool,
     /// How long a round lasts. Each has keys of its own, and is judged by itself.
     #[arg(long, value_parser = duration, default_value = "10s")]
     pub(crate) round: Duration,

@@ -8,9 +8,12 @@
 //! - [`power`]: the power of one disk goes, or that of all, with what was written and not synced.
 //! - [`damage`]: a bit flips in a file of a node that is down, or its newest log loses its end.
 //!
+//! Beside those stands [`check`]: the contract checker at work instead, while nodes are killed, paused, or cut off.
+//!
 //! Whatever is lost or served wrongly is a panic with the report, and the data directories are kept. What
 //! went well is added to a [`Tally`].
 
+pub mod check;
 pub mod damage;
 pub mod kill;
 pub mod power;

@@ -24,6 +24,9 @@ pub struct Tally {
     pub reads: u64,
     /// From each restart until the node served, milliseconds.
     pub serving_ms: Vec<u64>,
+    /// What the checks of the contract have seen and held against it, by kind.
+    #[serde(default)]
+    pub checked: BTreeMap<String, u64>,
     /// Runs that found something wrong: where the data was kept.
     pub failures: Vec<String>,
 }
@@ -84,6 +87,9 @@ impl Tally {
         self.acknowledged += other.acknowledged;
         self.looked_for += other.looked_for;
         self.reads += other.reads;
+        for (what, count) in other.checked {
+            *self.checked.entry(what).or_default() += count;
+        }
         self.serving_ms.extend(other.serving_ms);
         self.failures.extend(other.failures);
     }
@@ -94,11 +100,18 @@ impl fmt::Display for Tally {
         for (kind, count) in &self.rounds {
             writeln!(f, "{count:>6}  {kind}")?;
         }
-        writeln!(
-            f,
-            "{} writes acknowledged and looked for {} times, {} reads: none lost, none wrong",
-            self.acknowledged, self.looked_for, self.reads
-        )?;
+        if self.acknowledged > 0 {
+            writeln!(
+                f,
+                "{} writes acknowledged and looked for {} times, {} reads: none lost, none wrong",
+                self.acknowledged, self.looked_for, self.reads
+            )?;
+        }
+        if !self.checked.is_empty() {
+            let seen = self.checked.iter().map(|(what, count)| format!("{what} {count}"));
+            let seen: Vec<_> = seen.collect();
+            writeln!(f, "the contract was kept in what the checks saw: {}", seen.join(", "))?;
+        }
         let mut sorted = self.serving_ms.clone();
         sorted.sort_unstable();
         if let (Some(median), Some(most)) = (sorted.get(sorted.len() / 2), sorted.last()) {
@@ -126,6 +139,7 @@ mod tests {
         let path = directory.path().join("below").join("tally.json");
         let mut total = Tally::load(&path).expect("there is none");
         let mut run = Tally { acknowledged: 5, serving_ms: vec![7], ..Tally::default() };
+        run.checked.insert("events".to_owned(), 3);
         run.round("kill: leader");
         run.round("kill: all");
         total.add(run.clone());
@@ -137,6 +151,8 @@ mod tests {
             (4, 2, 10)
         );
         assert_eq!(total.serving_ms, [7, 7]);
+        assert_eq!(total.checked["events"], 6);
+        assert!(total.to_string().contains("events 6"));
     }
 
     #[test]

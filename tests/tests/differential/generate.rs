@@ -21,7 +21,7 @@ use quorate_api::etcdserverpb::{
 use super::compare::Answer;
 
 /// The keys. Some are prefixes of others, some sort beside the edges of prefixes.
-const KEYS: [&[u8]; 16] = [
+pub(crate) const KEYS: [&[u8]; 16] = [
     b"a",
     b"a/",
     b"a/1",
@@ -79,6 +79,11 @@ impl Generator {
         Self { rng: Rng::with_seed(seed), revision, compacted, last_writer: 0 }
     }
 
+    /// Draws by another seed from here on.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.rng = Rng::with_seed(seed);
+    }
+
     /// The store's revision and its compaction, as far as answers have shown.
     pub(crate) fn position(&self) -> (i64, i64) {
         (self.revision, self.compacted)
@@ -122,7 +127,8 @@ impl Generator {
         self.rng.u32(0..count) == 0
     }
 
-    fn key(&mut self) -> Bytes {
+    /// A key; rarely an empty one, which most requests must not have.
+    pub(crate) fn key(&mut self) -> Bytes {
         if self.one_in(60) {
             return Bytes::new();
         }
@@ -134,7 +140,7 @@ impl Generator {
     }
 
     /// An end for a range that begins at `key`.
-    fn range_end(&mut self, key: &Bytes) -> Bytes {
+    pub(crate) fn range_end(&mut self, key: &Bytes) -> Bytes {
         match self.rng.u32(0..10) {
             0..3 => Bytes::new(),
             3..6 => prefix_end(key),

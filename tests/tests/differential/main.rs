@@ -6,6 +6,8 @@
 
 mod compare;
 mod generate;
+mod lease;
+mod watch;
 
 use std::collections::VecDeque;
 use std::env;
@@ -14,12 +16,16 @@ use quorate_api::etcdserverpb::RangeRequest;
 use quorate_tests::client::{Client, runtime};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::programs;
+use tokio::runtime::Runtime;
 
 use compare::Answer;
 use generate::{Generator, Request};
 
 /// Requests of one seed. Two seeds make the few hundred that a change is tested with.
 const STEPS: usize = 400;
+
+/// One round of watches for so many steps.
+const WATCH_STEPS: usize = 80;
 
 /// Differences that are shown before the test gives up.
 const DIFFERENCES_MAX: usize = 3;
@@ -33,21 +39,84 @@ fn etcd_and_quorate_give_the_same_answers() {
     let Some(programs) = programs::etcd(test) else { return };
     let Some(quorate) = Cluster::quorate(test) else { return };
     let etcd = Cluster::etcd(programs);
-    let seeds = env::var("DIFFERENTIAL_SEEDS").unwrap_or_else(|_| "1,2".to_owned());
-    let steps =
-        env::var("DIFFERENTIAL_STEPS").map_or(STEPS, |steps| steps.parse().expect("a number"));
     let mut revision = 1;
     let mut compacted = 0;
-    for seed in seeds.split(',') {
-        let seed: u64 = seed.parse().expect("seeds are numbers");
+    for seed in seeds() {
         let mut run = Run {
             sides: [side(&etcd), side(&quorate)],
             generator: Generator::new(seed, revision, compacted),
             differences: Vec::new(),
         };
-        runtime().block_on(run.run(seed, steps));
+        runtime().block_on(run.run(seed, steps()));
         assert!(run.differences.is_empty(), "{}", run.differences.join("\n\n"));
         (revision, compacted) = run.generator.position();
+    }
+}
+
+#[test]
+fn etcd_and_quorate_answer_the_same_about_leases() {
+    let test = "differential: leases";
+    let Some(mut pair) = Pair::start(test) else { return };
+    for seed in seeds() {
+        pair.generator.reseed(seed);
+        let differences = lease::differences(&mut pair.sides, seed, steps(), &mut pair.generator);
+        let found = pair.runtime.block_on(differences);
+        assert!(found.is_empty(), "{}", found.join("\n\n"));
+    }
+}
+
+#[test]
+fn etcd_and_quorate_tell_watchers_the_same() {
+    let test = "differential: watches";
+    let Some(mut pair) = Pair::start(test) else { return };
+    for seed in seeds() {
+        for round in 0..steps() / WATCH_STEPS {
+            let seed = seed << 32 | round as u64;
+            pair.generator.reseed(seed);
+            let differences = watch::differences(&mut pair.sides, seed, &mut pair.generator);
+            let found = pair.runtime.block_on(differences);
+            assert!(found.is_empty(), "{}", found.join("\n\n"));
+        }
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    let seeds = env::var("DIFFERENTIAL_SEEDS").unwrap_or_else(|_| "1,2".to_owned());
+    seeds.split(',').map(|seed| seed.parse().expect("seeds are numbers")).collect()
+}
+
+fn steps() -> usize {
+    env::var("DIFFERENTIAL_STEPS").map_or(STEPS, |steps| steps.parse().expect("a number"))
+}
+
+/// A fresh cluster of each kind, and clients of each of their nodes: etcd's first.
+struct Pair {
+    sides: [Vec<Client>; 2],
+    generator: Generator,
+    runtime: Runtime,
+    _clusters: [Cluster; 2],
+}
+
+impl Pair {
+    /// None when etcd cannot be had.
+    fn start(test: &str) -> Option<Self> {
+        let programs = programs::etcd(test)?;
+        let clusters = [Cluster::etcd(programs), Cluster::quorate(test)?];
+        let runtime = runtime();
+        let clients = |cluster: &Cluster| -> Vec<_> {
+            let _inside = runtime.enter();
+            cluster.endpoints().iter().map(|endpoint| Client::new(endpoint)).collect()
+        };
+        let sides = [clients(&clusters[0]), clients(&clusters[1])];
+        Some(Self { sides, generator: Generator::new(0, 1, 0), runtime, _clusters: clusters })
+    }
+}
+
+/// Brings every node of a side up to what has been acknowledged: what they say of their own state is the same
+/// then.
+async fn settle(side: &mut [Client]) {
+    for client in side {
+        send(client, &Request::Range(linearizable())).await;
     }
 }
 

@@ -30,7 +30,10 @@ mod model;
 mod planted;
 
 use std::fs::File;
+use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Fault;
@@ -57,6 +60,31 @@ pub(crate) fn run(args: &Check) -> Result<ExitCode, Fault> {
     Ok(if summary.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// When the run is to end.
+struct End {
+    until: Instant,
+    input_ended: Arc<AtomicBool>,
+}
+
+impl End {
+    fn new(args: &Check) -> Self {
+        let input_ended = Arc::new(AtomicBool::new(false));
+        if args.until_input_ends {
+            let input_ended = Arc::clone(&input_ended);
+            std::thread::spawn(move || {
+                // An input that cannot be read any more has ended too.
+                let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+                input_ended.store(true, Ordering::Release);
+            });
+        }
+        Self { until: Instant::now() + Duration::from_secs(args.seconds), input_ended }
+    }
+
+    fn has_come(&self) -> bool {
+        Instant::now() >= self.until || self.input_ended.load(Ordering::Acquire)
+    }
+}
+
 /// One round after the other, until the time is up.
 fn rounds(args: &Check, summary: &mut Summary) -> Result<(), Fault> {
     let mut file = match &args.history {
@@ -67,11 +95,11 @@ fn rounds(args: &Check, summary: &mut Summary) -> Result<(), Fault> {
         None => None,
     };
     let runtime = runtime()?;
-    let until = Instant::now() + Duration::from_secs(args.seconds);
+    let end = End::new(args);
     let mut number = 0;
-    while number == 0 || Instant::now() < until {
+    while number == 0 || !end.has_come() {
         number += 1;
-        let round = runtime.block_on(work::round(args, number, until))?;
+        let round = runtime.block_on(work::round(args, number, &end))?;
         if let Some(file) = &mut file {
             round.history.save(file, number)?;
         }

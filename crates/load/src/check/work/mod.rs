@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::End;
 use super::history::{Action, History, Record, Write};
 use crate::Fault;
 use crate::args::{Check, Exception};
@@ -97,11 +98,11 @@ impl Shared {
     }
 }
 
-/// Runs round `number`, not beyond `until`.
+/// Runs round `number`, not beyond `run_end`.
 ///
 /// # Errors
 /// When the settings do not fit.
-pub(crate) async fn round(args: &Check, number: u64, until: Instant) -> Result<Round, Fault> {
+pub(crate) async fn round(args: &Check, number: u64, run_end: &End) -> Result<Round, Fault> {
     if args.keys == 0 || args.clients == 0 || args.watchers == 0 {
         return Err("--keys, --clients and --watchers must be at least 1".to_owned());
     }
@@ -140,7 +141,7 @@ pub(crate) async fn round(args: &Check, number: u64, until: Instant) -> Result<R
         let (servers, rng) = (servers(client)?, rng(3_000 + client));
         clients.spawn(locks::work(Arc::clone(&shared), servers, number, client % 2 == 1, rng));
     }
-    wait(&shared, until).await;
+    wait(&shared, run_end).await;
     stop.send_replace(true);
     clients.join_all().await;
     let fault = match last_write(&shared, servers(0)?).await {
@@ -163,9 +164,9 @@ pub(crate) async fn round(args: &Check, number: u64, until: Instant) -> Result<R
 }
 
 /// Until the round is over: by time, by its records, or because somebody wants it to end.
-async fn wait(shared: &Shared, until: Instant) {
-    let until = until.min(shared.began + shared.args.round);
-    while Instant::now() < until && !shared.is_full() {
+async fn wait(shared: &Shared, run_end: &End) {
+    let until = shared.began + shared.args.round;
+    while Instant::now() < until && !run_end.has_come() && !shared.is_full() {
         let left = until - Instant::now().min(until);
         tokio::time::sleep(left.min(Duration::from_millis(100))).await;
     }
