@@ -61,9 +61,14 @@ impl Permits {
     }
 }
 
-/// Why a watch is cancelled, in the words in which etcd says it.
+/// Why a watch is cancelled, in the words in which etcd 3.5.1 says it, whatever is wrong with its caller.
 pub(super) fn reason(error: ApiError) -> String {
-    let status = Status::from(error);
+    let status = Status::from(match error {
+        ApiError::UserEmpty | ApiError::AuthOldRevision | ApiError::InvalidAuthToken => {
+            ApiError::PermissionDenied
+        }
+        other => other,
+    });
     format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }
 

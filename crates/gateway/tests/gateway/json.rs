@@ -195,8 +195,6 @@ async fn failures_of_the_backend_reach_a_client_with_their_status() {
     let (status, answer) = exchange(&address, request.as_bytes()).await;
     assert_eq!(status, 503);
     assert!(answer.contains("etcdserver: no leader"), "{answer}");
-    let (status, answer) = post(&address, "/v3/maintenance/snapshot", "{}").await;
-    assert_eq!(status, 501, "{answer}");
 }
 
 #[tokio::test]
