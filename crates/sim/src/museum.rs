@@ -203,7 +203,7 @@ pub const MUSEUM: &[Exhibit] = &[
         "B55",
         "etcd#15247, etcd#12528, etcd#16822",
         "a deposed leader revokes leases of keys that the new one has renewed",
-        NoCode("the workload has no leases"),
+        By(&[D::StaleRevokeApplied]),
     ),
     exhibit(
         "B57",
