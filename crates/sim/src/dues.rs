@@ -54,6 +54,7 @@ impl World {
             }
             // It waits in the mailbox of its group; most of the time not for long.
             let wait_us = match self.random.u8(..8) {
+                _ if self.healing.is_some() => 0,
                 0 => self.random.u64(..2 * timeout_us),
                 1 => self.random.u64(..10_000),
                 _ => 0,

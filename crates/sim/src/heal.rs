@@ -160,8 +160,12 @@ impl World {
     /// True when no lease is left; each has to end, since nobody keeps any alive.
     fn leases_ended(&self, now_us: u64) -> Result<bool, crate::check::Violation> {
         let quiet_us = self.healing.as_ref().map_or(now_us, |healing| healing.settling_since_us);
+        let cluster = &self.plan.cluster;
+        let timeout_us = cluster.tick_us * u64::from(cluster.election_ticks_max);
         let mut groups = self.checks.groups.values();
-        groups.try_fold(true, |all, group| Ok(group.tenure.all_ended(quiet_us, now_us)? && all))
+        groups.try_fold(true, |all, group| {
+            Ok(group.tenure.all_ended(quiet_us, now_us, timeout_us)? && all)
+        })
     }
 
     /// A request of the last stage has ended.
