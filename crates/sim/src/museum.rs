@@ -209,7 +209,7 @@ pub const MUSEUM: &[Exhibit] = &[
         "B57",
         "etcd#15271, etcd#15220, etcd#17529",
         "a watch goes back in time, or drops events",
-        NoCode("there is no watch"),
+        NoCode("streams and the hub of a gateway are no part of the simulator"),
     ),
     exhibit(
         "B59",

@@ -183,7 +183,7 @@ fn leases_live_on_while_they_are_kept_alive_and_end_by_themselves_whoever_leads(
         let outcome = kept(&leased);
         let Counts { expired, kept_alive, told_events, .. } = outcome.counts;
         assert!(expired >= 5, "{expired} leases ended by themselves");
-        assert!(kept_alive >= 100 * expired / 10, "{kept_alive} keep-alives, {expired} ended");
+        assert!(kept_alive >= 3 * expired, "{kept_alive} keep-alives, {expired} ended");
         assert!(told_events >= 1_000, "watchers were told of {told_events} events");
     }
 }
