@@ -42,7 +42,7 @@ impl World {
         let at = &mut self.nodes[node.value() as usize - 1];
         let Some(process) = &mut at.process else { return Ok(()) };
         let tasks = std::mem::take(&mut process.to_apply);
-        let (mut done, mut panicked) = (Vec::new(), Vec::new());
+        let (mut done, mut panicked, mut feeds) = (Vec::new(), Vec::new(), Vec::new());
         let rows = {
             let mut overlay = Overlay::new(at.state.view());
             for (group, generation, entries) in tasks {
@@ -77,6 +77,7 @@ impl World {
                 if let Some(platter) = self.checks.platters.get(&node) {
                     promise::on_applied(node, group, &entries, platter)?;
                 }
+                feeds.extend(resident.machine.take_feed().map(|feed| (group, feed)));
                 let checks = self.checks.group(group);
                 let wrong_at = at.spoil.at.filter(|_| group == GroupId::FIRST_DATA);
                 if let Some(wrong_at) = wrong_at {
@@ -85,6 +86,9 @@ impl World {
                 }
                 let is_right = wrong_at.is_none();
                 checks.apply.on_applied(node, &entries, &outcomes, &checks.log, is_right)?;
+                for (command, outcome) in std::mem::take(&mut checks.apply.of_leases) {
+                    checks.tenure.on_applied(self.now_us, &command, &outcome)?;
+                }
                 done.push((group, generation, resident.applied.index, outcomes, checkpoints));
             }
             if sweeps {
@@ -95,6 +99,12 @@ impl World {
             overlay.into_rows()
         };
         at.state.write(rows).map_err(|error| Oracle::Assertion.broken(error.to_string()))?;
+        // Who follows may see it from now on.
+        for (group, feed) in feeds {
+            if let Some(resident) = process.residents.get_mut(&group) {
+                resident.ring.publish(feed);
+            }
+        }
         if defect!(AppliedIndexApart) {
             let mut overlay = Overlay::new(at.state.view());
             for (&group, resident) in &process.residents {

@@ -91,7 +91,11 @@ impl World {
         if !self.is_alive(node, life) {
             return Ok(());
         }
-        self.tick_awake(node, 1)
+        self.tick_awake(node, 1)?;
+        if self.is_alive(node, life) {
+            self.tick_kinds(node);
+        }
+        Ok(())
     }
 
     /// Ticks those groups of a node that are awake.

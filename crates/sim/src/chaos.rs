@@ -392,7 +392,12 @@ impl World {
                     next.voters.insert(change.node());
                 }
             }
-            if !next.voters.is_empty() && self.survives(&next, None) {
+            // A leader may promote a learner before it knows that it is gone, since it held the log when it was a voter.
+            let mut promoted = next.clone();
+            let learns = |change: &&NodeChange| matches!(change, NodeChange::Learner { .. });
+            promoted.voters.extend(change.nodes.iter().filter(learns).map(|change| change.node()));
+            let survive = self.survives(&next, None) && self.survives(&promoted, None);
+            if !next.voters.is_empty() && survive {
                 self.change_member(leader, group, change.clone())?;
             }
         }

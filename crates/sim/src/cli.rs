@@ -217,6 +217,9 @@ fn count_lines(out: &mut dyn Write, counts: &Counts) -> io::Result<()> {
     writeln!(out, "elections       {}", counts.elections)?;
     writeln!(out, "map changes     {}, {} moves of replicas", counts.map_changes, counts.moved)?;
     writeln!(out, "committed       {} entries", counts.committed)?;
+    let (kept_alive, expired) = (counts.kept_alive, counts.expired);
+    writeln!(out, "leases          {kept_alive} kept alive, {expired} ended by themselves")?;
+    writeln!(out, "watchers        told of {} events", counts.told_events)?;
     writeln!(out, "undecided       {} histories", counts.undecided)?;
     writeln!(out, "requests        {answered} answered, {failed} failed, {unknown} unknown")
 }

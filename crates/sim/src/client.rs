@@ -10,13 +10,21 @@ use prost::Message;
 use quorate_placement::{Node, PlacementKind, PlacementMap, Standing};
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
-    Command, Compact, Compare, DeleteRange, Op, Put, Query, Range, Txn, command, op, query,
+    Command, Compact, Compare, DeleteRange, LeaseGrant, LeaseKeepAlive, LeaseRevoke, Op, Put,
+    Query, Range, Txn, command, op, query,
 };
 use quorate_types::{GroupId, Incarnation, LogIndex, Membership, NodeId};
 
 use crate::check::history::Value;
 use crate::check::model::to_the_end;
 use crate::plan::Workload;
+
+/// Keys that are attached to leases. They are none of those whose history is judged key by key, since they go by
+/// themselves.
+const LEASED_KEYS: std::ops::Range<u32> = 50..54;
+
+/// Leases that one client keeps alive, at most.
+const LEASES_MAX: usize = 3;
 
 /// A client between two requests.
 #[derive(Debug)]
@@ -30,6 +38,8 @@ pub(crate) struct Client {
     /// The highest revision that it has seen.
     pub(crate) revision: i64,
     pub(crate) map: Option<PlacementMap>,
+    /// Leases that it wants to live.
+    pub(crate) leases: Vec<i64>,
 }
 
 /// What is asked for.
@@ -65,6 +75,21 @@ pub(crate) enum Ask {
     },
     Compact {
         revision: i64,
+    },
+    Grant {
+        id: i64,
+        ttl_s: i64,
+    },
+    /// Keys of a lease, or of none any more.
+    Attach {
+        values: BTreeMap<u32, u64>,
+        lease: i64,
+    },
+    KeepAlive {
+        id: i64,
+    },
+    Revoke {
+        id: i64,
     },
     ReadMap,
     ChangeMap {
@@ -115,7 +140,7 @@ impl Client {
         let mut random = fastrand::Rng::with_seed(seed);
         let gateway = NodeId(random.u64(1..=nodes));
         let seen = BTreeMap::new();
-        Self { random, gateway, busy: false, seen, revision: 1, map: None }
+        Self { random, gateway, busy: false, seen, revision: 1, map: None, leases: Vec::new() }
     }
 
     /// Draws the next request. `next_value` makes a value that nobody has used.
@@ -128,7 +153,19 @@ impl Client {
         let Workload { put, swap, delete, batch, read, range, .. } = *workload;
         let Workload { serializable, history, compact, .. } = *workload;
         let map = if map_use == MapUse::Nothing { 0 } else { workload.placement };
-        let weights = [put, swap, delete, batch, read, range, serializable, history, compact, map];
+        let weights = [
+            put,
+            swap,
+            delete,
+            batch,
+            read,
+            range,
+            serializable,
+            history,
+            compact,
+            map,
+            workload.lease,
+        ];
         let total: u32 = weights.iter().sum();
         let mut drawn = self.random.u32(..total.max(1));
         let kind = weights.iter().position(|&weight| {
@@ -168,7 +205,32 @@ impl Client {
                 }
                 Some(_) | None => Ask::ReadMap,
             },
+            Some(10) => self.draw_of_leases(workload.lease_ttl_s_max, next_value),
             _ => Ask::Put { key, value: next_value() },
+        }
+    }
+
+    /// Something about leases. Some are kept alive, until their client forgets them.
+    fn draw_of_leases(&mut self, ttl_s_max: i64, mut next_value: impl FnMut() -> u64) -> Ask {
+        let few = self.leases.len() < LEASES_MAX;
+        if self.leases.is_empty() || few && self.random.u8(..8) == 0 {
+            let id = next_value() as i64;
+            self.leases.push(id);
+            return Ask::Grant { id, ttl_s: self.random.i64(1..=ttl_s_max.max(1)) };
+        }
+        let at = self.random.usize(..self.leases.len());
+        match self.random.u8(..32) {
+            0 => Ask::Revoke { id: self.leases.swap_remove(at) },
+            1..4 => Ask::KeepAlive { id: self.leases.swap_remove(at) },
+            4..14 => {
+                let lease = if self.random.u8(..8) == 0 { 0 } else { self.leases[at] };
+                let mut values = BTreeMap::new();
+                for _ in 0..self.random.u8(1..4) {
+                    values.insert(self.random.u32(LEASED_KEYS), next_value());
+                }
+                Ask::Attach { values, lease }
+            }
+            _ => Ask::KeepAlive { id: self.leases[at] },
         }
     }
 
@@ -191,6 +253,10 @@ impl Ask {
             Self::Range { local: true } => "serializable range",
             Self::History { .. } => "read of history",
             Self::Compact { .. } => "compact",
+            Self::Grant { .. } => "grant",
+            Self::Attach { .. } => "attach",
+            Self::KeepAlive { .. } => "keep-alive",
+            Self::Revoke { .. } => "revoke",
             Self::ReadMap => "read map",
             Self::ChangeMap { .. } => "change map",
             Self::Report { .. } => "report",
@@ -211,15 +277,34 @@ impl Ask {
             | Self::Delete { .. }
             | Self::Batch { .. }
             | Self::Compact { .. }
+            | Self::Grant { .. }
+            | Self::Attach { .. }
+            | Self::Revoke { .. }
             | Self::ChangeMap { .. }
             | Self::Report { .. } => true,
-            Self::Read { .. } | Self::Range { .. } | Self::History { .. } | Self::ReadMap => false,
+            Self::Read { .. }
+            | Self::Range { .. }
+            | Self::History { .. }
+            | Self::KeepAlive { .. }
+            | Self::ReadMap => false,
         }
     }
 
     /// What must not be taken while too few disks have room; everything else must be.
     pub(crate) const fn grows(&self) -> bool {
-        matches!(self, Self::Put { .. } | Self::Swap { .. } | Self::Batch { .. })
+        matches!(
+            self,
+            Self::Put { .. }
+                | Self::Swap { .. }
+                | Self::Batch { .. }
+                | Self::Grant { .. }
+                | Self::Attach { .. }
+        )
+    }
+
+    /// A read that only the leader can answer.
+    pub(crate) const fn is_led(&self) -> bool {
+        matches!(self, Self::KeepAlive { .. })
     }
 
     /// A read that the node at hand may answer from what it has.
@@ -284,6 +369,24 @@ impl Ask {
                 success: values.iter().map(|(&key, &value)| put_op(key, value)).collect(),
                 failure: Vec::new(),
             }),
+            Self::Grant { id, ttl_s } => {
+                command::Body::LeaseGrant(LeaseGrant { id: *id, ttl_s: *ttl_s })
+            }
+            Self::Attach { values, lease } => {
+                let attached = |(&key, &value)| {
+                    let put = Put { lease: *lease, ..put(key, value) };
+                    Op { body: Some(op::Body::Put(put)) }
+                };
+                let success = values.iter().map(attached).collect();
+                command::Body::Txn(Txn { success, ..Txn::default() })
+            }
+            Self::Revoke { id } => {
+                command::Body::LeaseRevoke(LeaseRevoke { id: *id, expired_in_term: 0 })
+            }
+            Self::KeepAlive { id } => {
+                let body = Some(query::Body::LeaseKeepAlive(LeaseKeepAlive { id: *id }));
+                return Query { body, caller: None }.encode_to_vec().into();
+            }
             Self::Compact { revision } => command::Body::Compact(Compact { revision: *revision }),
             Self::Read { .. } | Self::Range { .. } | Self::History { .. } => {
                 let body = self.range().map(query::Body::Range);
@@ -306,7 +409,7 @@ fn delete_of(key: Option<u32>) -> DeleteRange {
     DeleteRange { key, range_end, prev_kv: true }
 }
 
-fn range_of(key: Option<u32>, revision: i64) -> Range {
+pub(crate) fn range_of(key: Option<u32>, revision: i64) -> Range {
     let (key, range_end) = bounds(key);
     Range { key, range_end, revision, ..Range::default() }
 }

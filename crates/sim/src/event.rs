@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use quorate_group::{Generation, Refusal};
 use quorate_raft::LogFetch;
-use quorate_types::{EntryId, GroupId, LogIndex, Message, NodeId};
+use quorate_types::{EntryId, GroupId, LogIndex, Message, NodeId, Term};
 
 use bytes::Bytes;
 
+use crate::node::Slot;
 use crate::snapshot::Snapshot;
 
 /// Something that is due. Whatever concerns a process names its life: an event for a process that is gone
@@ -56,6 +57,12 @@ pub(crate) enum Event {
         generation: Generation,
         snapshot: Box<Snapshot>,
     },
+    /// What a machine wants reaches its group.
+    Due { node: NodeId, life: u64, number: u32 },
+    /// A read for the leader was granted in a term.
+    Granted { node: NodeId, life: u64, group: GroupId, slot: Slot, term: Term },
+    /// A watcher looks for news.
+    Watch { number: usize },
     /// The state engine makes durable what it has.
     Flush { node: NodeId, life: u64 },
     /// A process is started again.

@@ -50,6 +50,7 @@ pub(crate) struct Healing {
     progress: u64,
     moved_us: u64,
     since_us: u64,
+    settling_since_us: u64,
     /// What is still to be served: one request at a time, each so often as a patient client would ask.
     to_serve: VecDeque<(NodeId, Ask)>,
     tries: u32,
@@ -108,6 +109,7 @@ impl World {
             progress: 0,
             moved_us: now_us,
             since_us: now_us,
+            settling_since_us: now_us,
             to_serve: VecDeque::new(),
             tries: 0,
         });
@@ -135,12 +137,15 @@ impl World {
                 self.serve()?;
             }
             Stage::Serving if self.requests.is_empty() => self.serve_next()?,
+            Stage::Settling if !self.leases_ended(now_us)? => {}
             Stage::Settling if self.has_converged() && !self.has_waiting() => {
                 self.done = true;
                 return self.compare();
             }
             Stage::Converging | Stage::Serving | Stage::Settling => {}
         }
+        // Leases end when their time is over, and that has a bound of its own.
+        let stalled = stalled && (stage != Stage::Settling || self.leases_ended(now_us)?);
         Oracle::Liveness.check(!stalled, || {
             format!(
                 "no progress while {stage:?} since {} ms: {}",
@@ -150,6 +155,17 @@ impl World {
         })?;
         self.queue.push(now_us + LOOK_US, Event::Look);
         Ok(())
+    }
+
+    /// True when no lease is left; each has to end, since nobody keeps any alive.
+    fn leases_ended(&self, now_us: u64) -> Result<bool, crate::check::Violation> {
+        let quiet_us = self.healing.as_ref().map_or(now_us, |healing| healing.settling_since_us);
+        let cluster = &self.plan.cluster;
+        let timeout_us = cluster.tick_us * u64::from(cluster.election_ticks_max);
+        let mut groups = self.checks.groups.values();
+        groups.try_fold(true, |all, group| {
+            Ok(group.tenure.all_ended(quiet_us, now_us, timeout_us)? && all)
+        })
     }
 
     /// A request of the last stage has ended.
@@ -168,6 +184,7 @@ impl World {
         let Some(healing) = &mut self.healing else { return Ok(()) };
         let Some((gateway, mut ask)) = healing.to_serve.front().cloned() else {
             healing.stage = Stage::Settling;
+            healing.settling_since_us = self.now_us;
             return Ok(());
         };
         // It may be starting again, after a failure that was still on its way.
@@ -298,6 +315,9 @@ impl World {
                 if let Some(resident) = self.nodes[node.value() as usize - 1].resident(group) {
                     self.checks.resources.on_quiet(node, resident)?;
                 }
+            }
+            if group == GroupId::FIRST_DATA {
+                self.watch_to_the_end(&present)?;
             }
             self.compare_rows(group, &present)?;
         }

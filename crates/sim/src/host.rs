@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use quorate_group::{Effect, Generation};
 use quorate_raft::{LogFetch, Role};
 use quorate_store::{GroupRow, ScopedView, StateEngine};
-use quorate_types::{EntryId, GroupId, LogIndex, Message, Moment, NodeId, codec};
+use quorate_types::{EntryId, GroupId, LogIndex, Message, Moment, NodeId, Term, codec};
 use quorate_wal::Write;
 
 use crate::check::{Checked, Oracle, promise};
@@ -207,7 +207,9 @@ impl World {
                     };
                     self.answer(node, slot, answer)?;
                 }
-                Effect::Grant { slot, index, .. } => self.grant(node, group, slot, index)?,
+                Effect::Grant { slot, term, index } => {
+                    self.grant(node, group, slot, term, index)?
+                }
                 Effect::Deny { slot, refusal } => {
                     self.answer(node, slot, Answer::Refused(refusal))?;
                 }
@@ -219,6 +221,7 @@ impl World {
                 Effect::Rebuild(meta) => self.begin_rebuild(node, group, &meta)?,
                 Effect::Install(meta) => self.begin_install(node, group, meta)?,
                 Effect::Leadership(now) => {
+                    self.tell_kind(node, group, now);
                     let what = What::Role {
                         group,
                         role: now.role,
@@ -386,7 +389,14 @@ impl World {
     }
 
     /// A read may look now: it does so here, beside running applies, and the answer goes to who asked.
-    fn grant(&mut self, node: NodeId, group: GroupId, slot: Slot, index: LogIndex) -> Checked {
+    fn grant(
+        &mut self,
+        node: NodeId,
+        group: GroupId,
+        slot: Slot,
+        term: Term,
+        index: LogIndex,
+    ) -> Checked {
         if let Some(request) = self.requests.get(&slot.request) {
             let floor = request.floor;
             Oracle::Linearizability.check(index >= floor, || {
@@ -401,6 +411,10 @@ impl World {
             Oracle::StateMachineSafety.check(!is_distrusted, || {
                 format!("node {node} grants a read of a state that it knows to be wrong")
             })?;
+            if self.requests[&slot.request].ask.is_led() {
+                self.grant_led(node, group, slot, term);
+                return Ok(());
+            }
             let query = self.requests[&slot.request].bytes.clone();
             let outcome = self.look_up(node, group, &query)?;
             self.answer(node, slot, Answer::Read { outcome })?;

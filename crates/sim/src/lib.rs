@@ -28,8 +28,10 @@ mod client;
 mod clock;
 pub mod diagram;
 mod disks;
+mod dues;
 mod event;
 mod fault;
+mod feed;
 mod heal;
 mod host;
 mod mover;
@@ -51,6 +53,7 @@ mod snapshot;
 mod spoil;
 mod swarm;
 mod trace;
+mod watch;
 mod world;
 
 pub use campaign::{Report, campaign};

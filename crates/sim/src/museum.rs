@@ -203,13 +203,13 @@ pub const MUSEUM: &[Exhibit] = &[
         "B55",
         "etcd#15247, etcd#12528, etcd#16822",
         "a deposed leader revokes leases of keys that the new one has renewed",
-        NoCode("the workload has no leases"),
+        By(&[D::StaleRevokeApplied]),
     ),
     exhibit(
         "B57",
         "etcd#15271, etcd#15220, etcd#17529",
         "a watch goes back in time, or drops events",
-        NoCode("there is no watch"),
+        NoCode("streams and the hub of a gateway are no part of the simulator"),
     ),
     exhibit(
         "B59",

@@ -13,7 +13,7 @@ use quorate_raft::{Config, LogState, Ticket};
 use quorate_store::{GroupRow, KvKind, MemState, ScopedView, StateEngine};
 use quorate_types::machine::RowScope;
 use quorate_types::{
-    Entry, EntryId, GroupId, HardState, KeyRange, LogIndex, MachineKind, Membership, NodeId,
+    Due, Entry, EntryId, GroupId, HardState, KeyRange, LogIndex, MachineKind, Membership, NodeId,
     Payload, SnapshotMeta, StateMachine, Term,
 };
 use quorate_wal::directory::MemDirectory;
@@ -24,6 +24,7 @@ use crate::beats::Hearing;
 use crate::clock::Clock;
 use crate::disks::{Disks, Trouble};
 use crate::event::Event;
+use crate::feed::Ring;
 use crate::mover::Mover;
 use crate::plan::{Cluster, Plan};
 use crate::snapshot::Snapshot;
@@ -108,6 +109,9 @@ pub(crate) struct Process {
     pub(crate) mover: Mover,
     /// The highest revision that its gateway has answered: no serializable read goes below it.
     pub(crate) answered_revision: i64,
+    /// What machines want proposed and has not come to an end.
+    pub(crate) dues: BTreeMap<u32, (Arc<dyn MachineKind>, Due)>,
+    pub(crate) last_due: u32,
 }
 
 /// The log's thread.
@@ -145,6 +149,8 @@ pub(crate) struct Resident {
     pub(crate) generation: Generation,
     pub(crate) kind: Arc<dyn MachineKind>,
     pub(crate) machine: Box<dyn StateMachine>,
+    /// What the machine has told lately.
+    pub(crate) ring: Ring,
     pub(crate) membership: Membership,
     pub(crate) applied: EntryId,
     pub(crate) turn_due: bool,
@@ -260,6 +266,8 @@ impl Node {
             disks: Disks::default(),
             mover: Mover::default(),
             answered_revision: 0,
+            dues: BTreeMap::new(),
+            last_due: 0,
         });
         Ok(recovered)
     }
@@ -275,7 +283,11 @@ impl Node {
         let inconsistent = |why: String| OpenFailed::Inconsistent(format!("group {group}: {why}"));
         let descriptor =
             Descriptor::decode(&log.label).map_err(|error| inconsistent(error.to_string()))?;
-        let kind = kind_of(&descriptor.kind)
+        // A kind outlives the lives of its groups.
+        let before = self.process.as_ref().and_then(|process| process.dead.get(&group));
+        let kind = before
+            .map(|dead| Arc::clone(&dead.kind))
+            .or_else(|| kind_of(&descriptor.kind))
             .ok_or_else(|| inconsistent(format!("unknown kind {}", descriptor.kind)))?;
         let view = self.state.view();
         let row = GroupRow::load(group, &*view).map_err(|error| inconsistent(error.to_string()))?;
@@ -291,8 +303,10 @@ impl Node {
             )));
         }
         let scoped = ScopedView::new(&*view, kind.scope(), group);
-        let machine =
+        let mut machine =
             kind.open(group, &meta, &scoped).map_err(|error| inconsistent(error.to_string()))?;
+        let mut ring = Ring::default();
+        machine.take_feed().into_iter().for_each(|feed| ring.publish(feed));
         let state = LogState {
             hard_state: log.hard_state,
             snapshot: log.snapshot,
@@ -311,6 +325,7 @@ impl Node {
             generation,
             kind,
             machine,
+            ring,
             membership,
             applied,
             turn_due: false,

@@ -52,6 +52,10 @@ impl World {
         self.counts.quarantined += u64::from(verdict == Verdict::Quarantine);
         self.note(node, What::Panicked { group, quarantined: verdict == Verdict::Quarantine });
         self.carry_out(node, group, effects)?;
+        // It has no life to lead in.
+        if let Some(dead) = self.node(node).process.as_ref().and_then(|p| p.dead.get(&group)) {
+            dead.kind.on_leadership(group, None);
+        }
         self.reload_groups(node)
     }
 

@@ -298,6 +298,12 @@ pub struct Workload {
     pub compact: u32,
     /// Weight of changes of the placement map, where there is one.
     pub placement: u32,
+    /// Weight of what is done with leases: grants, keys attached to them, keep-alives, revokes.
+    pub lease: u32,
+    /// Leases live so many seconds, at most.
+    pub lease_ttl_s_max: i64,
+    /// Watchers.
+    pub watchers: u32,
     /// Requests at given times, for scenarios.
     #[serde(rename = "request")]
     pub requests: Vec<PlannedRequest>,
@@ -324,6 +330,9 @@ impl Default for Workload {
             at_hand_permille: 500,
             compact: 0,
             placement: 1,
+            lease: 0,
+            lease_ttl_s_max: 2,
+            watchers: 0,
             requests: Vec::new(),
         }
     }

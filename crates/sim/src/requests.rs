@@ -20,6 +20,7 @@ use crate::check::history::{Action, Operation, Value};
 use crate::check::revision::Freshness;
 use crate::check::{Checked, Oracle};
 use crate::client::{Ask, MapChange, MapUse, key_number, value_number};
+use crate::dues::DUE;
 use crate::event::{Answer, Event, Finished};
 use crate::fault::node_of;
 use crate::mover::MOVE;
@@ -128,6 +129,10 @@ impl World {
         };
         let bytes = ask.encode(&self.plan.workload, gateway, map, self.last_value);
         self.note(gateway, What::Asked { client, request: id, kind: ask.kind() });
+        if let Ask::Grant { id, ttl_s } = ask {
+            let now_us = self.now_us;
+            self.checks.group(ask.group()).tenure.on_asked(id, ttl_s, now_us);
+        }
         if let Ask::ChangeMap { expected, change } = ask {
             self.atlas.on_asked(expected, change);
         }
@@ -190,7 +195,9 @@ impl World {
             }
         }
         // A linearizable read may be made at any replica; the real router asks the leader's.
+        let is_led = self.requests[&id].ask.is_led();
         let at_hand = !is_write
+            && !is_led
             && leader.is_some()
             && self.random.u32(..1000) < self.plan.workload.at_hand_permille;
         match leader {
@@ -249,9 +256,15 @@ impl World {
         if is_write && self.plan.disk.watched && self.refuses_growth(node, group, &bytes, grows)? {
             return self.answer(node, slot, Answer::Refused(Refusal::NoSpace));
         }
+        let is_led = self.requests[&slot.request].ask.is_led();
         let Some(resident) = self.node(node).resident_mut(group) else {
             return self.answer(node, slot, Answer::NotSent);
         };
+        if is_led && defect!(KeepAliveUnconfirmed) {
+            let term = resident.group.leadership().term;
+            let answer = self.read_led(node, group, &bytes, term)?;
+            return self.answer(node, slot, answer);
+        }
         if is_write {
             resident.group.propose(bytes, slot);
         } else {
@@ -266,6 +279,9 @@ impl World {
         if request == MOVE {
             self.on_moved(node, attempt);
             return Ok(());
+        }
+        if request == DUE {
+            return self.on_due_answered(node, attempt, &answer);
         }
         if let (Answer::Written { id, .. }, Some(asked)) = (&answer, self.requests.get(&request)) {
             let (group, bytes, id) = (asked.ask.group(), asked.bytes.clone(), *id);
@@ -288,7 +304,7 @@ impl World {
     }
 
     /// What is said to be done must be committed, and this very command.
-    fn acknowledge(&mut self, group: GroupId, id: EntryId, command: &Bytes) -> Checked {
+    pub(crate) fn acknowledge(&mut self, group: GroupId, id: EntryId, command: &Bytes) -> Checked {
         let checks = self.checks.group(group);
         let committed = checks.log.committed_at(id.index);
         Oracle::Durability.check(committed == Some(id), || {
@@ -396,6 +412,13 @@ impl World {
             .map_err(|error| Oracle::StateMachineSafety.broken(error.to_string()))?;
         if let Some(process) = &mut self.nodes[node.value() as usize - 1].process {
             process.answered_revision = process.answered_revision.max(answer.revision);
+        }
+        if let (Ask::KeepAlive { id: lease }, Some(outcome::Body::LeaseKeepAlive(kept))) =
+            (&request.ask, &answer.body)
+        {
+            let tenure = &mut self.checks.group(GroupId::FIRST_DATA).tenure;
+            tenure.on_kept(*lease, request.from_us, kept.ttl_s)?;
+            self.counts.kept_alive += u64::from(kept.ttl_s > 0);
         }
         let checks = &mut self.checks;
         let model = checks.groups.get(&GroupId::FIRST_DATA).and_then(|group| group.apply.model());
@@ -541,8 +564,19 @@ impl World {
             | Ask::Range { local: true }
             | Ask::History { .. }
             | Ask::Compact { .. }
+            | Ask::Grant { .. }
+            | Ask::Attach { .. }
+            | Ask::KeepAlive { .. }
+            | Ask::Revoke { .. }
             | Ask::ChangeMap { .. }
             | Ask::Report { .. } => {}
+        }
+        if let (Ask::KeepAlive { id }, Some(outcome::Body::LeaseKeepAlive(kept))) =
+            (&request.ask, body)
+            && kept.ttl_s == 0
+            && let Some(at) = self.clients.get_mut(request.client as usize)
+        {
+            at.leases.retain(|lease| lease != id);
         }
         if let (Some(at), Some(answer)) = (self.clients.get_mut(request.client as usize), &answer)
             && request.ask.group() == GroupId::FIRST_DATA

@@ -20,6 +20,7 @@ use quorate_wal::{LogStore, Write};
 
 use crate::check::{Checked, Oracle, Violation};
 use crate::event::Event;
+use crate::feed::Ring;
 use crate::net::Fate;
 use crate::node::{Node, Task};
 use crate::trace::What;
@@ -294,6 +295,8 @@ pub(crate) fn reopen(at: &mut Node, group: GroupId, snapshot: &Snapshot) -> Chec
     let scoped = ScopedView::new(&*view, resident.kind.scope(), group);
     let opened = resident.kind.open(group, &snapshot.row.meta, &scoped);
     resident.machine = opened.map_err(broken)?;
+    resident.ring = Ring::default();
+    resident.machine.take_feed().into_iter().for_each(|feed| resident.ring.publish(feed));
     Ok(())
 }
 

@@ -41,6 +41,7 @@ impl Plan {
         if !recipes::maybe_compose(&mut random, &mut plan) {
             moves::maybe_move(&mut random, &mut plan);
         }
+        lease_and_watch(seed, &mut plan);
         plan
     }
 }
@@ -180,6 +181,32 @@ fn workload(random: &mut fastrand::Rng) -> Workload {
         // Something has to be written.
         put: defaults.put + u32::from(defaults.put + defaults.swap + defaults.batch == 0),
         ..defaults
+    }
+}
+
+/// Leases and watchers, from a stream of their own: seeds without them are what they would be if there were none.
+fn lease_and_watch(seed: u64, plan: &mut Plan) {
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x6c65_6173_6564_7761);
+    if chance(&mut random, 50) {
+        plan.workload.lease = random.u32(1..=12);
+        plan.workload.lease_ttl_s_max = random.i64(1..=3);
+        if chance(&mut random, 15) {
+            take_turns(&mut random, plan);
+        }
+    }
+    if chance(&mut random, 50) {
+        plan.workload.watchers = random.u32(1..=3);
+    }
+}
+
+/// Leaders hand over all the time, so that one leads again while what it wanted in an earlier term still waits.
+fn take_turns(random: &mut fastrand::Rng, plan: &mut Plan) {
+    let timeout_us = plan.cluster.tick_us * u64::from(plan.cluster.election_ticks_max);
+    let mut at_us = 2 * timeout_us;
+    while at_us < plan.duration_ms * 1000 && plan.faults.len() < 400 {
+        let kind = FaultKind::Transfer { to: Target::Follower(1) };
+        plan.faults.push(Fault { at_us, for_us: 1, kind });
+        at_us += random.u64(timeout_us / 8..timeout_us);
     }
 }
 

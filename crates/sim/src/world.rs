@@ -23,6 +23,7 @@ use crate::node::{Node, PlannedCrash, groups};
 use crate::plan::Plan;
 use crate::requests::Request;
 use crate::trace::{Trace, What};
+use crate::watch::Watcher;
 
 /// Events of a run, at most, whatever its plan says: a run that does not end has livelocked.
 const EVENTS_MAX: u64 = 2_000_000;
@@ -40,6 +41,7 @@ pub(crate) struct World {
     /// Everything that is drawn on nodes.
     pub(crate) random: fastrand::Rng,
     pub(crate) clients: Vec<Client>,
+    pub(crate) watchers: Vec<Watcher>,
     pub(crate) requests: BTreeMap<u64, Request>,
     pub(crate) last_request: u64,
     pub(crate) last_value: u64,
@@ -106,6 +108,12 @@ pub struct Counts {
     pub map_changes: u64,
     /// Changes of memberships that followed from the map.
     pub moved: u64,
+    /// Leases whose time was over.
+    pub expired: u64,
+    /// Keep-alives that were acknowledged.
+    pub kept_alive: u64,
+    /// Events that watchers were told of.
+    pub told_events: u64,
     /// Virtual time, in milliseconds.
     pub virtual_ms: u64,
 }
@@ -133,6 +141,9 @@ impl Counts {
         self.refused_no_space += other.refused_no_space;
         self.map_changes += other.map_changes;
         self.moved += other.moved;
+        self.expired += other.expired;
+        self.kept_alive += other.kept_alive;
+        self.told_events += other.told_events;
         self.virtual_ms += other.virtual_ms;
     }
 }
@@ -168,6 +179,12 @@ impl World {
             random,
             clients: (0..plan.workload.clients)
                 .map(|_| Client::new(clients.u64(..), count))
+                .collect(),
+            watchers: (0..plan.workload.watchers)
+                .map(|number| {
+                    let seed = seed ^ u64::from(number + 1).rotate_left(40);
+                    Watcher::new(seed, count, plan.workload.keys)
+                })
                 .collect(),
             requests: BTreeMap::new(),
             last_request: 0,
@@ -206,6 +223,9 @@ impl World {
             let at_us = self.random.u64(..=self.plan.workload.think_us);
             self.queue.push(at_us, Event::Client { client });
         }
+        for number in 0..self.watchers.len() {
+            self.queue.push(number as u64 + 1, Event::Watch { number });
+        }
         for number in 0..self.plan.workload.requests.len() {
             // Planned anew just before, so that it comes after a tick of the same moment.
             let at_us = self.plan.workload.requests[number].at_us.saturating_sub(1);
@@ -239,10 +259,12 @@ impl World {
     pub(crate) fn counts(&self) -> Counts {
         let groups = self.checks.groups.values();
         let committed = |log: LogIndex| log.value() - 1;
+        let expired = groups.clone().map(|group| group.tenure.expired()).sum();
         Counts {
             events: self.events,
             elections: groups.clone().map(|group| group.election.elections() as u64).sum(),
             committed: groups.map(|group| committed(group.log.last_committed())).sum(),
+            expired,
             virtual_ms: self.now_us / 1000,
             ..self.counts
         }
@@ -286,6 +308,11 @@ impl World {
             Event::Rebuild { node, life, group, generation, snapshot } => {
                 self.on_rebuild(node, life, group, generation, &snapshot)
             }
+            Event::Due { node, life, number } => self.on_due(node, life, number),
+            Event::Granted { node, life, group, slot, term } => {
+                self.on_granted(node, life, group, slot, term)
+            }
+            Event::Watch { number } => self.on_watch(number),
             Event::Flush { node, life } => self.on_flush(node, life),
             Event::Start { node, life } => self.on_start(node, life),
             Event::Resume { node } => self.on_resume(node),
@@ -321,6 +348,8 @@ impl World {
             | Event::SnapshotSent { node, .. }
             | Event::Install { node, .. }
             | Event::Rebuild { node, .. }
+            | Event::Due { node, .. }
+            | Event::Granted { node, .. }
             | Event::Flush { node, .. }
             | Event::Mover { node, .. }
             | Event::Forward { to: node, .. } => *node,
@@ -334,6 +363,7 @@ impl World {
             Event::Start { .. }
             | Event::Resume { .. }
             | Event::Client { .. }
+            | Event::Watch { .. }
             | Event::PlanRequest { .. }
             | Event::Planned { .. }
             | Event::Answered { .. }

@@ -171,6 +171,24 @@ fn a_group_that_panics_is_loaded_again_alone_and_the_third_time_stays_away() {
 }
 
 #[test]
+fn leases_live_on_while_they_are_kept_alive_and_end_by_themselves_whoever_leads() {
+    for (kind, for_us) in [
+        (FaultKind::Pause { node: Target::Leader, late_ticks: false }, 6 * SECOND),
+        (FaultKind::Partition { side: vec![Target::Leader] }, 6 * SECOND),
+        (FaultKind::Transfer { to: Target::Follower(1) }, 1),
+        (FaultKind::Panic { node: Target::Leader, in_machine: true }, 1),
+    ] {
+        let mut leased = plan(kind, 10 * SECOND, for_us);
+        leased.workload = Workload { lease: 20, watchers: 3, ..leased.workload };
+        let outcome = kept(&leased);
+        let Counts { expired, kept_alive, told_events, .. } = outcome.counts;
+        assert!(expired >= 5, "{expired} leases ended by themselves");
+        assert!(kept_alive >= 3 * expired, "{kept_alive} keep-alives, {expired} ended");
+        assert!(told_events >= 1_000, "watchers were told of {told_events} events");
+    }
+}
+
+#[test]
 fn a_spoiled_replica_is_found_and_rebuilt_from_a_snapshot() {
     for target in [Target::Leader, Target::Follower(1)] {
         let outcome = kept(&plan(FaultKind::Spoil { node: target }, 5 * SECOND, 0));

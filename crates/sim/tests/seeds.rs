@@ -39,6 +39,9 @@ fn every_seed_keeps_every_promise() {
     assert!(per_seed(faults) >= 10 && per_seed(starts) >= 6, "{faults} faults, {starts} starts");
     assert!(per_seed(lost) >= 20, "{lost} messages lost");
     assert!(per_seed(asleep) >= 20, "{asleep} ticks of groups asleep");
+    let Counts { expired, kept_alive, told_events, .. } = report.counts;
+    assert!(per_seed(expired) >= 1 && per_seed(kept_alive) >= 10, "{expired}, {kept_alive} kept");
+    assert!(per_seed(told_events) >= 50, "watchers were told of {told_events} events");
     // Nor is what nobody has judged.
     assert!(undecided * 100 <= report.seeds, "{undecided} histories were given up");
 }

@@ -127,6 +127,8 @@ mod catalogue {
         SnapshotOfLatestMembership = "matrixone#24966",
         /// A serializable read may be older than what its gateway has answered.
         GatewayForgets = "tidb#43583",
+        /// A revoke of an expired lease counts in any term.
+        StaleRevokeApplied = "etcd#15247",
         /// The leader counts what it has not synced itself.
         OwnLogCountsUnsynced = "own",
         /// An acknowledgement leaves before the sync that it rests on.
@@ -205,6 +207,20 @@ mod catalogue {
         NewMapUnseen = "own",
         /// A group takes no step before the map has been told of the last one.
         UntoldGroupStays = "own",
+        /// A leader that leads again goes on with the deadlines of its earlier term.
+        DeadlinesResumed = "own",
+        /// A leader acknowledges keep-alives without asking whether it still leads.
+        KeepAliveUnconfirmed = "own",
+        /// A lease is renewed while its revoke is under way.
+        RenewedWhileRevoked = "own",
+        /// A revoke that was not proposed is never proposed again.
+        ExpiryNotRepeated = "own",
+        /// A revoke leaves the last key of its lease.
+        RevokeLeavesKey = "own",
+        /// A machine that is opened anew says that nothing happened before.
+        FeedBeginsAtZero = "own",
+        /// A read of events ends within a revision.
+        EventsSplitRevision = "own",
         /// Group 1 lets go of a node while another group still has a replica there.
         MapKeptFromLeaving = "own",
     }

@@ -27,6 +27,8 @@ pub(crate) struct ApplyOracle {
     commands: BTreeMap<u64, EntryId>,
     /// Commands of which a client was told that they were not done.
     refused: BTreeSet<u64>,
+    /// Commands about leases that were applied for the first time, and are still to be judged.
+    pub(crate) of_leases: Vec<(Command, Outcome)>,
 }
 
 impl ApplyOracle {
@@ -37,6 +39,7 @@ impl ApplyOracle {
             model: (group == GroupId::FIRST_DATA).then(Model::new),
             commands: BTreeMap::new(),
             refused: BTreeSet::new(),
+            of_leases: Vec::new(),
         }
     }
 
@@ -121,7 +124,7 @@ impl ApplyOracle {
         else {
             return Err(Oracle::StateMachineSafety.broken(format!("{id} cannot be read")));
         };
-        let expected = model.apply(&command);
+        let expected = model.apply(&command, id.term);
         Oracle::Revisions.check(outcome.revision == expected.revision, || {
             format!(
                 "node {node}: {id} leaves revision {}, expected {}: {command:?}",
@@ -131,8 +134,14 @@ impl ApplyOracle {
         Oracle::StateMachineSafety.check(outcome == expected, || {
             format!("node {node}: {id} {command:?} gave {outcome:?}, expected {expected:?}")
         })?;
-        // Two compactions may be the same; everything else carries a value of its own.
-        if !matches!(command.body, Some(command::Body::Compact(_))) {
+        // Two compactions may be the same, and two revokes of clients; everything else carries a value of its own, or is
+        // proposed once in its term.
+        let may_repeat = match &command.body {
+            Some(command::Body::Compact(_)) => true,
+            Some(command::Body::LeaseRevoke(revoke)) => revoke.expired_in_term == 0,
+            _ => false,
+        };
+        if !may_repeat {
             let hash = hash_of(bytes.as_ref());
             let before = self.commands.insert(hash, id);
             Oracle::ExactlyOnce.check(before.is_none(), || {
@@ -141,6 +150,12 @@ impl ApplyOracle {
             Oracle::ExactlyOnce.check(!self.refused.contains(&hash), || {
                 format!("{id} applies a command that was refused: {command:?}")
             })?;
+        }
+        if matches!(
+            command.body,
+            Some(command::Body::LeaseGrant(_) | command::Body::LeaseRevoke(_))
+        ) {
+            self.of_leases.push((command, outcome));
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ pub(crate) mod placement;
 pub(crate) mod promise;
 pub(crate) mod resource;
 pub(crate) mod revision;
+pub(crate) mod tenure;
+pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +36,7 @@ use members::MembersOracle;
 use placement::PlacementOracle;
 use resource::ResourceOracle;
 use revision::RevisionOracle;
+use tenure::TenureOracle;
 
 /// What a check found: nothing, or the first broken promise.
 pub(crate) type Checked = Result<(), Violation>;
@@ -78,6 +81,10 @@ pub enum Oracle {
     Linearizability,
     /// I11: while a leader holds a lease nobody else is elected.
     LeaseExclusivity,
+    /// I13: watchers are told the history, whole and in order.
+    Watch,
+    /// I14: leases of keys end neither early nor never.
+    Tenure,
     /// I15: revisions are dense, never go back, and name one state.
     Revisions,
     /// I18: versions of the placement map.
@@ -112,6 +119,8 @@ impl fmt::Display for Oracle {
             Self::Durability => "I9 durability",
             Self::Linearizability => "I10 linearizability",
             Self::LeaseExclusivity => "I11 lease exclusivity",
+            Self::Watch => "I13 watch",
+            Self::Tenure => "I14 leases",
             Self::Revisions => "I15 revisions",
             Self::Placement => "I18 placement versions",
             Self::Identity => "I19 identity",
@@ -157,6 +166,7 @@ pub(crate) struct GroupChecks {
     pub(crate) apply: ApplyOracle,
     pub(crate) lease: LeaseOracle,
     pub(crate) members: MembersOracle,
+    pub(crate) tenure: TenureOracle,
 }
 
 impl Checks {
@@ -229,6 +239,7 @@ impl GroupChecks {
             apply: ApplyOracle::new(group),
             lease: LeaseOracle::default(),
             members: MembersOracle::default(),
+            tenure: TenureOracle::default(),
         }
     }
 }

@@ -3,13 +3,13 @@
 //! It knows the commands that the workload makes, and no others.
 
 use bytes::Bytes;
-use quorate_types::KeyRange;
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
-    Command, CompactOutcome, Compare, DeleteRange, DeleteRangeOutcome, KeyValue, KvError,
-    LeaseGrant, LeaseGrantOutcome, LeaseRevokeOutcome, Op, Outcome, Put, PutOutcome, Range,
-    RangeOutcome, Txn, TxnOutcome, command, op, outcome,
+    Command, CompactOutcome, Compare, DeleteRange, DeleteRangeOutcome, EventKind, KeyValue,
+    KvError, LeaseGrant, LeaseGrantOutcome, LeaseRevokeOutcome, Op, Outcome, Put, PutOutcome,
+    Range, RangeOutcome, Txn, TxnOutcome, WatchEvent, command, op, outcome,
 };
+use quorate_types::{KeyRange, Term};
 
 /// Pairs in key order.
 type State = Vec<KeyValue>;
@@ -49,12 +49,48 @@ impl Model {
         Some(find(state, range))
     }
 
-    pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
-        let body = self.command(command).unwrap_or_else(|error| outcome::Body::Error(error as i32));
+    /// What happened in a range after a revision and up to another one, with the pairs as they were before. Within a
+    /// revision in key order: so the workload writes.
+    pub(crate) fn events(&self, range: &Range, after: i64, through: i64) -> Vec<WatchEvent> {
+        let none = State::new();
+        let state = |revision: i64| {
+            usize::try_from(revision - 1).ok().and_then(|at| self.states.get(at)).unwrap_or(&none)
+        };
+        let keys = KeyRange::from_request(&range.key, &range.range_end);
+        let mut events = Vec::new();
+        for revision in after.max(1) + 1..=through.min(self.revision()) {
+            let (before, now) = (state(revision - 1), state(revision));
+            let put = now.iter().filter(|kv| kv.mod_revision == revision).map(|kv| WatchEvent {
+                kind: EventKind::Put as i32,
+                kv: kv.clone(),
+                prev_kv: before.iter().find(|old| old.key == kv.key).cloned(),
+            });
+            let is_gone = |old: &&KeyValue| now.iter().all(|kv| kv.key != old.key);
+            let deleted = before.iter().filter(is_gone).map(|old| WatchEvent {
+                kind: EventKind::Delete as i32,
+                kv: KeyValue {
+                    key: old.key.clone(),
+                    mod_revision: revision,
+                    ..KeyValue::default()
+                },
+                prev_kv: Some(old.clone()),
+            });
+            let mut told: Vec<_> = put.chain(deleted).collect();
+            told.retain(|event| keys.contains(&event.kv.key));
+            told.sort_by(|a, b| a.kv.key.cmp(&b.kv.key));
+            events.append(&mut told);
+        }
+        events
+    }
+
+    /// Applies a command of an entry of `term`.
+    pub(crate) fn apply(&mut self, command: &Command, term: Term) -> Outcome {
+        let body =
+            self.command(command, term).unwrap_or_else(|error| outcome::Body::Error(error as i32));
         Outcome { revision: self.revision(), body: Some(body) }
     }
 
-    fn command(&mut self, command: &Command) -> Result<outcome::Body, KvError> {
+    fn command(&mut self, command: &Command, term: Term) -> Result<outcome::Body, KvError> {
         let before = self.revision();
         let state = self.states.last().cloned().unwrap_or_default();
         let mut working = Working { state, before, wrote: false };
@@ -66,7 +102,16 @@ impl Model {
             command::Body::DeleteRange(delete) => {
                 outcome::Body::DeleteRange(working.delete(delete))
             }
-            command::Body::Txn(txn) => outcome::Body::Txn(working.txn(txn)),
+            command::Body::Txn(txn) => {
+                let lacks = |op: &Op| match &op.body {
+                    Some(op::Body::Put(put)) => put.lease != 0 && !self.leases.contains(&put.lease),
+                    _ => false,
+                };
+                if working.branch(txn).1.iter().any(lacks) {
+                    return Err(KvError::LeaseNotFound);
+                }
+                outcome::Body::Txn(working.txn(txn))
+            }
             command::Body::Compact(compact) => {
                 if compact.revision <= self.floor {
                     return Err(KvError::Compacted);
@@ -86,7 +131,11 @@ impl Model {
                 let LeaseGrant { id, ttl_s } = *grant;
                 outcome::Body::LeaseGrant(LeaseGrantOutcome { id, ttl_s })
             }
-            // Of a client: nothing expires by itself here.
+            command::Body::LeaseRevoke(revoke)
+                if ![0, term.value()].contains(&revoke.expired_in_term) =>
+            {
+                return Err(KvError::StaleDeadline);
+            }
             command::Body::LeaseRevoke(revoke) => {
                 let at = self.leases.iter().position(|id| *id == revoke.id);
                 self.leases.swap_remove(at.ok_or(KvError::LeaseNotFound)?);
@@ -153,10 +202,15 @@ impl Working {
     }
 
     fn txn(&mut self, txn: &Txn) -> TxnOutcome {
-        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
-        let branch = if succeeded { &txn.success } else { &txn.failure };
+        let (succeeded, branch) = self.branch(txn);
         let responses = branch.iter().map(|op| self.op(op)).collect();
         TxnOutcome { succeeded, responses }
+    }
+
+    /// Whether all comparisons hold, and what is done then.
+    fn branch<'t>(&self, txn: &'t Txn) -> (bool, &'t [Op]) {
+        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
+        (succeeded, if succeeded { &txn.success } else { &txn.failure })
     }
 
     fn op(&mut self, op: &Op) -> Outcome {

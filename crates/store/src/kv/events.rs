@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use quorate_types::KeyRange;
 use quorate_types::kv::{EventKind, Events, EventsOutcome, KeyValue, WatchEvent};
 use quorate_types::machine::{Direction, StateError};
+use quorate_types::{KeyRange, defect};
 
 use super::read::{Found, Refusal, View};
 use super::record::{Change, Event, Record, damaged, decode_event};
@@ -39,7 +39,7 @@ pub(crate) fn events(asked: &Events, view: &View<'_>) -> Result<EventsOutcome, R
     let (mut events, mut bytes) = (Vec::with_capacity(found.len()), 0);
     for (stamp, event) in found {
         let whole = events.last().is_none_or(|last: &WatchEvent| last.revision() < stamp.revision);
-        if whole && bytes >= bytes_max {
+        if (whole || defect!(EventsSplitRevision)) && bytes >= bytes_max {
             let through = stamp.revision - 1;
             return Ok(EventsOutcome { events, through, compacted: None });
         }

@@ -4,7 +4,7 @@ use prost::Message;
 use quorate_types::kv::{
     Command, LeaseKeepAliveOutcome, LeaseRevoke, LeaseTimeToLiveOutcome, command, outcome, query,
 };
-use quorate_types::{Due, GroupId, Led, Moment, ReadError, Term};
+use quorate_types::{Due, GroupId, Led, Moment, ReadError, Term, defect};
 
 use super::lessor::{Remaining, Renewal};
 use super::machine::{KvKind, lock};
@@ -36,6 +36,9 @@ impl KvKind {
     }
 
     pub(super) fn revoke_dropped(&self, due: &Due) {
+        if defect!(ExpiryNotRepeated) {
+            return;
+        }
         let Ok(Command { body: Some(command::Body::LeaseRevoke(revoke)), .. }) =
             Command::decode(due.command.clone())
         else {

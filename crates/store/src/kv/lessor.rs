@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use quorate_types::{Led, Moment, Term};
+use quorate_types::{Led, Moment, Term, defect};
 
 /// Leases of one group that end in a second, at most; etcd's default.
 pub(crate) const EXPIRIES_PER_SECOND_MAX: u64 = 1_000;
@@ -138,7 +138,11 @@ impl Lessor {
         self.demote();
         // What was proposed in the same term may still be applied; of another one it is dropped or gone.
         if self.term != Some(term) {
-            self.leases.values_mut().for_each(|lease| lease.deadline = Deadline::None);
+            let over = |lease: &&mut Lease| {
+                !defect!(DeadlinesResumed) || matches!(lease.deadline, Deadline::Over(_))
+            };
+            let began = self.leases.values_mut().filter(over);
+            began.for_each(|lease| lease.deadline = Deadline::None);
         }
         (self.term, self.leads) = (Some(term), true);
         self.to_begin = self.leases.keys().copied().collect();
@@ -150,6 +154,9 @@ impl Lessor {
             return;
         }
         self.to_begin.clear();
+        if defect!(DeadlinesResumed) {
+            return;
+        }
         for (_, id) in std::mem::take(&mut self.deadlines) {
             let lease = self.leases.get_mut(&id).expect("every deadline is of a lease");
             lease.deadline = Deadline::None;
@@ -170,6 +177,7 @@ impl Lessor {
         let elapsed_us = self.elapsed_us;
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Missing };
         match lease.deadline {
+            Deadline::Over(_) if defect!(RenewedWhileRevoked) => {}
             Deadline::Over(_) => return Renewal::NotNow,
             Deadline::At(at) => {
                 self.deadlines.remove(&(at, id));

@@ -14,7 +14,7 @@ use quorate_types::kv::{
 use quorate_types::machine::{Feed, ReadError, RowScope, StateError};
 use quorate_types::{
     Committed, Digest, Digested, Due, GroupId, Led, MachineKind, Moment, StateBatch, StateMachine,
-    StateReader, Term,
+    StateReader, Term, defect,
 };
 
 use super::alarms::{change_alarm, change_downgrade, conditions};
@@ -349,7 +349,7 @@ impl StateMachine for KvMachine {
         }
         let bytes = events.iter().map(WatchEvent::cost_bytes).sum();
         Some(Feed {
-            after: after.unwrap_or(through),
+            after: after.unwrap_or(if defect!(FeedBeginsAtZero) { 0 } else { through }),
             through,
             bytes,
             payload: Arc::new(WatchEvents(events)),
@@ -469,7 +469,8 @@ impl KvMachine {
         batch: &mut dyn StateBatch,
     ) -> Result<LeaseRevokeOutcome, Refusal> {
         let LeaseRevoke { id, expired_in_term } = *revoke;
-        if expired_in_term != 0 && expired_in_term != term.value() {
+        let is_stale = expired_in_term != 0 && expired_in_term != term.value();
+        if is_stale && !defect!(StaleRevokeApplied) {
             lock(&self.lessor).dropped(id, Term(expired_in_term));
             return Err(KvError::StaleDeadline.into());
         }
@@ -477,7 +478,10 @@ impl KvMachine {
         if !view.has_lease(id)? {
             return Err(KvError::LeaseNotFound.into());
         }
-        let keys = view.attached(id)?;
+        let mut keys = view.attached(id)?;
+        if defect!(RevokeLeavesKey) && keys.len() > 1 {
+            keys.pop();
+        }
         let deleted = match keys.is_empty() {
             true => 0,
             false => self.write(taken?, batch, |writer| writer.delete_keys(keys))?,
@@ -520,7 +524,7 @@ impl KvMachine {
         let plan = Plan::new(txn, &view)?;
         plan.check(&view)?;
         let outcome = self.write(taken, batch, |writer| plan.run(&mut Access::Write(writer)))?;
-        if quorate_types::defect!(FailedSwapTakesRevision) && !outcome.succeeded {
+        if defect!(FailedSwapTakesRevision) && !outcome.succeeded {
             self.meta.revision = taken;
         }
         Ok(outcome)
