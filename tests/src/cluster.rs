@@ -160,7 +160,7 @@ impl Cluster {
     pub fn member(&self, asked: usize, args: &[&str]) -> (Option<i32>, String) {
         let mut command = quorate();
         command.arg("member").args(args).args(["--endpoints", &self.nodes[asked].client]);
-        run(&mut command)
+        run_command(&mut command)
     }
 
     /// `quorate backup` of node `asked` into `out`: the exit code and what it said.
@@ -170,7 +170,7 @@ impl Cluster {
     pub fn backup(&self, asked: usize, out: &Path, args: &[&str]) -> (Option<i32>, String) {
         let mut command = quorate();
         command.args(["backup", "--endpoints", &self.nodes[asked].client]).args(args);
-        run(command.arg("--out").arg(out))
+        run_command(command.arg("--out").arg(out))
     }
 
     /// `quorate restore` of `from` into the data directory of node `number`: the exit code and what it said.
@@ -184,7 +184,7 @@ impl Cluster {
         let mut command = quorate();
         command.args(["restore", "--name", &node.name]).arg("--data-dir").arg(&node.data);
         command.args(["--initial-cluster", &members.join(",")]).args(args);
-        run(command.arg("--from").arg(from))
+        run_command(command.arg("--from").arg(from))
     }
 
     /// Waits until node `number` ends by itself; returns its exit code and its log.
@@ -426,7 +426,7 @@ impl Cluster {
     }
 }
 
-fn run(command: &mut Command) -> (Option<i32>, String) {
+fn run_command(command: &mut Command) -> (Option<i32>, String) {
     let output = command.output().expect("quorate runs");
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())

@@ -180,7 +180,7 @@ impl Keyspace {
             let (value_at, value_bytes) = (pair.value_at, pair.value.len());
             Some(Latest { record, value_at, value_bytes })
         };
-        let known = self.keys.entry(stored.key).or_insert((Stamp::default(), None));
+        let known = self.keys.entry(stored.key).or_insert_with(|| (Stamp::default(), None));
         if at >= known.0 {
             *known = (at, latest);
         }
