@@ -11,8 +11,6 @@
 
 mod etcd;
 mod quorate;
-#[cfg(test)]
-mod tests;
 
 use std::io::{Read, Write};
 
@@ -125,3 +123,6 @@ fn beginning(revision: i64, bump: i64, swept: Option<Stamp>) -> Result<Meta, Res
     let swept = swept.unwrap_or(Stamp { revision: begins_at, sub: 0 });
     Ok(Meta { revision: begins_at, floor: begins_at, swept, ..fresh })
 }
+
+#[cfg(test)]
+mod tests;
