@@ -134,9 +134,24 @@ impl Cluster {
     }
 
     fn new(kind: impl FnOnce(&Path) -> Kind) -> Self {
+        Self::sized(3, kind)
+    }
+
+    /// So many nodes of Quorate, whatever stands in for it elsewhere. Nothing is started yet.
+    ///
+    /// # Panics
+    /// When certificates cannot be made.
+    pub fn prepare_sized(count: usize) -> Self {
+        let cluster =
+            Self::sized(count, |dir| Kind::Quorate { certificates: dir.join("certificates") });
+        cluster.make_certificates();
+        cluster
+    }
+
+    fn sized(count: usize, kind: impl FnOnce(&Path) -> Kind) -> Self {
         let dir = TempDir::with_prefix("quorate-test-").expect("a temporary directory can be made");
         let nodes: Vec<_> =
-            (1..=3).map(|number| Node::new(&format!("n{number}"), dir.path())).collect();
+            (1..=count).map(|number| Node::new(&format!("n{number}"), dir.path())).collect();
         let founder = |node: &Node| (node.name.clone(), node.peer.clone());
         let founders = nodes.iter().map(founder).collect();
         let kind = kind(dir.path());
@@ -175,9 +190,31 @@ impl Cluster {
     pub fn member(&self, asked: usize, args: &[&str]) -> (Option<i32>, String) {
         let mut command = quorate();
         command.arg("member").args(args).args(["--endpoints", &self.nodes[asked].client]);
-        let output = command.output().expect("quorate runs");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+        run_command(&mut command)
+    }
+
+    /// `quorate backup` of node `asked` into `out`: the exit code and what it said.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn backup(&self, asked: usize, out: &Path, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = quorate();
+        command.args(["backup", "--endpoints", &self.nodes[asked].client]).args(args);
+        run_command(command.arg("--out").arg(out))
+    }
+
+    /// `quorate restore` of `from` into the data directory of node `number`: the exit code and what it said.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn restore(&self, number: usize, from: &Path, args: &[&str]) -> (Option<i32>, String) {
+        let node = &self.nodes[number];
+        let members: Vec<_> =
+            self.founders.iter().map(|(name, peer)| format!("{name}={peer}")).collect();
+        let mut command = quorate();
+        command.args(["restore", "--name", &node.name]).arg("--data-dir").arg(&node.data);
+        command.args(["--initial-cluster", &members.join(",")]).args(args);
+        run_command(command.arg("--from").arg(from))
     }
 
     /// Waits until node `number` ends by itself; returns its exit code and its log.
@@ -417,6 +454,12 @@ impl Cluster {
             make_certificate(certificates, &node.name);
         }
     }
+}
+
+fn run_command(command: &mut Command) -> (Option<i32>, String) {
+    let output = command.output().expect("quorate runs");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
 impl Drop for Cluster {

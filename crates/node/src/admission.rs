@@ -6,6 +6,9 @@ use quorate_placement::{PlacementMap, Standing};
 use quorate_transport::{Hello, Refusal};
 use quorate_types::{Incarnation, NodeId};
 
+/// Why two nodes cannot begin a cluster together.
+pub(crate) const OTHER_BEGINNING: &str = "was given another initial cluster, or another backup";
+
 /// The nodes that this one knows, and what it has heard of them.
 ///
 /// Until a founder has started it *gathers*: it notes the incarnation of every founder that says hello.
@@ -97,7 +100,7 @@ impl Admission {
             };
         }
         if hello.cluster_digest != self.digest {
-            return Err(format!("node {name} was given another initial cluster"));
+            return Err(format!("node {name} {OTHER_BEGINNING}"));
         }
         Ok(())
     }

@@ -160,6 +160,9 @@ pub(crate) struct Joined {
     /// The placement map.
     #[prost(bytes = "bytes", tag = "4")]
     pub(crate) map: Bytes,
+    /// What the cluster was restored from, as the identity has it; empty if it was not.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(crate) restored: Bytes,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use quorate_group::Descriptor;
 use quorate_placement::{Node, PlacementKind, PlacementMap};
-use quorate_types::{GroupId, Incarnation, Membership, NodeId, SnapshotMeta};
+use quorate_store::restore::RESTORED;
+use quorate_types::{EntryId, GroupId, Incarnation, Membership, NodeId, SnapshotMeta};
 use quorate_wal::rocks::RocksLog;
 use quorate_wal::{LogStore, RecoveredLog, Write};
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use crate::forward::{Request, reply};
 use crate::identity::{DataDir, DataDirError, Identity, cluster_digest, node_id, random_u64};
 use crate::net::{Heard, Network};
 use crate::open::OpenError;
+use crate::restore::{self, Restoring};
 use crate::router::Router;
 
 /// How long a gathering node waits for a peer's table.
@@ -32,12 +34,14 @@ pub(crate) struct Founders {
     addresses: BTreeMap<String, String>,
     digest: [u8; 32],
     groups: Vec<InitialGroup>,
+    restored: Option<[u8; 32]>,
 }
 
 impl Founders {
     /// # Errors
     /// When this node is not among them.
-    pub(crate) fn of(config: &EngineConfig) -> Result<Self, OpenError> {
+    /// `restored` is what they begin with, if it is a backup.
+    pub(crate) fn of(config: &EngineConfig, restored: Option<[u8; 32]>) -> Result<Self, OpenError> {
         let EngineConfig { cluster_name, cluster_token, node_name, initial_cluster, .. } = config;
         if !initial_cluster.contains_key(node_name) {
             return Err(OpenError::Config(format!(
@@ -47,9 +51,15 @@ impl Founders {
         }
         let id = |name: &String| (node_id(cluster_name, cluster_token, name), name.clone());
         let names: BTreeMap<_, _> = initial_cluster.keys().map(id).collect();
-        let digest = cluster_digest(cluster_name, cluster_token, &names, &config.initial_groups);
+        let digest = cluster_digest(
+            cluster_name,
+            cluster_token,
+            &names,
+            &config.initial_groups,
+            restored.as_ref(),
+        );
         let groups = initial_groups(config);
-        Ok(Self { names, addresses: initial_cluster.clone(), digest, groups })
+        Ok(Self { names, addresses: initial_cluster.clone(), digest, groups, restored })
     }
 
     fn peers_of(&self, own: NodeId) -> Vec<(NodeId, String)> {
@@ -71,6 +81,7 @@ impl Founders {
             None => Identity {
                 node: node_id(&config.cluster_name, &config.cluster_token, &config.node_name),
                 cluster_digest: self.digest,
+                restored: self.restored,
                 ..fresh_identity(config)?
             },
             Some(found) if found.cluster_digest == self.digest => return Ok(found),
@@ -81,13 +92,15 @@ impl Founders {
                 )));
             }
             // It has promised nothing yet: the settings were corrected.
-            Some(found) => Identity { cluster_digest: self.digest, ..found },
+            Some(found) => {
+                Identity { cluster_digest: self.digest, restored: self.restored, ..found }
+            }
         };
         data_dir.store(&identity)?;
         Ok(identity)
     }
 
-    /// Waits for all other founders, makes the first groups, and only then makes the founders' table
+    /// Waits for all other founders, puts what is `restored` in place, makes the first groups, and only then makes the founders' table
     /// durable: a log that was deleted cannot pass for new.
     ///
     /// # Errors
@@ -99,12 +112,21 @@ impl Founders {
         log: &mut RocksLog,
         around: (&Network, &Router),
         heard: mpsc::UnboundedReceiver<Heard>,
+        restored: Option<Restoring<'_>>,
     ) -> Result<(Identity, BTreeMap<GroupId, RecoveredLog>), OpenError> {
         let (network, router) = around;
         let table = gather(self, &identity, network, router, heard).await?;
-        make_groups(log, &self.groups, table.keys().copied())?;
+        let is_restored = restored.is_some();
+        // State before log, as with any snapshot; a crash in between leaves a directory that begins anew.
+        restored.map_or(Ok(()), Restoring::run)?;
+        let first = |group: &InitialGroup| match is_restored && group.id == GroupId::FIRST_DATA {
+            true => RESTORED,
+            false => FIRST,
+        };
+        make_groups(log, &self.groups, table.keys().copied(), first)?;
         let identity = Identity { founders: table.clone(), ..identity };
         data_dir.store(&identity)?;
+        restore::clear(data_dir)?;
         network.start(table);
         Ok((identity, log.recover()?))
     }
@@ -150,6 +172,7 @@ async fn gather(
         match timeout(ASK_INTERVAL, heard.recv()).await {
             Ok(Some(Heard::All(table))) => complete = Some(table),
             Ok(Some(Heard::Started)) | Err(_) => {}
+            Ok(Some(Heard::Differs(why))) => return Err(OpenError::Differs(why)),
             // The network holds the sender as long as it lives.
             Ok(None) => std::future::pending().await,
         }
@@ -199,6 +222,7 @@ pub(crate) fn fresh_identity(config: &EngineConfig) -> Result<Identity, DataDirE
         incarnation: Incarnation(random_u64().map_err(io_error)?),
         cluster_digest: [0; 32],
         founders: BTreeMap::new(),
+        restored: None,
     })
 }
 
@@ -218,11 +242,13 @@ pub(crate) fn make_groups(
     log: &mut RocksLog,
     groups: &[InitialGroup],
     voters: impl Iterator<Item = NodeId>,
+    first: impl Fn(&InitialGroup) -> EntryId,
 ) -> Result<(), OpenError> {
-    let snapshot = SnapshotMeta { last: FIRST, membership: Membership::of_voters(voters) };
+    let membership = Membership::of_voters(voters);
     let create = |group: &InitialGroup| {
+        let snapshot = SnapshotMeta { last: first(group), membership: membership.clone() };
         let descriptor = Descriptor { kind: group.kind.clone(), range: group.range.clone() };
-        Write::Create { group: group.id, label: descriptor.encode(), snapshot: snapshot.clone() }
+        Write::Create { group: group.id, label: descriptor.encode(), snapshot }
     };
     log.write(&groups.iter().map(create).collect::<Vec<_>>())?;
     Ok(())

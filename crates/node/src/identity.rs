@@ -85,6 +85,8 @@ pub struct Identity {
     pub cluster_digest: [u8; 32],
     /// The incarnation of every initial node; empty until the node has started.
     pub founders: BTreeMap<NodeId, Incarnation>,
+    /// SHA-256 of what the keyspace began with, if the cluster was restored from a backup.
+    pub restored: Option<[u8; 32]>,
 }
 
 impl Identity {
@@ -115,13 +117,15 @@ pub fn node_id(cluster_name: &str, cluster_token: &str, node_name: &str) -> Node
     NodeId(first_u64(&digest))
 }
 
-/// A digest of what every founder must agree on: names, voters and groups of the first snapshot.
+/// A digest of what every founder must agree on: names, voters and groups of the first snapshot, and the SHA-256
+/// of what the keyspace was `restored` from, if it was.
 #[must_use]
 pub fn cluster_digest(
     cluster_name: &str,
     cluster_token: &str,
     founders: &BTreeMap<NodeId, String>,
     groups: &[InitialGroup],
+    restored: Option<&[u8; 32]>,
 ) -> [u8; 32] {
     let mut parts: Vec<Vec<u8>> = vec![cluster_name.into(), cluster_token.into()];
     for (node, name) in founders {
@@ -138,6 +142,10 @@ pub fn cluster_digest(
             parts.push(vec![u8::from(range.end.is_some())]);
             parts.extend(range.end.as_ref().map(|end| end.to_vec()));
         }
+    }
+    if let Some(restored) = restored {
+        parts.push(b"restored".into());
+        parts.push(restored.to_vec());
     }
     digest_of(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
@@ -258,12 +266,13 @@ impl DataDir {
                 .iter()
                 .map(|(node, inc)| (node.value(), inc.value()))
                 .collect(),
+            restored: identity.restored.map_or_else(Vec::new, |digest| digest.to_vec()),
         };
         self.store_checked("identity", &record.encode_to_vec())
     }
 
     /// Writes a file that begins with a checksum of what follows.
-    fn store_checked(&self, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
+    pub(crate) fn store_checked(&self, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
         let file = [&digest_of(&[bytes])[..CHECKSUM_BYTES], bytes].concat();
         self.replace_file(name, &file)
     }
@@ -299,7 +308,15 @@ impl DataDir {
             .cluster_digest
             .try_into()
             .map_err(|_| unreadable("its cluster digest has the wrong length".into()))?;
+        let restored =
+            match record.restored.is_empty() {
+                true => None,
+                false => Some(record.restored.try_into().map_err(|_| {
+                    unreadable("its digest of a backup has the wrong length".into())
+                })?),
+            };
         Ok(Some(Identity {
+            restored,
             cluster_name: record.cluster_name,
             cluster_token: record.cluster_token,
             node_name: record.node_name,
@@ -329,7 +346,7 @@ impl DataDir {
 }
 
 /// What follows the checksum, if that is right.
-fn checked(file: &[u8]) -> Option<&[u8]> {
+pub(crate) fn checked(file: &[u8]) -> Option<&[u8]> {
     let (checksum, bytes) = file.split_at_checked(CHECKSUM_BYTES)?;
     (digest_of(&[bytes])[..CHECKSUM_BYTES] == *checksum).then_some(bytes)
 }
@@ -362,6 +379,8 @@ struct Record {
     cluster_digest: Vec<u8>,
     #[prost(btree_map = "fixed64, fixed64", tag = "8")]
     founders: BTreeMap<u64, u64>,
+    #[prost(bytes = "vec", tag = "9")]
+    restored: Vec<u8>,
 }
 
 /// A hash of parts whose borders matter: ("ab", "c") is not ("a", "bc").

@@ -11,6 +11,7 @@ fn identity(node_name: &str) -> Identity {
         incarnation: Incarnation(7),
         cluster_digest: [3; 32],
         founders: BTreeMap::from([(NodeId(1), Incarnation(2))]),
+        restored: Some([4; 32]),
     }
 }
 

@@ -142,14 +142,25 @@ fn complete(
     };
     let names: Option<BTreeMap<_, _>> = founders.keys().map(name).collect();
     let names = names.ok_or_else(|| wrong("the founders are not in the map"))?;
-    let digest =
-        cluster_digest(&config.cluster_name, &config.cluster_token, &names, &config.initial_groups);
+    let restored = match joined.restored.is_empty() {
+        true => None,
+        false => Some(
+            joined.restored[..].try_into().map_err(|_| wrong("its digest of a backup is none"))?,
+        ),
+    };
+    let digest = cluster_digest(
+        &config.cluster_name,
+        &config.cluster_token,
+        &names,
+        &config.initial_groups,
+        restored.as_ref(),
+    );
     if digest[..] != joined.cluster_digest[..] {
         return Err(OpenError::Config(
             "the cluster has another token, or began with other groups than this node knows".into(),
         ));
     }
-    Ok((Identity { node, cluster_digest: digest, founders, ..identity }, map))
+    Ok((Identity { node, cluster_digest: digest, founders, restored, ..identity }, map))
 }
 
 /// Lets a node in that asks under `name`, which its certificate carries. Returns the reply.
@@ -172,6 +183,9 @@ pub(crate) async fn answer(
                 cluster_digest: Bytes::copy_from_slice(&identity.cluster_digest),
                 founders: Some(FoundersTable::of(&identity.founders)),
                 map: map.encode(),
+                restored: identity
+                    .restored
+                    .map_or_else(Bytes::new, |digest| digest.to_vec().into()),
             })
         }
         Err(ChangeError::Refused(MemberRefusal::NotFound)) => reply::Body::Refused(format!(

@@ -53,6 +53,7 @@ mod metrics;
 mod mover;
 mod net;
 mod open;
+pub mod restore;
 mod router;
 mod snapshot;
 mod state;

@@ -12,7 +12,7 @@ use quorate_types::{Body, EntryId, GroupId, Incarnation, Message, NodeId};
 use tokio::sync::{mpsc, watch};
 
 use crate::actor::{Input, ProposalReply, ProposalSlot, ReadReply, ReadSlot};
-use crate::admission::Admission;
+use crate::admission::{Admission, OTHER_BEGINNING};
 use crate::clock;
 use crate::engine::{Parts, lock};
 use crate::feed::answer_follower;
@@ -60,6 +60,8 @@ pub(crate) enum Heard {
     All(BTreeMap<NodeId, Incarnation>),
     /// A peer has started already: ask for its table.
     Started,
+    /// Another initial node begins with something else, or says that this one does.
+    Differs(String),
 }
 
 impl Network {
@@ -111,6 +113,14 @@ impl Network {
             expelled.get_or_insert(why);
             news
         });
+    }
+
+    /// Who begins with a backup does not wait for nodes that begin with something else: one of them is wrong.
+    fn note_refused(&self, reason: &str) {
+        let waits = self.identity.restored.is_some() && !self.started.load(Ordering::Acquire);
+        if waits && reason.ends_with(OTHER_BEGINNING) {
+            drop(self.gathering.send(Heard::Differs(reason.to_owned())));
+        }
     }
 
     fn hear_beat(&self, from: NodeId, beat: &Beat) {
@@ -259,7 +269,8 @@ impl Handler for Network {
     }
 
     fn admit(&self, peer: &Hello) -> Result<(), Refusal> {
-        self.with_admission(|admission| admission.judge(peer))?;
+        let judged = self.with_admission(|admission| admission.judge(peer));
+        judged.inspect_err(|refusal| self.note_refused(&refusal.to_string()))?;
         self.with_witness(|witness| witness.admit(peer, now_ms()))
     }
 
@@ -291,7 +302,10 @@ impl Handler for Network {
                 tracing::error!(peer = %node, reason, "this node must not run with its data");
                 self.note_expelled(Expelled::Copy(reason));
             }
-            PeerEvent::Refused { reason } => tracing::error!(peer = %node, reason, "peer refused"),
+            PeerEvent::Refused { reason } => {
+                tracing::error!(peer = %node, reason, "peer refused");
+                self.note_refused(&reason);
+            }
         }
     }
 

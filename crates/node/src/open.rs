@@ -32,7 +32,7 @@ use crate::apply::Applier;
 use crate::completions::LogCompletions;
 use crate::config::{EngineConfig, InitialState};
 use crate::disks::DiskWatch;
-use crate::engine::{Engine, Kinds, Parts, lock};
+use crate::engine::{Engine, FIRST, Kinds, Parts, lock};
 use crate::entry_cache::EntryCache;
 use crate::feed::Feeds;
 use crate::fence::{Fence, Fenced, on_state_damage};
@@ -40,6 +40,7 @@ use crate::founding::{Founders, fresh_identity, initial_groups, make_groups};
 use crate::identity::{DataDir, DataDirError, Identity, random_u64};
 use crate::metrics::NodeMetrics;
 use crate::net::Network;
+use crate::restore::{self, Restoration, StartRestoredError};
 use crate::router::Router;
 use crate::snapshot::files::Files;
 use crate::snapshot::installation::{InstallError, redo_all};
@@ -83,6 +84,12 @@ pub enum OpenError {
     /// The cluster does not let the node in.
     #[error("the cluster does not let this node in: {0}")]
     NotLetIn(String),
+    /// This node begins with a backup, and another initial node with something else.
+    #[error("the initial nodes do not begin with the same: {0}")]
+    Differs(String),
+    /// What was restored cannot begin.
+    #[error(transparent)]
+    Restore(#[from] StartRestoredError),
     /// The first map would break its own rules.
     #[error("initial cluster: {0}")]
     Map(#[from] MapError),
@@ -148,12 +155,17 @@ pub(crate) async fn open(
         tracing::error!(%group, reason, "the group is fenced on this node: replace the node");
     }
 
-    let Start { identity, map, beginning } = start;
+    let Start { identity, map, beginning, restoration } = start;
     let groups = initial_groups(&config);
+    // Before anybody hears of this node: what cannot be read here must not begin elsewhere.
+    let restoring = match &restoration {
+        Some(restoration) => Some(restoration.stage(&groups, &*state, &kinds)?),
+        None => None,
+    };
     if beginning == Beginning::Joins {
         // The identity is last: a directory with an id has its groups, and a log that was deleted
         // cannot pass for new.
-        make_groups(&mut log, &groups, identity.founders.keys().copied())?;
+        make_groups(&mut log, &groups, identity.founders.keys().copied(), |_| FIRST)?;
         recovered = log.recover()?;
         data_dir.store_map(&map)?;
         data_dir.store(&identity)?;
@@ -205,7 +217,8 @@ pub(crate) async fn open(
     let identity = match &beginning {
         Beginning::Founds(founders) => {
             let around = (&*network, &*router);
-            let founded = founders.found(identity, &data_dir, &mut log, around, heard).await?;
+            let founded =
+                founders.found(identity, &data_dir, &mut log, around, heard, restoring).await?;
             recovered = founded.1;
             founded.0
         }
@@ -334,6 +347,8 @@ struct Start {
     /// The last map that it knew; before the first one, that of the initial nodes.
     map: PlacementMap,
     beginning: Beginning,
+    /// What an initial node that has not started begins with, if it is a backup.
+    restoration: Option<Restoration>,
 }
 
 /// How a node comes to take part.
@@ -351,10 +366,14 @@ impl Start {
     async fn of(config: &EngineConfig, data_dir: &DataDir) -> Result<Self, OpenError> {
         let EngineConfig { cluster_name, cluster_token, node_name, .. } = config;
         let found = data_dir.identity((cluster_name, cluster_token, node_name))?;
+        let restoration = restore::pending(data_dir, config, found.as_ref())?;
         let joins = match &found {
             Some(identity) => identity.node == NodeId::ZERO,
             None => config.initial_state == InitialState::Existing,
         };
+        if joins && restoration.is_some() {
+            return Err(StartRestoredError::Joins.into());
+        }
         if joins {
             let identity = match found {
                 Some(identity) => identity,
@@ -363,7 +382,7 @@ impl Start {
             // The incarnation must be durable before anybody hears of it.
             data_dir.store(&identity)?;
             let (identity, map) = join::ask(config, identity).await?;
-            return Ok(Self { identity, map, beginning: Beginning::Joins });
+            return Ok(Self { identity, map, beginning: Beginning::Joins, restoration: None });
         }
         let known = data_dir.map()?;
         // A founder needs its settings no more either, unless they say how the cluster began: then
@@ -375,16 +394,23 @@ impl Start {
         {
             let map = known.ok_or_else(|| DataDirError::NoMap(config.data_dir.clone()))?;
             let identity = identity.clone();
-            return Ok(Self { identity, map, beginning: Beginning::Returns(None) });
+            let beginning = Beginning::Returns(None);
+            return Ok(Self { identity, map, beginning, restoration: None });
         }
-        let founders = Founders::of(config)?;
+        // One that has started knows what it began with; one that has not is told by its directory.
+        let started = found.as_ref().filter(|identity| identity.has_started());
+        let restored = started.map_or_else(
+            || restoration.as_ref().map(Restoration::digest),
+            |identity| identity.restored,
+        );
+        let founders = Founders::of(config, restored)?;
         let identity = founders.identity(found, data_dir, config)?;
         let map = known.map_or_else(|| founders.first_map(&identity), Ok)?;
         let beginning = match identity.has_started() {
             true => Beginning::Returns(Some(founders)),
             false => Beginning::Founds(founders),
         };
-        Ok(Self { identity, map, beginning })
+        Ok(Self { identity, map, beginning, restoration })
     }
 }
 

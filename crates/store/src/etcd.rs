@@ -28,17 +28,17 @@ use crate::kv::read::View;
 use crate::layout::Stamp;
 
 const PAGE_BYTES: usize = 4096;
-const HEAD_BYTES: usize = 16;
-const ELEMENT_BYTES: usize = 16;
+pub(crate) const HEAD_BYTES: usize = 16;
+pub(crate) const ELEMENT_BYTES: usize = 16;
 /// Two pages of meta and one of free pages.
 const FRONT_PAGES: u64 = 3;
-const BRANCH: u16 = 1;
-const LEAF: u16 = 2;
-const META: u16 = 4;
+pub(crate) const BRANCH: u16 = 1;
+pub(crate) const LEAF: u16 = 2;
+pub(crate) const META: u16 = 4;
 const FREE_LIST: u16 = 16;
-const IS_BUCKET: u32 = 1;
-const MAGIC: u32 = 0xED0C_DAED;
-const VERSION: u32 = 2;
+pub(crate) const IS_BUCKET: u32 = 1;
+pub(crate) const MAGIC: u32 = 0xED0C_DAED;
+pub(crate) const VERSION: u32 = 2;
 
 /// The bytes that the front takes; see [`write_etcd`].
 pub const FRONT_BYTES: usize = FRONT_PAGES as usize * PAGE_BYTES;
@@ -344,7 +344,7 @@ fn branch(children: &[(Vec<u8>, u64)]) -> Vec<u8> {
     body
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })

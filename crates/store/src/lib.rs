@@ -20,14 +20,17 @@
 //! - [`group_row`]: what a group keeps beside its machine's rows.
 //! - [`snapshot`]: a group's rows as a file, to put it in their place on another node.
 //! - [`kv`]: etcd's keyspace as a state machine; `auth`: the users and roles in it; [`etcd`]: it as a database
-//!   file of etcd.
+//!   file of etcd, and [`bolt`] such files read.
+//! - [`restore`]: backups as what a new cluster begins with.
 
 mod auth;
+pub mod bolt;
 pub mod engine;
 pub mod etcd;
 pub mod group_row;
 pub mod kv;
 pub mod layout;
+pub mod restore;
 pub mod snapshot;
 
 pub use engine::{
@@ -38,4 +41,6 @@ pub use engine::{
 pub use engine::{OnDamage, OpenStateError, RocksConfig, RocksState};
 pub use group_row::GroupRow;
 pub use kv::{KeyspaceCheck, KvKind, KvMachine, check_keyspace};
-pub use snapshot::{Export, GroupRows, Install, SnapshotError, SnapshotHeader, SnapshotReader};
+pub use snapshot::{
+    Export, GroupRows, Install, SnapshotError, SnapshotHeader, SnapshotReader, SnapshotWriter,
+};

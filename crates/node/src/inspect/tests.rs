@@ -46,6 +46,7 @@ fn data_dir(last: u64, applied: u64) -> TempDir {
         incarnation: Incarnation(7),
         cluster_digest: [3; 32],
         founders: BTreeMap::from([(NodeId(1), Incarnation(7))]),
+        restored: None,
     };
     data_dir.store(&identity).unwrap();
     let mut log = RocksLog::open(&data_dir.log_path(), &RocksOptions::default()).unwrap();

@@ -30,7 +30,7 @@ use super::words::{Intent, WordsError};
 use crate::engine::Kinds;
 
 /// Bytes that are read of a file at a time.
-const BUFFER_BYTES: usize = 256 << 10;
+pub(crate) const BUFFER_BYTES: usize = 256 << 10;
 
 /// Why a snapshot cannot be put in place.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ impl Target {
         SnapshotReader::open(source, |header| self.check(header))
     }
 
-    fn check(&self, header: &SnapshotHeader) -> Result<GroupRows, SnapshotError> {
+    pub(crate) fn check(&self, header: &SnapshotHeader) -> Result<GroupRows, SnapshotError> {
         let Self { group, descriptor, rows } = self;
         if header.group != *group || header.row.kind != descriptor.kind {
             return Err(SnapshotError::Malformed("header: another group"));

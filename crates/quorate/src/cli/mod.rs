@@ -4,12 +4,15 @@
 //! - [`dev`]: a whole cluster in one process.
 //! - [`status`]: what nodes say of themselves.
 //! - [`member`]: who belongs to the cluster, and how that changes.
+//! - [`backup`]: the keyspace of a running cluster in a file.
+//! - [`restore`]: data directories of a new cluster, from such a file.
 //! - [`check`]: whether a data directory is whole.
 //! - [`log_dump`]: what a group's log holds.
 //! - [`connect`]: how commands reach a node.
 //! - [`cert`]: a cluster's authority and its nodes' certificates.
 //! - `sim`: the simulator's own command, [`quorate_sim::cli`].
 
+pub mod backup;
 pub mod cert;
 pub mod check;
 pub mod connect;
@@ -17,6 +20,7 @@ pub mod dev;
 pub mod log_dump;
 pub mod login;
 pub mod member;
+pub mod restore;
 pub mod serve;
 pub mod status;
 
@@ -46,6 +50,10 @@ enum Command {
     /// Show, add, promote, remove and replace members of a cluster
     #[command(subcommand)]
     Member(member::Command),
+    /// Write the keyspace of a running cluster into a file, at one revision
+    Backup(backup::Args),
+    /// Make a data directory for a node of a new cluster from a backup, or from a snapshot of etcd
+    Restore(restore::Args),
     /// Check a data directory that no node runs on, and change nothing in it
     Check(check::Args),
     /// Look at the log in a data directory that no node runs on
@@ -83,6 +91,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Dev(args) => dev::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Member(command) => member::run(&command),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Log(command) => log_dump::run(&command),
         Command::Sim(args) => sim(&args),

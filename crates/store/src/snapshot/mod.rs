@@ -11,6 +11,8 @@
 //! What the log has to do with it is the host's matter: the state is durable when `run` returns, the
 //! log is reset after it.
 //!
+//! [`SnapshotWriter`] makes one of rows that lie elsewhere: of another snapshot, changed, or of a file of etcd.
+//!
 //! - [`rows`]: which rows are a group's.
 //! - [`format`]: the bytes.
 
@@ -19,9 +21,11 @@ pub mod format;
 mod install;
 mod reader;
 pub mod rows;
+mod writer;
 
 pub use export::Export;
 pub use format::{SnapshotError, SnapshotHeader};
 pub use install::Install;
 pub use reader::SnapshotReader;
 pub use rows::GroupRows;
+pub use writer::SnapshotWriter;

@@ -1,0 +1,243 @@
+//! Backups restored, and damaged ones refused.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost::Message;
+use quorate_types::kv::{Command, Compact, DeleteRange, LeaseGrant, Put, command};
+use quorate_types::kv_maintenance::{Alarm, AlarmKind, ChangeAlarm};
+use quorate_types::machine::{Direction, RowScope};
+use quorate_types::{Committed, MachineKind, NodeId};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use super::*;
+use crate::engine::{MemState, Overlay, ScopedView, StateEngine};
+use crate::etcd::write_etcd;
+use crate::kv::check_keyspace;
+use crate::layout;
+use crate::snapshot::{Export, GroupRows, Install, SnapshotReader};
+
+const GROUP: GroupId = GroupId::FIRST_DATA;
+const BUMP: i64 = 1_000;
+const LEASE: i64 = -7;
+
+/// A keyspace with overwritten and deleted keys, a compaction, a lease and an alarm.
+fn keyspace() -> MemState {
+    let engine = MemState::new();
+    let mut bodies = Vec::new();
+    for number in 0..300u32 {
+        let key: Bytes = match number % 11 {
+            // Keys that must be escaped.
+            0 => vec![b'k', 0, 0xff, (number % 50) as u8].into(),
+            _ => format!("key/{}", number % 70).into(),
+        };
+        let value = vec![number as u8; (number as usize * 37) % 9000].into();
+        bodies.push(command::Body::Put(Put { key, value, ..Put::default() }));
+        if number % 13 == 0 {
+            let key = format!("key/{}", number % 17).into();
+            bodies.push(command::Body::DeleteRange(DeleteRange { key, ..DeleteRange::default() }));
+        }
+    }
+    bodies.push(command::Body::LeaseGrant(LeaseGrant { id: LEASE, ttl_s: 60 }));
+    let (key, value) = (Bytes::from_static(b"leased"), Bytes::from_static(b"v"));
+    bodies.push(command::Body::Put(Put { key, value, lease: LEASE, ..Put::default() }));
+    bodies.push(command::Body::Compact(Compact { revision: 120 }));
+    let alarm = Alarm { member: 9, kind: AlarmKind::NoSpace as i32 };
+    bodies.push(command::Body::ChangeAlarm(ChangeAlarm { alarm, raise: true }));
+    let kind = KvKind::default();
+    let committed: Vec<_> = (1..)
+        .zip(bodies)
+        .map(|(index, body)| {
+            let command = Command { body: Some(body), ..Command::default() };
+            let id = EntryId::new(Term(3), LogIndex(index));
+            Committed { id, command: command.encode_to_vec().into() }
+        })
+        .collect();
+    let mut overlay = Overlay::new(engine.view());
+    let view = engine.view();
+    let mut machine =
+        kind.open(GROUP, &[], &ScopedView::new(&*view, RowScope::Keyspace, GROUP)).unwrap();
+    let mut batch = overlay.scoped(RowScope::Keyspace, GROUP);
+    machine.apply(&committed, &mut batch).unwrap();
+    machine.sweep(20, &mut batch).unwrap();
+    let row = GroupRow {
+        applied: committed.last().unwrap().id,
+        membership: voters(&[5]),
+        kind: KvKind::NAME.to_owned(),
+        meta: machine.meta(),
+    };
+    overlay.put_group_row(GROUP, &row);
+    drop(view);
+    engine.write(overlay.into_rows()).unwrap();
+    engine
+}
+
+fn voters(ids: &[u64]) -> Membership {
+    Membership::of_voters(ids.iter().copied().map(NodeId))
+}
+
+fn quorate_backup(engine: &MemState) -> Vec<u8> {
+    let rows = GroupRows::Keys(KeyRange::all());
+    let export = Export::new(engine.view(), GROUP, rows, Some(KeyRange::all())).unwrap();
+    let (mut export, mut backup) = (export.unwrap(), Vec::new());
+    while let Some(piece) = export.next_piece().unwrap() {
+        backup.extend_from_slice(&piece);
+    }
+    backup
+}
+
+fn etcd_backup(engine: &MemState) -> Vec<u8> {
+    let view = engine.view();
+    let row = GroupRow::load(GROUP, &*view).unwrap().unwrap();
+    let rows = ScopedView::new(&*view, RowScope::Keyspace, GROUP);
+    let mut backup = Vec::new();
+    let front = write_etcd(&row, &rows, &[], &mut backup, 1 << 30).unwrap();
+    backup[..front.len()].copy_from_slice(&front);
+    backup
+}
+
+/// What a restored snapshot makes of an engine.
+fn installed(snapshot: &[u8]) -> MemState {
+    let engine = MemState::new();
+    let rows = |_: &SnapshotHeader| Ok(GroupRows::Keys(KeyRange::all()));
+    let reader = SnapshotReader::open(snapshot, rows).unwrap();
+    Install::stage(reader, &engine).unwrap().run(&engine).unwrap();
+    engine
+}
+
+type Pairs = BTreeMap<Bytes, (crate::kv::record::Record, Bytes)>;
+
+/// All pairs that exist, with their revisions.
+fn pairs(engine: &MemState) -> Pairs {
+    let view = engine.view();
+    let (start, end) = layout::current_range(&KeyRange::all());
+    let mut pairs = Pairs::new();
+    view.scan(&start, Some(&end), Direction::Forward, &mut |row, value| {
+        let key = Bytes::copy_from_slice(layout::key_of_current(row).unwrap());
+        let record = crate::kv::record::Record::decode_current(row, value).unwrap();
+        let history = layout::history(&key, record.modified);
+        let stored = view.get(&history).unwrap().expect("its value");
+        let (_, at) = crate::kv::record::Record::decode_history(&history, record.modified, &stored)
+            .unwrap()
+            .expect("a put");
+        pairs.insert(key, (record, stored.slice(at..)));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    pairs
+}
+
+fn expect_sound(engine: &MemState, contents: &Contents) -> Meta {
+    let view = engine.view();
+    let row = GroupRow::load(GROUP, &*view).unwrap().unwrap();
+    assert_eq!((row.applied, &row.membership), (RESTORED, &voters(&[1, 2, 3])));
+    let rows = ScopedView::new(&*view, RowScope::Keyspace, GROUP);
+    let check = check_keyspace(&row.meta, &rows).unwrap();
+    assert_eq!((check.damage_count, check.keys), (0, contents.keys), "{:?}", check.damage);
+    let meta = Meta::decode(&row.meta).unwrap();
+    assert_eq!((meta.revision, meta.floor), (contents.revision + BUMP, meta.revision));
+    assert_eq!(meta.alarms, crate::kv::meta::AlarmCounts::default());
+    meta
+}
+
+#[test]
+fn a_backup_becomes_the_beginning_of_a_keyspace_with_the_same_pairs() {
+    let engine = keyspace();
+    let old = pairs(&engine);
+    let backup = quorate_backup(&engine);
+    let mut snapshot = Vec::new();
+    let contents = from_quorate(&backup[..], BUMP, voters(&[1, 2, 3]), &mut snapshot).unwrap();
+    assert_eq!((contents.keys, contents.leases), (old.len() as u64, 1));
+    assert_eq!(contents.left_out.len(), 1, "{:?}", contents.left_out);
+    let looked = check_backup(&backup[..]).unwrap();
+    assert_eq!((looked.revision, looked.keys), (contents.revision, contents.keys));
+
+    let restored = installed(&snapshot);
+    assert_eq!(pairs(&restored), old);
+    expect_sound(&restored, &contents);
+    let mut again = Vec::new();
+    from_quorate(&backup[..], BUMP, voters(&[1, 2, 3]), &mut again).unwrap();
+    assert_eq!(snapshot, again, "every node makes the same of it");
+}
+
+#[test]
+fn a_file_of_etcd_becomes_the_beginning_of_a_keyspace_with_the_same_pairs() {
+    let engine = keyspace();
+    let mut old = pairs(&engine);
+    let backup = etcd_backup(&engine);
+    let mut snapshot = Vec::new();
+    let bytes = backup.len() as u64;
+    let contents = from_etcd(&backup, bytes, BUMP, voters(&[1, 2, 3]), &mut snapshot).unwrap();
+    // The files that we write have no leases: their keys stay.
+    old.get_mut(&b"leased"[..]).unwrap().0.lease = 0;
+    let restored = installed(&snapshot);
+    assert_eq!(pairs(&restored), old);
+    expect_sound(&restored, &contents);
+    assert_eq!(contents.left_out.len(), 2, "alarm and lease: {:?}", contents.left_out);
+}
+
+#[test]
+fn revisions_that_clients_cannot_hold_are_refused() {
+    let backup = quorate_backup(&keyspace());
+    for bump in [i64::MIN, -1, 0, 1 << 53, i64::MAX] {
+        let refused = from_quorate(&backup[..], bump, voters(&[1]), Vec::new());
+        assert!(matches!(refused, Err(RestoreError::Revision { .. })), "{bump}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_another_group_is_no_backup() {
+    let row = GroupRow { membership: voters(&[1]), kind: "locks".into(), ..GroupRow::default() };
+    let header = SnapshotHeader { group: GROUP, range: None, row };
+    let snapshot = crate::snapshot::SnapshotWriter::new(Vec::new(), &header).unwrap();
+    let snapshot = snapshot.finish().unwrap();
+    let refused = check_backup(&snapshot[..]);
+    assert!(matches!(refused, Err(RestoreError::NotTheKeyspace)), "{refused:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_damaged_backup_is_an_error_and_never_taken(
+        at in any::<prop::sample::Index>(), flip in 1u8.., cut in any::<bool>(),
+    ) {
+        let mut backup = quorate_backup(&keyspace());
+        let at = at.index(backup.len());
+        if cut { backup.truncate(at) } else { backup[at] ^= flip }
+        prop_assert!(from_quorate(&backup[..], BUMP, voters(&[1]), Vec::new()).is_err());
+        prop_assert!(check_backup(&backup[..]).is_err());
+    }
+
+    // Nothing but the whole file has a checksum there: pairs or an error, but no panic and no endless walk.
+    #[test]
+    fn any_file_of_etcd_gives_pairs_or_an_error(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0usize..20), 1..20),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut backup = etcd_backup(&keyspace());
+        for (at, byte, head) in flips {
+            let page = at.index(backup.len() / 4096) * 4096;
+            // Heads and elements are where it hurts; the metas have checksums, so mostly behind them.
+            let target = if head < 18 { page + at.index(64) } else { at.index(backup.len()) };
+            backup[target] = byte;
+        }
+        if let Some(cut) = cut {
+            let length = cut.index(backup.len());
+            backup.truncate(length);
+        }
+        let bytes = backup.len() as u64;
+        let mut snapshot = Vec::new();
+        if from_etcd(&backup, bytes, BUMP, voters(&[1]), &mut snapshot).is_ok() {
+            // What is taken at all is a whole snapshot.
+            installed(&snapshot);
+        }
+    }
+
+    #[test]
+    fn any_bytes_give_pairs_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..9000)) {
+        let length = bytes.len() as u64;
+        prop_assert!(from_etcd(&bytes, length, BUMP, voters(&[1]), Vec::new()).is_err());
+        prop_assert!(check_backup(&bytes[..]).is_err());
+    }
+}
