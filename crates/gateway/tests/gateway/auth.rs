@@ -469,8 +469,8 @@ async fn leases_are_open_to_who_may_write_all_their_keys() {
         of("", [empty; 4]),
         of("wrong", [denied, denied, "ok", "ok"]),
         of("split", [denied, "ok", "ok", "ok"]),
-        // Who writes may end it, and may not look.
-        of("write", [denied, denied, "ok", "ok"]),
+        // Who writes may attach a key, and may not look at it.
+        of("write", [denied, denied, denied, "ok"]),
         of("right", [denied, "ok", "ok", "ok"]),
     ];
     assert_eq!(shown, expected.concat());

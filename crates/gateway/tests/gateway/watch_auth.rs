@@ -104,6 +104,11 @@ async fn a_watch_needs_to_read_its_whole_range_as_with_etcd() {
     let door = with_users().await;
     let ours = refusals(door.channel().await).await;
     for ((what, ours), (_, theirs)) in ours.into_iter().zip(refusals(etcd.channel()).await) {
+        // etcd 3.5.1 takes a range without an end for a single key when it looks whether it is allowed.
+        if what.contains("watches") && what.ends_with(r#" to "\0""#) {
+            assert_eq!(what.starts_with(r#""root""#), ours.is_ok_and(|(_, refused, _)| !refused));
+            continue;
+        }
         assert_eq!(ours, theirs, "{what}");
     }
 }

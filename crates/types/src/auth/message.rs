@@ -314,8 +314,8 @@ pub struct User {
     /// The roles, in ascending order.
     #[prost(string, repeated, tag = "4")]
     pub roles: Vec<String>,
-    /// Whoever was known before this auth revision must say the password again: the user was made, got
-    /// another password, or lost a role then.
+    /// Whoever was known before this auth revision must say the password again: the user was made, or got
+    /// another password then.
     #[prost(int64, tag = "5")]
     pub known_since: i64,
 }

@@ -147,11 +147,9 @@ impl Directory {
         }
         self.roles.remove(name).ok_or(KvError::RoleNotFound)?;
         let mut touched = vec![Touched::Role(name.to_owned())];
-        let known_since = self.head.revision + 1;
         for holder in self.holders(name) {
             if let Some(user) = self.users.get_mut(&holder) {
                 user.roles.retain(|role| role != name);
-                user.known_since = known_since;
             }
             touched.extend(self.changed(&holder));
         }
