@@ -348,6 +348,14 @@ impl Cluster {
         self.nodes[number].process.as_ref().expect("the node runs").pause(time);
     }
 
+    /// Stops node `number` for good, see [`Process::freeze`].
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self, number: usize) {
+        self.nodes[number].process.as_ref().expect("the node runs").freeze();
+    }
+
     /// The number of the node that leads the data group, as every running node sees it.
     ///
     /// # Panics

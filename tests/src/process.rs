@@ -13,6 +13,9 @@ use crate::wait;
 /// Bytes at the end of a log that a failed test shows.
 const LOG_TAIL_BYTES: usize = 4_000;
 
+/// How long a thread may be inside the kernel, in a sync for instance.
+const FREEZE_BOUND: Duration = Duration::from_secs(30);
+
 /// A running program. It is killed when this is dropped; when that happens because a test fails, the end of
 /// its log is printed.
 pub struct Process {
@@ -69,6 +72,27 @@ impl Process {
         self.signal(Signal::STOP);
         std::thread::sleep(time);
         self.signal(Signal::CONT);
+    }
+
+    /// Stops it, until it is killed: when this returns, none of its threads does anything any more.
+    ///
+    /// # Panics
+    /// When a thread does not come back from the kernel.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        wait::until("all threads are stopped", FREEZE_BOUND, || {
+            let tasks = fs::read_dir(&tasks).map_err(|error| error.to_string())?;
+            for task in tasks.flatten() {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                // The name in parentheses may hold anything; the state follows the last one.
+                let state = stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
+                if !matches!(state, None | Some('T')) {
+                    return Err(stat);
+                }
+            }
+            Ok(())
+        });
     }
 
     fn signal(&self, signal: Signal) {

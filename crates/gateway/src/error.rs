@@ -319,7 +319,10 @@ mod tests {
     fn texts_are_unique_and_say_whose_they_are() {
         for (at, error) in ApiError::ALL.iter().enumerate() {
             let text = error.text();
-            assert!(text.starts_with("etcdserver: ") || text.starts_with("quorate: "), "{text}");
+            // etcd's lock and election services speak for themselves.
+            let theirs =
+                ["etcdserver: ", "quorate: ", "mutex: ", "election: ", "\"leader\" field "];
+            assert!(theirs.iter().any(|whose| text.starts_with(whose)), "{text}");
             assert!(ApiError::ALL[..at].iter().all(|other| other.text() != text), "{text}");
             let status = Status::from(*error);
             assert_eq!((status.code(), status.message()), (error.code(), text));

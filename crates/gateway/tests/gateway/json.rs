@@ -102,7 +102,7 @@ const SESSION: &[(&str, &str)] = &[
     ("/v3/cluster/member/list", "{}"),
     ("/v3/cluster/member/list", ""),
     ("/v3/cluster/member/remove", r#"{"ID":"5"}"#),
-    ("/v3/cluster/member/promote", r#"{"ID":5}"#),
+    // No promotion of a member that is not there: etcd 3.5.1 leaves some of these without an answer.
     ("/v3/cluster/member/add", r#"{"peerURLs":["bad url"]}"#),
     ("/v3/maintenance/status", "{}"),
     ("/v3/maintenance/alarm", r#"{"action":"GET"}"#),
