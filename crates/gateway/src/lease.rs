@@ -195,9 +195,9 @@ impl<B: Backend> lease_server::Lease for LeaseService<B> {
         let by = identity(&request);
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         let asked = query::Body::LeaseTimeToLive(kv::LeaseTimeToLive { id });
-        let (mut header, left) = match self.desk.ask(asked, by.as_ref()).await? {
-            (header, outcome::Body::LeaseTimeToLive(left)) => (header, left),
-            _ => return Err(ApiError::UnexpectedOutcome.into()),
+        let answer = self.desk.ask(asked, by.as_ref()).await?;
+        let (mut header, outcome::Body::LeaseTimeToLive(left)) = answer else {
+            return Err(ApiError::UnexpectedOutcome.into());
         };
         let mut response = LeaseTimeToLiveResponse {
             header: None,

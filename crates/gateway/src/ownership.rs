@@ -164,7 +164,10 @@ impl<B: Backend> Queues<B> {
                 Some(Err(status)) => {
                     let lost = status.message() == wish.lost.text();
                     drop(reply.send(Err(status)));
-                    return if lost { () } else { self.undo(&place, &wish).await };
+                    if !lost {
+                        self.undo(&place, &wish).await;
+                    }
+                    return;
                 }
                 None => return self.undo(&place, &wish).await,
             }
@@ -246,11 +249,10 @@ impl<B: Backend> Queues<B> {
         };
         let success = vec![do_op(op::Body::Range(own)), do_op(op::Body::Range(before))];
         let txn = Txn { compares: Vec::new(), success, failure: Vec::new() };
-        let (header, outcome) =
-            match self.desk().ask(query::Body::Txn(txn), wish.by.as_ref()).await? {
-                (header, outcome::Body::Txn(outcome)) => (header, outcome),
-                _ => return Err(ApiError::UnexpectedOutcome.into()),
-            };
+        let answer = self.desk().ask(query::Body::Txn(txn), wish.by.as_ref()).await?;
+        let (header, outcome::Body::Txn(outcome)) = answer else {
+            return Err(ApiError::UnexpectedOutcome.into());
+        };
         let mut found = outcome.responses.into_iter().map(|response| response.body);
         let (Some(Some(outcome::Body::Range(own))), Some(Some(outcome::Body::Range(before)))) =
             (found.next(), found.next())

@@ -60,14 +60,14 @@ impl Guard {
         let invalid = |later| (ApiError::InvalidAuthToken, later);
         let (user, revision, source) = match &self.kind {
             TokenKind::Simple => {
-                let token = Unproven::parse(token).ok_or(invalid(false))?;
+                let token = Unproven::parse(token).ok_or_else(|| invalid(false))?;
                 let later = token.auth_revision() >= directory.revision();
                 let opened = self.simple.open(directory.secret(), &token, Now::read());
-                let claims = opened.ok_or(invalid(later))?;
+                let claims = opened.ok_or_else(|| invalid(later))?;
                 (claims.user, claims.auth_revision, Source::Token)
             }
             TokenKind::Jwt(jwt) => {
-                let claims = jwt.open(token).ok_or(invalid(false))?;
+                let claims = jwt.open(token).ok_or_else(|| invalid(false))?;
                 if claims.revision < directory.revision() {
                     return Err((ApiError::AuthOldRevision, false));
                 }
@@ -103,7 +103,7 @@ impl<B: Backend> Desk<B> {
         if !directory.enabled() {
             return Ok(None);
         }
-        let row = row.ok_or(refuse(ApiError::PermissionDenied))?;
+        let row = row.ok_or_else(|| refuse(ApiError::PermissionDenied))?;
         let found = self.identify(directory, headers, peer).await.map_err(refuse)?;
         let (directory, identity) = found;
         let needs = match row {

@@ -33,6 +33,9 @@ enum Step {
     Restart(Vec<u8>),
 }
 
+/// What a watcher asked for, from where on, and what it was told.
+type Watched = (Wish, i64, Vec<(i64, Bytes)>);
+
 fn step() -> impl Strategy<Value = Step> {
     let keys = || vec(0u8..6, 1..4);
     prop_oneof![
@@ -52,7 +55,7 @@ struct World {
     log: Vec<WatchEvent>,
     revision: i64,
     /// By stream and number: the wish, where it began, and what it was told.
-    watchers: BTreeMap<(usize, i64), (Wish, i64, Vec<(i64, Bytes)>)>,
+    watchers: BTreeMap<(usize, i64), Watched>,
     last_read: i64,
 }
 

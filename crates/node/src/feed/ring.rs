@@ -122,7 +122,7 @@ impl Ring {
             let news = self.news.notified();
             tokio::pin!(news);
             news.as_mut().enable();
-            if !lock(&self.state).end.is_some_and(|end| end <= after) {
+            if lock(&self.state).end.is_none_or(|end| end > after) {
                 return;
             }
             news.await;

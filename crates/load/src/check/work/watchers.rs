@@ -190,7 +190,7 @@ impl Follower {
 
     /// Whether the round is over and this watcher has come to its end, or need not.
     fn is_over(&self, end: Option<i64>) -> bool {
-        let end = end.or(*self.shared.end.borrow());
+        let end = end.or_else(|| *self.shared.end.borrow());
         end.is_some_and(|end| end == 0 || self.next > end)
     }
 }
