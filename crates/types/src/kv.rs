@@ -8,7 +8,13 @@ use bytes::Bytes;
 use prost::{Enumeration, Message, Oneof};
 
 use crate::auth::{AuthCommand, AuthOutcome, AuthQuery, Caller};
+
+mod error;
 mod lease;
+mod watch;
+
+pub use error::KvError;
+pub use watch::{EventKind, Events, EventsOutcome, WatchEvent, WatchEvents};
 
 pub use lease::{
     LEASE_TTL_MAX_S, LeaseGrant, LeaseGrantOutcome, LeaseKeepAlive, LeaseKeepAliveOutcome,
@@ -549,158 +555,6 @@ pub struct StatusOutcome {
     /// two replicas.
     #[prost(int64, tag = "30")]
     pub swept_revision: i64,
-}
-
-/// Asks for the events of a range, in order, from the rows: how watchers catch up.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct Events {
-    /// Events of later revisions only; the first of them must not lie below the compaction floor.
-    #[prost(int64, tag = "1")]
-    pub after: i64,
-    /// Events of revisions up to this one; 0 for all.
-    #[prost(int64, tag = "2")]
-    pub through: i64,
-    /// First key.
-    #[prost(bytes = "bytes", tag = "3")]
-    pub key: Bytes,
-    /// End of the range in etcd's form.
-    #[prost(bytes = "bytes", tag = "4")]
-    pub range_end: Bytes,
-    /// With the pairs as they were before their revisions.
-    #[prost(bool, tag = "5")]
-    pub prev_kv: bool,
-    /// The answer ends with the revision that brings it to this many bytes; 0 for no bound.
-    #[prost(uint64, tag = "6")]
-    pub bytes_max: u64,
-}
-
-/// Of a question for events.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct EventsOutcome {
-    /// All that happened in the range after what was asked for, up to `through`; whole revisions.
-    #[prost(message, repeated, tag = "1")]
-    pub events: Vec<WatchEvent>,
-    /// Up to which revision nothing is left out.
-    #[prost(int64, tag = "2")]
-    pub through: i64,
-    /// The compaction floor, if what was asked for lies below it: then there is nothing else.
-    #[prost(int64, optional, tag = "3")]
-    pub compacted: Option<i64>,
-}
-
-/// What one write did to one key.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct WatchEvent {
-    /// A put or a delete.
-    #[prost(enumeration = "EventKind", tag = "1")]
-    pub kind: i32,
-    /// The pair after a put; key and `mod_revision` of a delete.
-    #[prost(message, required, tag = "2")]
-    pub kv: KeyValue,
-    /// The pair as it was before the revision, where asked for and if there was one.
-    #[prost(message, optional, tag = "3")]
-    pub prev_kv: Option<KeyValue>,
-}
-
-impl WatchEvent {
-    /// The event's revision.
-    #[must_use]
-    pub const fn revision(&self) -> i64 {
-        self.kv.mod_revision
-    }
-
-    /// True for a put that made its key.
-    #[must_use]
-    pub const fn is_create(&self) -> bool {
-        self.kind == EventKind::Put as i32 && self.kv.create_revision == self.kv.mod_revision
-    }
-
-    /// What it takes in memory, about.
-    #[must_use]
-    pub const fn cost_bytes(&self) -> usize {
-        self.kv.key.len() + self.kv.value.len() + size_of::<Self>()
-    }
-}
-
-/// The payload of the keyspace's [`Feed`](crate::machine::Feed): events in order, whole revisions. The first
-/// feed of a machine tells of nothing: it says where the machine stands.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct WatchEvents(pub Vec<WatchEvent>);
-
-/// The kinds of [`WatchEvent`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
-#[repr(i32)]
-pub enum EventKind {
-    /// A key was set.
-    Put = 0,
-    /// A key was deleted.
-    Delete = 1,
-}
-
-/// Why a command or query was refused; the same on every replica.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Enumeration)]
-#[repr(i32)]
-pub enum KvError {
-    /// The bytes are not a command or query of this version.
-    Malformed = 0,
-    /// The revision lies below the last compaction, or is compacted already.
-    Compacted = 1,
-    /// The revision lies above the current one.
-    FutureRevision = 2,
-    /// `ignore_value` or `ignore_lease` on a key that does not exist.
-    KeyNotFound = 3,
-    /// The named lease does not exist.
-    LeaseNotFound = 4,
-    /// The revision drawn by the leader is not above the last one: as if it had not been proposed.
-    StaleRevision = 5,
-    /// An unknown sort order or target.
-    InvalidSort = 6,
-    /// A key is written twice by one transaction.
-    DuplicateKey = 7,
-    /// Nobody asks where users count; also a user without a name.
-    UserEmpty = 30,
-    /// The user may not do this.
-    PermissionDenied = 31,
-    /// The user was known before the last change of users and roles.
-    AuthOldRevision = 32,
-    /// Users cannot count without the user root.
-    RootUserNotExist = 33,
-    /// Users cannot count before the user root has the role root.
-    RootRoleNotExist = 34,
-    /// There is a user of that name.
-    UserExists = 35,
-    /// There is no such user.
-    UserNotFound = 36,
-    /// There is a role of that name.
-    RoleExists = 37,
-    /// There is no such role.
-    RoleNotFound = 38,
-    /// A role without a name.
-    RoleEmpty = 39,
-    /// The user does not have the role.
-    RoleNotGranted = 40,
-    /// The role does not have the permission.
-    PermissionNotGranted = 41,
-    /// A grant of no permission.
-    PermissionNotGiven = 42,
-    /// It would leave nobody who can manage users.
-    InvalidAuthMgmt = 43,
-    /// There is a lease of this id.
-    LeaseExists = 20,
-    /// A time to live above [`LEASE_TTL_MAX_S`].
-    LeaseTtlTooLarge = 21,
-    /// The deadline that a revoke rests on was kept in another term: as if it had not been proposed.
-    StaleDeadline = 22,
-    /// An alarm says that there is no space for what grows the data.
-    NoSpace = 50,
-    /// An alarm says that a member's data is damaged: nothing is changed until it is cleared.
-    Corrupt = 51,
-    /// An alarm of a kind that does not exist, or one more than are kept.
-    BadAlarm = 52,
-    /// A downgrade is under way already.
-    DowngradeInProcess = 53,
-    /// No downgrade is under way.
-    NoDowngrade = 54,
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+//! Words of JSON, against etcd's own and against nonsense.
+
 use proptest::prelude::*;
 use prost_reflect::DescriptorPool;
 use quorate_api::etcdserverpb::{

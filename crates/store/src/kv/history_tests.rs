@@ -1,3 +1,5 @@
+//! Histories with compactions and sweeps, against a slow twin.
+
 use std::collections::BTreeMap;
 
 use quorate_types::GroupId;
