@@ -8,6 +8,7 @@
 mod call;
 mod message;
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -146,8 +147,11 @@ async fn send(
         match call::call(&channel, &path, messages).await {
             call::Answer::Served => answers.served.fetch_add(1, Ordering::Relaxed),
             call::Answer::Open => answers.open.fetch_add(1, Ordering::Relaxed),
-            // A node that is gone, or a task of it.
-            call::Answer::Refused(status) if status.code() == Code::Unknown => {
+            // A node that is gone, or a task of it: the client's own words, with a cause. Locks and elections say
+            // `Unknown` too, as etcd's do.
+            call::Answer::Refused(status)
+                if status.code() == Code::Unknown && status.source().is_some() =>
+            {
                 return Err(format!("{path}: {status:?}"));
             }
             call::Answer::Refused(_) => answers.refused.fetch_add(1, Ordering::Relaxed),
