@@ -287,12 +287,11 @@ fn lines(
                 status = refusal(&mut told) => Err(status),
                 answer = answers.message() => answer,
             };
-            // A stream may end because its requests did.
-            let told_now = told.as_mut().and_then(|told| told.try_recv().ok());
-            let answer = match (answer, told_now) {
-                (Ok(None), Some(status)) => Err(status),
-                (answer, _) => answer,
-            };
+            // A stream may end because its requests did. Not asked otherwise: whoever has asked a closed channel
+            // must not wait for it any more.
+            let ended = matches!(answer, Ok(None));
+            let why = told.as_mut().filter(|_| ended).and_then(|told| told.try_recv().ok());
+            let answer = why.map_or(answer, Err);
             let line =
                 answer.and_then(|answer| answer.map(|answer| line(output, answer)).transpose());
             match line {
