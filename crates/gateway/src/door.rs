@@ -94,7 +94,8 @@ impl<B: Backend> Door<B> {
     where
         R: HttpBody<Data = Bytes, Error: Into<StdError> + Send> + Send + 'static,
     {
-        let path = request.uri().path();
+        let uri = request.uri().clone();
+        let path = uri.path();
         let is_kv = path.starts_with("/etcdserverpb.KV/");
         let call = self.metrics.begin(path);
         if self.lacks_required_leader(&request) {
@@ -104,15 +105,18 @@ impl<B: Backend> Door<B> {
         }
         if is_kv && self.desk.backend.auth_is_off() {
             let (response, code) = in_etcd_words(self.kv.clone().call(request).await?);
+            // Users may count by now: this node's replica is behind, and others refused.
+            if code != Code::Ok {
+                self.audit(path, None, &peer, &response);
+            }
             call.into_iter().for_each(|call| call.finish(code));
             return Ok(response);
         }
-        let path = request.uri().path().to_owned();
-        let identity = match self.admit(&path, &mut request, peer.clone()).await {
+        let identity = match self.admit(path, &mut request, peer.clone()).await {
             Ok(identity) => identity,
             Err((identity, refusal)) => {
                 self.metrics.denied_total.increment(1);
-                audit::denied(&path, identity.as_ref(), &peer, refusal.text());
+                audit::denied(path, identity.as_ref(), &peer, refusal.text());
                 let refusal = Status::from(refusal);
                 call.into_iter().for_each(|call| call.finish(refusal.code()));
                 return Ok(refusal.into_http());
@@ -123,7 +127,7 @@ impl<B: Backend> Door<B> {
             false => self.others.clone().call(request).await?,
         };
         let (response, code) = in_etcd_words(response);
-        self.audit(&path, identity.as_ref(), &peer, &response);
+        self.audit(path, identity.as_ref(), &peer, &response);
         call.into_iter().for_each(|call| call.finish(code));
         Ok(response)
     }

@@ -1,6 +1,6 @@
 //! The audit log: one line for each change of users, each call of root's, and each refusal, under the target
-//! `audit`, which is its message as well: lines for people show no target. Keys, values, passwords and tokens are never in it; names are shown escaped, so that nobody can
-//! write lines of their own.
+//! `audit`, which is its message as well: lines for people show no target. Keys, values, passwords and tokens
+//! are never in it; names are shown escaped, so that nobody can write lines of their own.
 
 use super::caller::{Identity, Peer};
 

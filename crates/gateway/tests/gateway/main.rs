@@ -2,7 +2,8 @@
 //!
 //! - `services`: what each service answers, and how failures of the backend reach a client.
 //! - `members`: how members change, and who must not, beside a real etcd too.
-//! - `auth`: users, roles and tokens, beside a real etcd too; `auth_matrix`: every RPC and every kind of caller.
+//! - `auth`: users, roles and tokens, beside a real etcd too; `auth_matrix`: every RPC and every kind of caller;
+//!   `auth_behind`: a node that knows less of users than others.
 //! - `ports`: noise, half-open connections, oversized messages, plain pages.
 //! - `pings`: clients that ping too often.
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
@@ -14,6 +15,7 @@
 //! - `etcdctl`: the stock command line against both.
 
 mod auth;
+mod auth_behind;
 mod auth_matrix;
 mod beside_etcd;
 mod etcdctl;
