@@ -22,7 +22,8 @@ pub struct PeerProgress {
     pub round_trip_us: Option<u64>,
     /// How entries are sent.
     pub state: ProgressState,
-    /// It has answered within two heartbeats, or the leader has not led for longer.
+    /// It has answered within two heartbeats, or the leader has not led for longer. After the group slept, not
+    /// before it has answered again: asleep, no time passes that it could be silent for.
     pub heard: bool,
 }
 
@@ -73,6 +74,8 @@ pub(crate) struct Progress {
     asked_tick: u64,
     /// When the peer was last heard, in ticks of the leadership.
     pub(crate) heard_tick: u64,
+    /// The leader has slept, and not heard the peer since.
+    silent_since_woken: bool,
     /// The highest round of beats that the peer answered.
     pub(crate) confirmed_round: u64,
     /// The round of beats that was answered last and not measured yet.
@@ -153,6 +156,7 @@ impl Progress {
             doubted: false,
             asked_tick: 0,
             heard_tick: now,
+            silent_since_woken: false,
             confirmed_round: 0,
             answered_round: None,
             round_trip_us: None,
@@ -381,6 +385,24 @@ impl Progress {
 
     pub(crate) const fn is_replicating(&self) -> bool {
         matches!(self.flow, Flow::Replicate(_))
+    }
+
+    /// The peer said something.
+    pub(crate) const fn hear(&mut self, now: u64) {
+        self.heard_tick = now;
+        self.silent_since_woken = false;
+    }
+
+    /// The leader slept, and gives the peer as much time to answer as if it had just been heard.
+    pub(crate) const fn give_time(&mut self, now: u64) {
+        self.heard_tick = now;
+        self.silent_since_woken = true;
+    }
+
+    /// The peer answered within two heartbeats, as far as a leader can know.
+    pub(crate) fn is_heard(&self, now: u64, config: &Config) -> bool {
+        let silent_ticks_max = u64::from(config.heartbeat_ticks.saturating_mul(2));
+        !self.silent_since_woken && now - self.heard_tick <= silent_ticks_max
     }
 
     pub(crate) fn report(&self, heard: bool) -> PeerProgress {

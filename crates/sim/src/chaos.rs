@@ -380,7 +380,6 @@ impl World {
         let leader = self.whom(Target::Leader);
         for group in self.groups_of(leader) {
             let Some(resident) = self.node(leader).resident(group) else { continue };
-            let asleep = resident.group.is_asleep();
             let mut next = resident.group.replica().membership().clone();
             if next.is_joint() {
                 // It has to be left first.
@@ -393,13 +392,7 @@ impl World {
                     next.voters.insert(change.node());
                 }
             }
-            // A leader that slept may promote a learner before it knows that it is gone: it held the log when it was a
-            // voter, and when it was heard last does not age meanwhile.
-            let mut promoted = next.clone();
-            let learns = |change: &&NodeChange| matches!(change, NodeChange::Learner { .. });
-            promoted.voters.extend(change.nodes.iter().filter(learns).map(|change| change.node()));
-            let survive = self.survives(&next, None) && (!asleep || self.survives(&promoted, None));
-            if !next.voters.is_empty() && survive {
+            if !next.voters.is_empty() && self.survives(&next, None) {
                 self.change_member(leader, group, change.clone())?;
             }
         }

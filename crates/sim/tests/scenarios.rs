@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use quorate_sim::scenario::{ExpectedEvent, Scenario, ScenarioError, Seen, Who};
 
 /// All of them.
-const SCENARIOS: [&str; 12] = [
+const SCENARIOS: [&str; 13] = [
     "a_departing_voter_leads_until_its_removal_is_committed",
     "a_leader_that_leaves_waits_for_no_dead_heir",
     "a_learner_that_is_heard_is_promoted",
@@ -16,6 +16,7 @@ const SCENARIOS: [&str; 12] = [
     "a_majority_goes_on_without_its_leader",
     "a_node_that_is_down_is_not_lost",
     "a_slow_follower_delays_nobody",
+    "a_voter_lost_in_sleep_that_becomes_a_learner_is_not_promoted",
     "an_installed_snapshot_replaces_what_was_swept",
     "callers_wait_out_their_deadline",
     "commit_needs_one_follower",

@@ -83,11 +83,10 @@ impl Leader {
         let mark = Some(self.promotion_mark).filter(|&mark| mark >= self.first_in_term)?;
         state.membership().promote.iter().copied().find(|node| {
             let peer = self.peers.get(node);
-            let silent_ticks_max = u64::from(state.config.heartbeat_ticks.saturating_mul(2));
             peer.is_some_and(|peer| {
                 peer.is_replicating()
                     && peer.match_index() >= mark
-                    && self.now - peer.heard_tick <= silent_ticks_max
+                    && peer.is_heard(self.now, &state.config)
             })
         })
     }

@@ -244,9 +244,7 @@ impl Leader {
 
     /// As [`progress`](Self::progress), for others to see.
     pub(crate) fn report(&self, node: NodeId, config: &crate::Config) -> Option<PeerProgress> {
-        let silent_ticks_max = u64::from(config.heartbeat_ticks.saturating_mul(2));
-        let heard = |peer: &Progress| self.now - peer.heard_tick <= silent_ticks_max;
-        self.peers.get(&node).map(|peer| peer.report(heard(peer)))
+        self.peers.get(&node).map(|peer| peer.report(peer.is_heard(self.now, config)))
     }
 
     fn peer(&self, node: NodeId, value: impl Fn(&Progress) -> u64) -> u64 {

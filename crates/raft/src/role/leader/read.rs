@@ -27,7 +27,7 @@ impl Leader {
             state.counters.ignored_messages += 1;
             return;
         }
-        peer.heard_tick = self.now;
+        peer.hear(self.now);
         peer.on_heartbeat_answered(self.now);
         peer.answered_round = Some(round);
         if let Some(start) = self.beats.start_of(round) {

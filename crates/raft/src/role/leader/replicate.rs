@@ -15,7 +15,7 @@ impl Leader {
             state.counters.ignored_messages += 1;
             return;
         }
-        peer.heard_tick = self.now;
+        peer.hear(self.now);
         if peer.on_accepted(last) {
             self.maybe_commit(state);
         }
@@ -29,7 +29,7 @@ impl Leader {
         hint: EntryId,
     ) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        peer.heard_tick = self.now;
+        peer.hear(self.now);
         if peer.is_stale_rejection(refused) {
             return;
         }

@@ -25,7 +25,7 @@ impl Leader {
     /// then, and none when it wakes before a round is answered.
     pub(crate) fn on_asleep(&mut self, state: &mut State, from: NodeId, round: u64) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        peer.heard_tick = self.now;
+        peer.hear(self.now);
         peer.confirmed_round = peer.confirmed_round.max(round.min(self.beats.latest()));
         let all_agree = self.quiesce.on_agreed(from, round, self.peers.len());
         if all_agree && self.is_settled(state) {
@@ -50,7 +50,7 @@ impl Leader {
         self.quiesce.on_activity();
         self.beat_due = !self.peers.is_empty();
         for peer in self.peers.values_mut() {
-            peer.heard_tick = self.now;
+            peer.give_time(self.now);
         }
     }
 }

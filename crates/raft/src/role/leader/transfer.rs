@@ -79,11 +79,8 @@ impl Leader {
     fn maybe_hand_over(&mut self, state: &State) {
         self.handover.wait_ticks = self.handover.wait_ticks.saturating_sub(1);
         let Some(preferred) = state.config.preferred_leader else { return };
-        let is_fresh = |heard: u64| {
-            self.now - heard <= u64::from(state.config.heartbeat_ticks.saturating_mul(2))
-        };
         let is_ready = self.peers.get(&preferred).is_some_and(|peer| {
-            peer.match_index() >= state.log.commit() && is_fresh(peer.heard_tick)
+            peer.match_index() >= state.log.commit() && peer.is_heard(self.now, &state.config)
         });
         if self.handover.wait_ticks == 0
             && is_ready
