@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 use quorate_placement::{Node, PlacementKind, PlacementMap, Standing};
+use quorate_types::auth::Caller;
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
     Command, Compact, Compare, DeleteRange, LeaseGrant, LeaseKeepAlive, LeaseRevoke, Op, Put,
@@ -18,6 +19,7 @@ use quorate_types::{GroupId, Incarnation, LogIndex, Membership, NodeId};
 use crate::check::history::Value;
 use crate::check::model::to_the_end;
 use crate::plan::Workload;
+use crate::users::Doing;
 
 /// Keys that are attached to leases. They are none of those whose history is judged key by key, since they go by
 /// themselves.
@@ -91,6 +93,8 @@ pub(crate) enum Ask {
     Revoke {
         id: i64,
     },
+    /// Something about users.
+    Users(Doing),
     ReadMap,
     ChangeMap {
         expected: u64,
@@ -165,6 +169,7 @@ impl Client {
             compact,
             map,
             workload.lease,
+            workload.users,
         ];
         let total: u32 = weights.iter().sum();
         let mut drawn = self.random.u32(..total.max(1));
@@ -206,6 +211,7 @@ impl Client {
                 Some(_) | None => Ask::ReadMap,
             },
             Some(10) => self.draw_of_leases(workload.lease_ttl_s_max, next_value),
+            Some(11) => Ask::Users(Doing::draw(&mut self.random, next_value)),
             _ => Ask::Put { key, value: next_value() },
         }
     }
@@ -257,6 +263,8 @@ impl Ask {
             Self::Attach { .. } => "attach",
             Self::KeepAlive { .. } => "keep-alive",
             Self::Revoke { .. } => "revoke",
+            Self::Users(Doing::Change(_)) => "change of users",
+            Self::Users(Doing::Put { .. }) => "put by a user",
             Self::ReadMap => "read map",
             Self::ChangeMap { .. } => "change map",
             Self::Report { .. } => "report",
@@ -280,6 +288,7 @@ impl Ask {
             | Self::Grant { .. }
             | Self::Attach { .. }
             | Self::Revoke { .. }
+            | Self::Users(_)
             | Self::ChangeMap { .. }
             | Self::Report { .. } => true,
             Self::Read { .. }
@@ -292,14 +301,15 @@ impl Ask {
 
     /// What must not be taken while too few disks have room; everything else must be.
     pub(crate) const fn grows(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Put { .. }
-                | Self::Swap { .. }
-                | Self::Batch { .. }
-                | Self::Grant { .. }
-                | Self::Attach { .. }
-        )
+            | Self::Swap { .. }
+            | Self::Batch { .. }
+            | Self::Grant { .. }
+            | Self::Attach { .. } => true,
+            Self::Users(doing) => doing.grows(),
+            _ => false,
+        }
     }
 
     /// A read that only the leader can answer.
@@ -336,6 +346,7 @@ impl Ask {
             prev_kv: value.is_multiple_of(2),
             ..Put::default()
         };
+        let caller = (workload.users > 0).then(Caller::system);
         let put_op = |key, value| Op { body: Some(op::Body::Put(put(key, value))) };
         let body = match self {
             Self::Put { key, value } => command::Body::Put(put(*key, *value)),
@@ -385,12 +396,16 @@ impl Ask {
             }
             Self::KeepAlive { id } => {
                 let body = Some(query::Body::LeaseKeepAlive(LeaseKeepAlive { id: *id }));
-                return Query { body, caller: None }.encode_to_vec().into();
+                return Query { body, caller }.encode_to_vec().into();
+            }
+            Self::Users(doing) => {
+                let value_of = |value| value_of(value, workload.value_bytes_max);
+                return doing.command(value_of).encode_to_vec().into();
             }
             Self::Compact { revision } => command::Body::Compact(Compact { revision: *revision }),
             Self::Read { .. } | Self::Range { .. } | Self::History { .. } => {
                 let body = self.range().map(query::Body::Range);
-                return Query { body, caller: None }.encode_to_vec().into();
+                return Query { body, caller }.encode_to_vec().into();
             }
             Self::ReadMap => return PlacementKind::whole_map(),
             Self::ChangeMap { expected, change } => {
@@ -400,7 +415,7 @@ impl Ask {
                 return PlacementKind::report(*expected, *group, replicas, *at);
             }
         };
-        Command { body: Some(body), ..Command::default() }.encode_to_vec().into()
+        Command { body: Some(body), caller, ..Command::default() }.encode_to_vec().into()
     }
 }
 

@@ -53,6 +53,7 @@ mod snapshot;
 mod spoil;
 mod swarm;
 mod trace;
+mod users;
 mod watch;
 mod world;
 

@@ -302,6 +302,8 @@ pub struct Workload {
     pub lease: u32,
     /// Leases live so many seconds, at most.
     pub lease_ttl_s_max: i64,
+    /// Weight of changes of users and roles, and of puts by users. Without any, users do not count.
+    pub users: u32,
     /// Watchers.
     pub watchers: u32,
     /// Requests at given times, for scenarios.
@@ -332,6 +334,7 @@ impl Default for Workload {
             placement: 1,
             lease: 0,
             lease_ttl_s_max: 2,
+            users: 0,
             watchers: 0,
             requests: Vec::new(),
         }

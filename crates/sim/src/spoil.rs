@@ -15,6 +15,7 @@ use crate::client::Ask;
 use crate::event::{Answer, Event};
 use crate::requests::NOBODY;
 use crate::snapshot::{Snapshot, reopen, replace_rows};
+use crate::users::may_be_refused;
 use crate::world::World;
 
 /// So many writes in quiet, and a wrong state must be found and replaced.
@@ -37,6 +38,10 @@ impl Spoil {
         }
         let mut command = Command::decode(bytes.clone()).ok()?;
         let Some(command::Body::Put(put)) = &mut command.body else { return None };
+        if may_be_refused(put) {
+            // Nothing would be written.
+            return None;
+        }
         let mut value = put.value.to_vec();
         *value.first_mut()? ^= 1;
         put.value = value.into();

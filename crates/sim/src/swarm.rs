@@ -42,6 +42,7 @@ impl Plan {
             moves::maybe_move(&mut random, &mut plan);
         }
         lease_and_watch(seed, &mut plan);
+        users(seed, &mut plan);
         plan
     }
 }
@@ -196,6 +197,14 @@ fn lease_and_watch(seed: u64, plan: &mut Plan) {
     }
     if chance(&mut random, 50) {
         plan.workload.watchers = random.u32(1..=3);
+    }
+}
+
+/// Users, from a stream of their own too.
+fn users(seed: u64, plan: &mut Plan) {
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x7573_6572_735f_6d61);
+    if chance(&mut random, 25) {
+        plan.workload.users = random.u32(1..=8);
     }
 }
 

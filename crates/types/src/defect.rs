@@ -221,6 +221,10 @@ mod catalogue {
         FeedBeginsAtZero = "own",
         /// A read of events ends within a revision.
         EventsSplitRevision = "own",
+        /// Whoever was let in when it proposed may do what it wants, whatever it may when that is applied.
+        RightsUnchecked = "etcd#14571",
+        /// A role or user that is deleted stays in its row, and is back when the rows are read again.
+        DeletedUserKept = "own",
         /// Group 1 lets go of a node while another group still has a replica there.
         MapKeptFromLeaving = "own",
     }

@@ -134,10 +134,10 @@ impl ApplyOracle {
         Oracle::StateMachineSafety.check(outcome == expected, || {
             format!("node {node}: {id} {command:?} gave {outcome:?}, expected {expected:?}")
         })?;
-        // Two compactions may be the same, and two revokes of clients; everything else carries a value of its own, or is
-        // proposed once in its term.
+        // Two compactions may be the same, two revokes of clients, and two changes of users; everything else carries a
+        // value of its own, or is proposed once in its term.
         let may_repeat = match &command.body {
-            Some(command::Body::Compact(_)) => true,
+            Some(command::Body::Compact(_) | command::Body::Auth(_)) => true,
             Some(command::Body::LeaseRevoke(revoke)) => revoke.expired_in_term == 0,
             _ => false,
         };

@@ -3,6 +3,7 @@
 //! It knows the commands that the workload makes, and no others.
 
 use bytes::Bytes;
+use quorate_types::auth::{self, AuthOutcome, Directory, Needs};
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
     Command, CompactOutcome, Compare, DeleteRange, DeleteRangeOutcome, EventKind, KeyValue,
@@ -21,6 +22,8 @@ pub(crate) struct Model {
     states: Vec<State>,
     floor: i64,
     leases: Vec<i64>,
+    /// Not a twin: the machine's own rules. What they come to at each entry is the question.
+    directory: Directory,
 }
 
 /// A command under way.
@@ -32,7 +35,12 @@ struct Working {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { states: vec![State::new()], floor: -1, leases: Vec::new() }
+        Self {
+            states: vec![State::new()],
+            floor: -1,
+            leases: Vec::new(),
+            directory: Directory::default(),
+        }
     }
 
     pub(crate) fn revision(&self) -> i64 {
@@ -94,7 +102,10 @@ impl Model {
         let before = self.revision();
         let state = self.states.last().cloned().unwrap_or_default();
         let mut working = Working { state, before, wrote: false };
-        let body = match command.body.as_ref().ok_or(KvError::Malformed)? {
+        let body = command.body.as_ref().ok_or(KvError::Malformed)?;
+        // Leases are asked for by nodes alone, which may attach what they like.
+        self.directory.check(command.caller.as_ref(), &Needs::of_command(body))?;
+        let body = match body {
             command::Body::Put(put) if put.lease != 0 && !self.leases.contains(&put.lease) => {
                 return Err(KvError::LeaseNotFound);
             }
@@ -122,7 +133,11 @@ impl Model {
                 self.floor = compact.revision;
                 outcome::Body::Compact(CompactOutcome {})
             }
-            command::Body::Auth(_) => unreachable!("nobody generates changes of users"),
+            command::Body::Auth(change) => {
+                self.directory.apply(change)?;
+                let done = auth::outcome::Body::Done(auth::outcome::Done {});
+                outcome::Body::Auth(AuthOutcome { body: Some(done) })
+            }
             command::Body::LeaseGrant(grant) => {
                 if self.leases.contains(&grant.id) {
                     return Err(KvError::LeaseExists);

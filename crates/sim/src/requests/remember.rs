@@ -73,6 +73,7 @@ impl World {
             | Ask::Attach { .. }
             | Ask::KeepAlive { .. }
             | Ask::Revoke { .. }
+            | Ask::Users(_)
             | Ask::ChangeMap { .. }
             | Ask::Report { .. } => {}
         }

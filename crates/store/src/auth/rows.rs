@@ -6,7 +6,7 @@ use prost::Message;
 use quorate_types::auth::message::{Head, Role, Rows, User};
 use quorate_types::auth::{Directory, Touched};
 use quorate_types::machine::{Direction, StateError};
-use quorate_types::{StateBatch, StateReader};
+use quorate_types::{StateBatch, StateReader, defect};
 
 use crate::layout::{SPACE_SYSTEM, TAG_CURRENT};
 
@@ -82,6 +82,7 @@ pub(crate) fn write(directory: &Directory, touched: &[Touched], batch: &mut dyn 
         };
         match value {
             Some(value) => batch.put(&key, &value),
+            None if defect!(DeletedUserKept) => {}
             None => batch.delete(&key),
         }
     }
