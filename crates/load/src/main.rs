@@ -19,6 +19,7 @@ mod progress;
 mod report;
 mod socket;
 mod tally;
+mod values;
 mod verify;
 mod workload;
 

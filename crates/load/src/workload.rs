@@ -1,7 +1,7 @@
 //! What is sent: request templates, and the choice of the next one.
 //!
-//! A request is encoded once, when the run begins. What differs from call to call, the keys, has one size,
-//! so a call copies the template and writes the keys' bytes over.
+//! A request is encoded once, when the run begins. What differs from call to call, keys and values, has one size,
+//! so a call copies the template and writes their bytes over.
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -11,6 +11,7 @@ use quorate_api::etcdserverpb::{
 
 use crate::call::{Method, frame};
 use crate::keys::{Draw, Keys};
+use crate::values::Values;
 
 /// A byte that no value and no other field holds a run of, so that a run of it marks a key's place.
 const PLACEHOLDER: u8 = 0xff;
@@ -71,17 +72,19 @@ pub(crate) struct Workload {
     pub(crate) operations: Vec<Operation>,
     first_ratio: f64,
     keys: Keys,
+    values: Values,
     draw: Draw,
 }
 
 impl Workload {
     /// The workload of `shape` over `keys`, with values of `value_size` bytes made from `seed`.
     pub(crate) fn new(shape: Shape, keys: Keys, draw: Draw, value_size: usize, seed: u64) -> Self {
-        let value = value(value_size, seed);
+        let values = Values::new(value_size, seed);
+        let value = values.in_template();
         let put = || Operation {
             name: "put",
             method: Method::Put,
-            template: Template::new(&keys, |key| PutRequest {
+            template: Template::new(&keys, &values, |key| PutRequest {
                 value: value.clone(),
                 ..put_request(key(0))
             }),
@@ -89,7 +92,7 @@ impl Workload {
         let get = |serializable| Operation {
             name: "get",
             method: Method::Range,
-            template: Template::new(&keys, |key| RangeRequest {
+            template: Template::new(&keys, &values, |key| RangeRequest {
                 key: key(0),
                 serializable,
                 ..RangeRequest::default()
@@ -102,7 +105,7 @@ impl Workload {
                 (vec![get(serializable), put()], read_ratio)
             }
             Shape::Range { span, serializable } => {
-                let template = Template::new(&keys, |key| RangeRequest {
+                let template = Template::new(&keys, &values, |key| RangeRequest {
                     key: key(0),
                     range_end: key(span),
                     serializable,
@@ -111,7 +114,7 @@ impl Workload {
                 (vec![Operation { name: "range", method: Method::Range, template }], 1.0)
             }
             Shape::Txn => {
-                let template = Template::new(&keys, |key| TxnRequest {
+                let template = Template::new(&keys, &values, |key| TxnRequest {
                     compare: vec![Compare {
                         key: key(0),
                         result: compare::CompareResult::Less.into(),
@@ -131,7 +134,7 @@ impl Workload {
                 (vec![Operation { name: "txn", method: Method::Txn, template }], 1.0)
             }
         };
-        Self { operations, first_ratio, keys, draw }
+        Self { operations, first_ratio, keys, values, draw }
     }
 
     /// The next operation's number and its request, ready to be sent.
@@ -139,14 +142,15 @@ impl Workload {
         let first = self.operations.len() == 1 || rng.f64() < self.first_ratio;
         let number = usize::from(!first);
         let index = self.draw.next(rng);
-        (number, self.operations[number].template.fill(&self.keys, index))
+        (number, self.operations[number].template.fill(&self.keys, index, &self.values, rng))
     }
 }
 
-/// An encoded request, and where its keys go.
+/// An encoded request, and where its keys and its value go.
 struct Template {
     bytes: Vec<u8>,
     slots: Vec<Slot>,
+    value_at: Option<usize>,
 }
 
 /// A key's place in a template.
@@ -161,6 +165,7 @@ impl Template {
     /// its argument with an offset from the drawn key.
     fn new<M: Message>(
         keys: &Keys,
+        values: &Values,
         request: impl FnOnce(&mut dyn FnMut(u64) -> Bytes) -> M,
     ) -> Self {
         let marker = Bytes::from(vec![PLACEHOLDER; keys.size()]);
@@ -180,12 +185,16 @@ impl Template {
             slots.push(Slot { at: from + distance, offset });
             from += distance + marker.len();
         }
-        Self { bytes, slots }
+        let value_at = values.find(&bytes);
+        Self { bytes, slots, value_at }
     }
 
     /// The request for the key number `index`.
-    fn fill(&self, keys: &Keys, index: u64) -> Bytes {
+    fn fill(&self, keys: &Keys, index: u64, values: &Values, rng: &mut fastrand::Rng) -> Bytes {
         let mut body = BytesMut::from(&self.bytes[..]);
+        if let Some(at) = self.value_at {
+            values.write(rng, &mut body[at..at + values.size()]);
+        }
         for slot in &self.slots {
             keys.write(index + slot.offset, &mut body[slot.at..slot.at + keys.size()]);
         }
@@ -199,12 +208,6 @@ fn put_request(key: Bytes) -> PutRequest {
 
 fn operation(request: request_op::Request) -> RequestOp {
     RequestOp { request: Some(request) }
-}
-
-/// A value of letters and digits: nothing compresses it much, and it is readable in a terminal.
-fn value(size: usize, seed: u64) -> Bytes {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    (0..size).map(|_| rng.alphanumeric() as u8).collect::<Vec<u8>>().into()
 }
 
 #[cfg(test)]
