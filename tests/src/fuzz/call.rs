@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
+use quorate_api::codec::EncodedMessages;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 /// For so long an answer is awaited: a stream may rightly stay open without one.
-const PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// What came of a call.
 pub(super) enum Answer {
@@ -28,49 +28,12 @@ pub(super) async fn call(channel: &Channel, path: &str, messages: Vec<Bytes>) ->
     let answer = async {
         client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let request = Request::new(tokio_stream::iter(messages));
-        let mut responses = client.streaming(request, path, BytesCodec).await?.into_inner();
+        let mut responses = client.streaming(request, path, EncodedMessages).await?.into_inner();
         responses.message().await
     };
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(_)) => Answer::Served,
         Ok(Err(status)) => Answer::Refused(status),
         Err(_) => Answer::Open,
-    }
-}
-
-#[derive(Clone, Copy, Default)]
-struct BytesCodec;
-
-impl Codec for BytesCodec {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for BytesCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for BytesCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
     }
 }

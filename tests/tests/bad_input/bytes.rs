@@ -5,11 +5,10 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fastrand::Rng;
+use quorate_api::codec::EncodedMessages;
 use quorate_tests::client::runtime;
 use quorate_tests::cluster::{Cluster, Node};
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Endpoint;
 use tonic::{Request, Status};
 
@@ -93,7 +92,7 @@ async fn garbage_messages(endpoint: &str, rng: &mut Rng) {
         let size = rng.usize(0..200);
         let garbage = [vec![0x07], noise(rng, size)].concat();
         let path = format!("/etcdserverpb.KV/{method}").parse().expect("a path");
-        let answer = grpc.unary(Request::new(garbage.into()), path, RawCodec).await;
+        let answer = grpc.unary(Request::new(garbage.into()), path, EncodedMessages).await;
         let status: Status = answer.expect_err("no such message");
         assert_eq!(status.code(), tonic::Code::Internal, "{method}: {status}");
     }
@@ -111,50 +110,4 @@ fn resident_bytes(node: &Node) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kib * 1024
-}
-
-/// Bytes as they are.
-struct RawCodec;
-
-impl Codec for RawCodec {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for RawCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        bytes::BufMut::put(buffer, item);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
-    }
-}
-
-impl Decoder for RawCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let size = bytes::Buf::remaining(buffer);
-        Ok(Some(bytes::Buf::copy_to_bytes(buffer, size)))
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
-    }
 }

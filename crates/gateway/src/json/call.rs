@@ -5,11 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes};
 use http::{Request, Response};
-use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::Service;
 
 use crate::auth::Peer;
@@ -38,43 +35,5 @@ impl<B: Backend> Service<Request<Body>> for InProcess<B> {
         let door = Arc::clone(&self.0);
         let peer = request.extensions_mut().remove::<Peer>().unwrap_or_default();
         Box::pin(async move { door.answer(request, peer).await })
-    }
-}
-
-/// Messages as the bytes that they are encoded to.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct EncodedMessages;
-
-impl Codec for EncodedMessages {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for EncodedMessages {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for EncodedMessages {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }

@@ -3,54 +3,16 @@
 //! The list of RPCs is made from the descriptors, so a new one is here by itself; what it should ask is said by hand
 //! below, apart from the gateway's own table.
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
 use quorate_api::METHODS;
+use quorate_api::codec::EncodedMessages;
 use quorate_api::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::auth::{Client, with_users};
-
-/// Messages as they are.
-#[derive(Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
 
 /// Calls a method with a request that is well formed, and gives the error.
 async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Option<Status> {
@@ -61,7 +23,7 @@ async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Opt
         request.metadata_mut().insert("token", token.parse().expect("a token is text"));
     }
     let path = http::uri::PathAndQuery::from_static(path);
-    let answer = match grpc.server_streaming(request, path.clone(), Raw).await {
+    let answer = match grpc.server_streaming(request, path.clone(), EncodedMessages).await {
         Ok(answer) => answer.into_inner().message().await,
         Err(status) => Err(status),
     };
