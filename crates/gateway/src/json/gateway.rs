@@ -11,6 +11,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use metrics::Counter;
 use prost_reflect::MessageDescriptor;
+use quorate_api::codec::EncodedMessages;
 use tokio::sync::{Semaphore, oneshot};
 use tonic::body::Body;
 use tonic::client::Grpc;
@@ -18,7 +19,6 @@ use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
-use super::call::EncodedMessages;
 use super::intake::{Bounds, Intake, RequestBody};
 use super::routes::{Route, Routes};
 use super::words;
@@ -88,6 +88,14 @@ impl<S: Calls> JsonGateway<S> {
         };
         if request.method() != Method::POST {
             return only(Method::POST).map(Body::new);
+        }
+        if request.headers().contains_key(header::ORIGIN) {
+            // A browser sends it along with every POST of a page, wherever that page is from: an operator's browser
+            // reaches ports that its pages should not. No page is served here that would call.
+            self.refused_total.increment(1);
+            let refusal = Status::permission_denied("calls from pages of a browser are refused");
+            let (status, body) = words::refusal(&refusal);
+            return page(status, JSON, body).map(Body::new);
         }
         let (head, body) = request.into_parts();
         let intake = Intake::new(body, self.bounds.clone());

@@ -7,7 +7,7 @@ use quorate_api::etcdserverpb::lease_client::LeaseClient;
 use quorate_api::etcdserverpb::request_op::Request as OpRequest;
 use quorate_api::etcdserverpb::{self as pb, RequestOp};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use crate::peer::Etcd;
 use crate::support::Door;
@@ -27,7 +27,7 @@ macro_rules! calls {
     ($client:ident: $($name:ident($request:ident) -> $response:ident;)*) => {
         $(pub(crate) async fn $name(&self, request: pb::$request) -> Result<pb::$response, Status> {
             let mut client = $client::new(self.channel.clone());
-            Ok(client.$name(self.with_token(request)).await?.into_inner())
+            Ok(client.$name(self.signed(request)).await?.into_inner())
         })*
     };
 }
@@ -37,7 +37,12 @@ impl Client {
         Self { channel, token: None }
     }
 
-    fn with_token<T>(&self, request: T) -> Request<T> {
+    /// The same, saying that it is whoever has this token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { channel: self.channel.clone(), token: Some(token.to_owned()) }
+    }
+
+    fn signed<T>(&self, request: T) -> Request<T> {
         let mut request = Request::new(request);
         if let Some(token) = &self.token {
             request.metadata_mut().insert("token", token.parse().expect("a token is text"));
@@ -52,7 +57,7 @@ impl Client {
     }
 
     pub(crate) async fn to_be(&self, user: &str) -> Self {
-        Self { channel: self.channel.clone(), token: Some(self.login(user).await) }
+        self.with_token(&self.login(user).await)
     }
 
     calls! { AuthClient:

@@ -29,6 +29,19 @@ async fn a_gateway_that_is_behind_lets_in_and_keeps_out_as_of_now() {
 }
 
 #[tokio::test]
+async fn a_user_is_known_where_users_do_not_count_yet() {
+    let door = Door::open().await;
+    door.backend.lag_behind_in_users();
+    let client = Client::of(door.channel().await);
+    set_up(&client).await;
+    let right = client.to_be("right").await;
+    right.put(put(b"b")).await.expect("it may");
+    right.range(range(b"b", b"")).await.expect("it may");
+    let refused = client.with_token("no.token").put(put(b"b")).await.expect_err("no token");
+    assert_eq!(refused.message(), "etcdserver: invalid auth token");
+}
+
+#[tokio::test]
 async fn no_secret_reaches_metrics_and_logins_are_counted_as_etcds_are() {
     let door = with_users().await;
     let client = Client::of(door.channel().await);

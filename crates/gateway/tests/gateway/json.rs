@@ -246,6 +246,30 @@ async fn a_body_is_bounded_and_others_are_served_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_page_of_a_browser_is_refused_and_changes_nothing() {
+    let door = Door::open().await;
+    // What a browser sends for a form on a strange page, without asking anybody first; and where the page's name
+    // has come to mean this node.
+    for (host, origin) in
+        [("localhost", "http://strange.example"), ("a.example", "http://a.example"), ("a", "null")]
+    {
+        let body = r#"{"key":"a2V5","value":"dg=="}"#;
+        let mut stream = TcpStream::connect(door.address).await.expect("a connection");
+        let request = format!(
+            "POST /v3/kv/put HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nConnection: close\r\n\
+             Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert!(!answer.to_lowercase().contains("access-control"), "{answer}");
+    }
+    assert!(door.backend.take_proposals().is_empty());
+}
+
+#[tokio::test]
 async fn a_body_that_stops_is_given_up() {
     let first_bytes_timeout = std::time::Duration::from_millis(50);
     let door =
