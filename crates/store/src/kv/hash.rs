@@ -19,7 +19,7 @@ use crate::layout::{SPACE_SYSTEM, SPACE_USER, TAG_CURRENT, TAG_HISTORY};
 /// What etcd's hash begins with.
 const BUCKET: &[u8] = b"key";
 
-/// The hash of the history up to `revision`; 0 for all of it.
+/// The hash of the history up to `revision`; 0 for all of it. Below 0 there is none, as with etcd.
 ///
 /// # Errors
 /// [`KvError::FutureRevision`], and [`KvError::Compacted`] up to the last compaction's revision, as etcd's.
@@ -30,7 +30,12 @@ pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> Result<HashOutcome, Ref
     if revision > 0 && revision <= view.floor {
         return Err(KvError::Compacted.into());
     }
-    let revision = if revision <= 0 { view.revision } else { revision };
+    if revision < 0 {
+        // Nothing was written by then.
+        let hash = crc32c::crc32c(BUCKET);
+        return Ok(HashOutcome { hash, compact_revision: view.floor, hash_revision: revision });
+    }
+    let revision = if revision == 0 { view.revision } else { revision };
     let mut is_empty = true;
     view.each_at(revision, &KeyRange::all(), &mut |_, _| {
         is_empty = false;
