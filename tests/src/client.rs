@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_api::etcdserverpb::auth_client::AuthClient;
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::lease_client::LeaseClient;
@@ -33,6 +34,8 @@ pub struct Client {
     pub maintenance: MaintenanceClient<Channel>,
     /// `Cluster`.
     pub cluster: ClusterClient<Channel>,
+    /// `Auth`.
+    pub auth: AuthClient<Channel>,
 }
 
 impl Client {
@@ -48,7 +51,8 @@ impl Client {
             lease: LeaseClient::new(channel.clone()),
             watch: WatchClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
-            cluster: ClusterClient::new(channel),
+            cluster: ClusterClient::new(channel.clone()),
+            auth: AuthClient::new(channel),
         }
     }
 }

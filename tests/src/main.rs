@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_tests::cluster::Cluster;
 use quorate_tests::fuzz;
 use quorate_tests::measure::{restart, snapshot, steady};
 use quorate_tests::torture::{Tally, check, damage, kill, power};
@@ -71,21 +72,31 @@ enum Kind {
     Tear,
     /// The contract checker, while nodes are killed, paused, or cut off.
     Check,
+    /// A minute of hostile bytes at one decoder of the client port.
+    Fuzz,
 }
 
 impl Kind {
-    const EACH: [Self; 6] =
-        [Self::Kill, Self::PowerOne, Self::PowerAll, Self::Flip, Self::Tear, Self::Check];
+    const EACH: [Self; 7] = [
+        Self::Kill,
+        Self::PowerOne,
+        Self::PowerAll,
+        Self::Flip,
+        Self::Tear,
+        Self::Check,
+        Self::Fuzz,
+    ];
 
     /// What the tally calls it, and its part of a full set.
-    const fn share(self) -> (&'static str, u64) {
+    fn share(self) -> (&'static str, u64) {
         match self {
             Self::Kill => ("kill:", 100),
             Self::PowerOne => ("power: one", 30),
             Self::PowerAll => ("power: all", 15),
             Self::Flip => ("flip:", 50),
             Self::Tear => ("tear:", 50),
-            Self::Check => ("check:", 40),
+            Self::Check => ("check:", 120),
+            Self::Fuzz => ("fuzz:", 10 * fuzz::targets(&[]).len() as u64),
         }
     }
 
@@ -99,7 +110,7 @@ impl Kind {
     }
 
     /// A cluster that goes through so many rounds; none when this machine or user cannot do them.
-    fn session(self, rounds: u64, random: &mut fastrand::Rng) -> Option<Tally> {
+    fn session(self, rounds: u64, random: &mut fastrand::Rng, so_far: &Tally) -> Option<Tally> {
         match self {
             Self::Kill => {
                 let mut session = kill::begin()?;
@@ -139,6 +150,25 @@ impl Kind {
                 }
                 Some(tally)
             }
+            Self::Fuzz => {
+                let mut cluster = Cluster::quorate("hostile bytes")?;
+                let mut tally = Tally::default();
+                for _ in 0..rounds {
+                    let name = |target: &fuzz::Target| format!("fuzz: {}", target.path());
+                    let of = |target: &fuzz::Target| {
+                        so_far.count_of(&name(target)) + tally.count_of(&name(target))
+                    };
+                    let targets = fuzz::targets(&[]);
+                    let target = targets.iter().min_by_key(|target| of(target)).expect("some");
+                    let extent =
+                        fuzz::Extent { seed: random.u64(..), seconds: 60, calls: u64::MAX };
+                    let seed = extent.seed;
+                    fuzz::one(&mut cluster, target, extent)
+                        .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+                    tally.round(&name(target));
+                }
+                Some(tally)
+            }
         }
     }
 }
@@ -171,7 +201,7 @@ fn faults(settings: &Faults) -> Result<(), String> {
         let kind = Kind::next(&kinds, &total);
         let rounds = left.min(settings.session);
         // A session that finds something wrong panics, with what it was and where the data is.
-        match catch_unwind(AssertUnwindSafe(|| kind.session(rounds, &mut random))) {
+        match catch_unwind(AssertUnwindSafe(|| kind.session(rounds, &mut random, &total))) {
             Ok(Some(tally)) => {
                 total.add(tally);
                 left -= rounds;

@@ -28,6 +28,29 @@ impl Author {
         (0..count).map(|_| self.bytes()).collect()
     }
 
+    /// The body of a call of the JSON gateway: a message or a few, as text.
+    pub(super) fn text(&mut self) -> Vec<u8> {
+        let mut text = Vec::new();
+        for _ in 0..self.random.usize(1..4) {
+            match self.random.u32(0..20) {
+                0 => text.extend(self.noise(64)),
+                1 => {
+                    let depth = self.random.usize(1..4_000);
+                    let inner = self.random.choice([r#"{"failure":["#, r#"{"a":"#, "["]);
+                    text.extend(inner.unwrap_or_default().repeat(depth).into_bytes());
+                }
+                _ => {
+                    let message = self.message(&self.kind.clone(), 0);
+                    text.extend(serde_json::to_vec(&message).expect("messages are JSON"));
+                }
+            }
+        }
+        if self.random.bool() {
+            (0..self.random.usize(1..4)).for_each(|_| self.damage(&mut text));
+        }
+        text
+    }
+
     fn bytes(&mut self) -> Bytes {
         let mut bytes = match self.random.u32(0..20) {
             0 => self.noise(64),

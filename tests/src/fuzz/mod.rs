@@ -1,12 +1,14 @@
 //! Bytes that no honest client sends, to every method of the client port, at a running node.
 //!
-//! A *target* is a method of etcd's services, as the descriptors name them, so that a new one is fuzzed without
-//! a further word. Each gets random messages of its own type ([`message`]), whole, damaged, nested too deeply,
-//! or cut off. Whatever is sent, the node answers with a status or a response, lives on without a panic in its
+//! A [`Target`] is a method of the services, as the descriptors name them, so that a new one is fuzzed without a
+//! further word, or a path of the JSON gateway. Each gets random messages of its own type ([`message`]), whole,
+//! damaged, nested too deeply, or cut off. Whatever is sent, the node answers with a status or a response, lives on without a panic in its
 //! log, keeps its memory bounded, and serves an honest client afterwards.
 
 mod call;
+mod json;
 mod message;
+mod target;
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -14,16 +16,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use prost_reflect::{DescriptorPool, MethodDescriptor};
-use quorate_api::FILE_DESCRIPTORS;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
+use self::call::Answer;
 use self::message::Author;
 use crate::client::runtime;
 use crate::cluster::Cluster;
 use crate::measure::{mib, rss_bytes};
 use crate::verify::say;
+
+pub use self::target::{Target, targets};
 
 /// Calls under way at a time.
 const CALLS: usize = 16;
@@ -64,32 +67,35 @@ pub fn run(settings: &Settings) -> Result<(), String> {
     let mut cluster = Cluster::quorate("hostile bytes").ok_or("no cluster")?;
     let seed = settings.seed.unwrap_or_else(|| fastrand::u64(..));
     say(&format!("seed {seed}"));
-    let runtime = runtime();
     for target in targets(&settings.only) {
-        let before = memory_bytes(&cluster);
-        let answered = runtime.block_on(fuzz(&cluster.nodes[0].client, &target, seed, settings))?;
-        judge(&mut cluster, &target, before)?;
-        say(&format!("{}: {answered}, {:.0} MiB", path(&target), mib(memory_bytes(&cluster))));
+        let (seconds, calls) = (settings.seconds, settings.calls);
+        one(&mut cluster, &target, Extent { seed, seconds, calls })?;
     }
     Ok(())
 }
 
-/// The methods of etcd's services that this build has.
-///
-/// # Panics
-/// When the descriptors that were built in cannot be read.
-#[must_use]
-pub fn targets(only: &[String]) -> Vec<MethodDescriptor> {
-    let pool = DescriptorPool::decode(FILE_DESCRIPTORS).expect("descriptors of this build");
-    let methods: Vec<_> = pool.services().flat_map(|s| s.methods().collect::<Vec<_>>()).collect();
-    let wanted = |method: &MethodDescriptor| {
-        only.is_empty() || only.iter().any(|part| path(method).contains(part))
-    };
-    methods.into_iter().filter(wanted).collect()
+/// How far one target is fuzzed.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// What the messages are drawn from.
+    pub seed: u64,
+    /// For so long, seconds.
+    pub seconds: u64,
+    /// So many calls, if that is less.
+    pub calls: u64,
 }
 
-fn path(method: &MethodDescriptor) -> String {
-    format!("/{}/{}", method.parent_service().full_name(), method.name())
+/// Fuzzes one target at the first node of `cluster`.
+///
+/// # Errors
+/// When a node ends, panics, grows without bound, or does not serve afterwards.
+pub fn one(cluster: &mut Cluster, target: &Target, extent: Extent) -> Result<(), String> {
+    let before = memory_bytes(cluster);
+    let answered = runtime().block_on(fuzz(&cluster.nodes[0].client, target, extent))?;
+    let path = target.path();
+    judge(cluster, &path, before)?;
+    say(&format!("{path}: {answered}, {:.0} MiB", mib(memory_bytes(cluster))));
+    Ok(())
 }
 
 /// What came back.
@@ -101,15 +107,10 @@ struct Answers {
     open: AtomicU64,
 }
 
-async fn fuzz(
-    endpoint: &str,
-    target: &MethodDescriptor,
-    seed: u64,
-    settings: &Settings,
-) -> Result<String, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{endpoint}")).map_err(text)?;
-    let end = Instant::now() + Duration::from_secs(settings.seconds);
-    let (answers, left) = (Arc::<Answers>::default(), Arc::new(AtomicU64::new(settings.calls)));
+async fn fuzz(address: &str, target: &Target, extent: Extent) -> Result<String, String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(text)?;
+    let end = Instant::now() + Duration::from_secs(extent.seconds);
+    let (answers, left) = (Arc::<Answers>::default(), Arc::new(AtomicU64::new(extent.calls)));
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..CALLS as u64 {
         // Eight share a connection: what one of them does to it the others feel.
@@ -117,10 +118,14 @@ async fn fuzz(
             0 | 1 => endpoint.connect().await.map_err(text)?,
             _ => endpoint.connect_lazy(),
         };
-        let author = Author::new(target.input(), seed.wrapping_add(number));
+        let author = Author::new(target.input(), extent.seed.wrapping_add(number));
         let (target, answers, left) = (target.clone(), Arc::clone(&answers), Arc::clone(&left));
         let goes_on = move || Instant::now() < end && take_one(&left);
-        calls.spawn(async move { send(channel, &target, author, &answers, goes_on).await });
+        let address = address.to_owned();
+        calls.spawn(async move {
+            let door = Door { channel, address };
+            send(&door, &target, author, &answers, goes_on).await
+        });
     }
     while let Some(ended) = calls.join_next().await {
         ended.map_err(text)??;
@@ -134,27 +139,45 @@ async fn fuzz(
     ))
 }
 
-async fn send(
+/// Where calls go: over gRPC, and over HTTP/1.
+struct Door {
     channel: Channel,
-    target: &MethodDescriptor,
+    address: String,
+}
+
+impl Door {
+    async fn call(&self, target: &Target, author: &mut Author) -> Result<Answer, String> {
+        let path = target.path();
+        match target {
+            Target::Method(method) => {
+                let messages = author.messages(method.is_client_streaming());
+                Ok(call::call(&self.channel, &path, messages).await)
+            }
+            Target::Json { .. } => json::post(&self.address, &path, &author.text()).await,
+        }
+    }
+}
+
+async fn send(
+    door: &Door,
+    target: &Target,
     mut author: Author,
     answers: &Answers,
     goes_on: impl Fn() -> bool,
 ) -> Result<(), String> {
-    let path = path(target);
+    let path = target.path();
     while goes_on() {
-        let messages = author.messages(target.is_client_streaming());
-        match call::call(&channel, &path, messages).await {
-            call::Answer::Served => answers.served.fetch_add(1, Ordering::Relaxed),
-            call::Answer::Open => answers.open.fetch_add(1, Ordering::Relaxed),
+        match door.call(target, &mut author).await? {
+            Answer::Served => answers.served.fetch_add(1, Ordering::Relaxed),
+            Answer::Open => answers.open.fetch_add(1, Ordering::Relaxed),
             // A node that is gone, or a task of it: the client's own words, with a cause. Locks and elections say
             // `Unknown` too, as etcd's do.
-            call::Answer::Refused(status)
+            Answer::Refused(status)
                 if status.code() == Code::Unknown && status.source().is_some() =>
             {
                 return Err(format!("{path}: {status:?}"));
             }
-            call::Answer::Refused(_) => answers.refused.fetch_add(1, Ordering::Relaxed),
+            Answer::Refused(_) => answers.refused.fetch_add(1, Ordering::Relaxed),
         };
     }
     Ok(())
@@ -171,8 +194,7 @@ fn memory_bytes(cluster: &Cluster) -> u64 {
 }
 
 /// After a target the nodes must be as good as before.
-fn judge(cluster: &mut Cluster, target: &MethodDescriptor, before: u64) -> Result<(), String> {
-    let path = path(target);
+fn judge(cluster: &mut Cluster, path: &str, before: u64) -> Result<(), String> {
     for number in 0..cluster.nodes.len() {
         let node = &mut cluster.nodes[number];
         let process = node.process.as_mut().expect("nobody ends it");

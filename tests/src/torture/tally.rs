@@ -72,6 +72,12 @@ impl Tally {
         *self.rounds.entry(kind.to_owned()).or_default() += 1;
     }
 
+    /// Rounds of exactly this kind.
+    #[must_use]
+    pub fn count_of(&self, kind: &str) -> u64 {
+        self.rounds.get(kind).copied().unwrap_or_default()
+    }
+
     /// Rounds whose kind begins with `kind`.
     #[must_use]
     pub fn count(&self, kind: &str) -> u64 {
