@@ -11,6 +11,8 @@ use quorate_api::etcdserverpb::{
     Member, MemberListRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
     StatusResponse,
 };
+use quorate_api::v3electionpb::election_client::ElectionClient;
+use quorate_api::v3lockpb::lock_client::LockClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -33,6 +35,10 @@ pub struct Client {
     pub maintenance: MaintenanceClient<Channel>,
     /// `Cluster`.
     pub cluster: ClusterClient<Channel>,
+    /// `Lock`.
+    pub lock: LockClient<Channel>,
+    /// `Election`.
+    pub election: ElectionClient<Channel>,
 }
 
 impl Client {
@@ -48,7 +54,9 @@ impl Client {
             lease: LeaseClient::new(channel.clone()),
             watch: WatchClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
-            cluster: ClusterClient::new(channel),
+            cluster: ClusterClient::new(channel.clone()),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel),
         }
     }
 }
