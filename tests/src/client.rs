@@ -12,6 +12,8 @@ use quorate_api::etcdserverpb::{
     Member, MemberListRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
     StatusResponse,
 };
+use quorate_api::v3electionpb::election_client::ElectionClient;
+use quorate_api::v3lockpb::lock_client::LockClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -36,6 +38,10 @@ pub struct Client {
     pub cluster: ClusterClient<Channel>,
     /// `Auth`.
     pub auth: AuthClient<Channel>,
+    /// `Lock`.
+    pub lock: LockClient<Channel>,
+    /// `Election`.
+    pub election: ElectionClient<Channel>,
 }
 
 impl Client {
@@ -52,7 +58,9 @@ impl Client {
             watch: WatchClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
-            auth: AuthClient::new(channel),
+            auth: AuthClient::new(channel.clone()),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel),
         }
     }
 }

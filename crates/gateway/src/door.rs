@@ -40,7 +40,7 @@ use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
 use crate::metrics::GatewayMetrics;
 use crate::ownership::Queues;
-use crate::watch::{Hub, WatchService};
+use crate::watch::WatchService;
 
 /// Metadata by which a client says that it would rather be refused than served by a node that knows of
 /// no leader.
@@ -55,26 +55,31 @@ pub(crate) struct Door<B> {
 }
 
 impl<B: Backend> Door<B> {
-    pub(crate) fn new(desk: Arc<Desk<B>>, metrics: Arc<GatewayMetrics>, hub: Arc<Hub<B>>) -> Self {
+    pub(crate) fn new(
+        desk: Arc<Desk<B>>,
+        metrics: Arc<GatewayMetrics>,
+        queues: Arc<Queues<B>>,
+    ) -> Self {
         let bytes_max = desk.config.message_bytes_max();
         let kv =
             KvServer::new(KvService::new(Arc::clone(&desk))).max_decoding_message_size(bytes_max);
-        let queues = Arc::new(Queues::new(Arc::clone(&hub)));
+        let hub = Arc::clone(&queues.hub);
         let lock = LockServer::new(LockService::new(Arc::clone(&queues)));
         let election = ElectionServer::new(ElectionService::new(queues));
         let mut others = Routes::builder();
         others
             .add_service(
-                WatchServer::new(WatchService::new(hub)).max_decoding_message_size(bytes_max),
+                WatchServer::new(WatchService::new(Arc::clone(&hub)))
+                    .max_decoding_message_size(bytes_max),
             )
             .add_service(ClusterServer::new(ClusterService::new(Arc::clone(&desk))))
             .add_service(MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk))))
             .add_service(AuthServer::new(AuthService::new(Arc::clone(&desk))))
-            .add_service(LeaseServer::new(LeaseService::new(Arc::clone(&desk))))
+            .add_service(LeaseServer::new(LeaseService::new(Arc::clone(&hub))))
             .add_service(lock.max_decoding_message_size(bytes_max))
             .add_service(election.max_decoding_message_size(bytes_max))
             .add_service(AdminServer::new(AdminService::new(Arc::clone(&desk))))
-            .add_service(HealthServer::new(HealthService::new(Arc::clone(&desk))))
+            .add_service(HealthServer::new(HealthService::new(Arc::clone(&hub))))
             .add_service(
                 reflection().build_v1().expect("the descriptors that this build made are sound"),
             )

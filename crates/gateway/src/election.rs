@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream};
 use quorate_api::etcdserverpb::ResponseHeader;
 use quorate_api::v3electionpb::{
     CampaignRequest, CampaignResponse, LeaderKey, LeaderRequest, LeaderResponse, ProclaimRequest,
@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::auth::caller::{Identity, identity};
 use crate::backend::Backend;
+use crate::closing::until_closed;
 use crate::door::REQUIRE_LEADER;
 use crate::error::ApiError;
 use crate::ownership::{
@@ -148,7 +149,8 @@ impl<B: Backend> election_server::Election for ElectionService<B> {
             let told = observer.next().await.map_err(in_their_words)?;
             Ok(Some((told, observer)))
         });
-        Ok(Response::new(told.boxed()))
+        // Also while nobody leads.
+        Ok(Response::new(until_closed(told, self.queues.hub.closed())))
     }
 }
 

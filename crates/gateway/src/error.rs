@@ -35,6 +35,13 @@ macro_rules! table {
     };
 }
 
+impl ApiError {
+    /// Whether it passes by itself: nobody leads for a moment.
+    pub(crate) const fn passes(self) -> bool {
+        matches!(self, Self::NoLeader | Self::LeaderChanged | Self::Timeout)
+    }
+}
+
 table! {
     /// A request without a key.
     EmptyKey => InvalidArgument, "etcdserver: key is not provided";

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream};
 use quorate_api::etcdserverpb::{
     auth_server::SERVICE_NAME as AUTH, cluster_server::SERVICE_NAME as CLUSTER,
     kv_server::SERVICE_NAME as KV, maintenance_server::SERVICE_NAME as MAINTENANCE,
@@ -15,7 +15,9 @@ use tonic_health::pb::{
 };
 
 use crate::backend::Backend;
+use crate::closing::until_closed;
 use crate::desk::Desk;
+use crate::watch::Hub;
 
 /// How often a watcher's stream looks whether the answer has changed.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -25,12 +27,14 @@ const SERVICES: [&str; 6] = ["", KV, CLUSTER, MAINTENANCE, AUTH, ADMIN];
 
 /// gRPC's health service over a backend.
 pub(crate) struct HealthService<B> {
+    hub: Arc<Hub<B>>,
     desk: Arc<Desk<B>>,
 }
 
 impl<B: Backend> HealthService<B> {
-    pub(crate) fn new(desk: Arc<Desk<B>>) -> Self {
-        Self { desk }
+    pub(crate) fn new(hub: Arc<Hub<B>>) -> Self {
+        let desk = Arc::clone(&hub.desk);
+        Self { hub, desk }
     }
 }
 
@@ -64,7 +68,7 @@ impl<B: Backend> health_server::Health for HealthService<B> {
                 Some((Ok(response(now)), Some(now)))
             }
         });
-        Ok(Response::new(changes.boxed()))
+        Ok(Response::new(until_closed(changes, self.hub.closed())))
     }
 }
 

@@ -4,11 +4,10 @@
 //! leads, since nobody else keeps deadlines; the backend finds it.
 
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::{Stream, StreamExt};
+use futures::stream::{BoxStream, StreamExt};
 use quorate_api::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
@@ -20,8 +19,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::caller::{Identity, identity};
 use crate::backend::{Answer, Backend, Consistency};
+use crate::closing::until_closed;
 use crate::desk::Desk;
 use crate::error::ApiError;
+use crate::watch::Hub;
 
 /// Keep-alives of one stream that are under way at a time; the client's next ones wait in its stream.
 const KEEP_ALIVES_MAX: usize = 256;
@@ -31,6 +32,7 @@ const DRAWS_MAX: usize = 4;
 
 /// etcd's Lease service over a backend.
 pub(crate) struct LeaseService<B> {
+    hub: Arc<Hub<B>>,
     desk: Arc<Desk<B>>,
     ids: LeaseIds,
 }
@@ -116,8 +118,9 @@ impl<B: Backend> Desk<B> {
 }
 
 impl<B: Backend> LeaseService<B> {
-    pub(crate) fn new(desk: Arc<Desk<B>>) -> Self {
-        Self { desk, ids: LeaseIds::default() }
+    pub(crate) fn new(hub: Arc<Hub<B>>) -> Self {
+        let desk = Arc::clone(&hub.desk);
+        Self { hub, desk, ids: LeaseIds::default() }
     }
 
     async fn grant(
@@ -171,21 +174,22 @@ impl<B: Backend> lease_server::Lease for LeaseService<B> {
         Ok(Response::new(LeaseRevokeResponse { header: Some(header) }))
     }
 
-    type LeaseKeepAliveStream =
-        Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
+    type LeaseKeepAliveStream = BoxStream<'static, Result<LeaseKeepAliveResponse, Status>>;
 
     /// Many at a time, answered in order. The stream ends with the first one that has no answer, as etcd's
-    /// does: clients open another one.
+    /// does, and when the gateway goes down: clients open another one.
     async fn lease_keep_alive(
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (desk, by) = (Arc::clone(&self.desk), identity(&request));
-        let answers = request.into_inner().map(move |request| {
+        let requests = request.into_inner().take_until(self.hub.closed());
+        let answers = requests.map(move |request| {
             let (desk, by) = (Arc::clone(&desk), by.clone());
             async move { desk.keep_alive(request?.id, by.as_ref()).await }
         });
-        Ok(Response::new(Box::pin(answers.buffered(KEEP_ALIVES_MAX))))
+        let answers = answers.buffered(KEEP_ALIVES_MAX);
+        Ok(Response::new(until_closed(answers, self.hub.closed())))
     }
 
     async fn lease_time_to_live(

@@ -10,7 +10,9 @@
 //! - `kv`, `watch`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's;
 //!   `blobs`: files as streams.
 //! - [`compaction`]: when history is forgotten by itself.
-//! - `lock`, `election`: etcd's services over the others, with `ownership`: whose turn it is.
+//! - `lock`, `election`: etcd's services over the others, with `ownership`: whose turn it is, and `undo`: the places
+//!   of calls that ended.
+//! - `closing`: how streams end when the gateway goes down.
 //! - `desk`: what the services share.
 //! - [`auth`]: who asks, and whether they may.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
@@ -38,6 +40,7 @@ pub mod validate;
 
 mod admin;
 mod blobs;
+mod closing;
 mod cluster;
 mod connection;
 mod desk;
@@ -55,6 +58,7 @@ mod ownership;
 mod pings;
 mod prefixed;
 mod translate;
+mod undo;
 mod watch;
 mod writes;
 

@@ -146,6 +146,45 @@ impl WatchMetrics {
     }
 }
 
+/// Handles of the places in queues that are taken back.
+#[derive(Clone)]
+pub(crate) struct UndoMetrics {
+    /// Places that are being taken back, or wait for it.
+    pub(crate) count: Gauge,
+    /// Places that nobody took back in time, or that could not be.
+    pub(crate) failed_total: Counter,
+    /// Places for which there was no room.
+    pub(crate) refused_total: Counter,
+}
+
+impl UndoMetrics {
+    pub(crate) fn new(recorder: &dyn Recorder) -> Self {
+        let register = Register { recorder };
+        let counter = |name: &'static str, text: &'static str| {
+            recorder.describe_counter(name.into(), Some(Unit::Count), text.into());
+            register.counter(name, vec![])
+        };
+        let count = "quorate_gateway_undos_count";
+        recorder.describe_gauge(
+            count.into(),
+            Some(Unit::Count),
+            "Places of ended calls in queues of locks and elections that are being taken back."
+                .into(),
+        );
+        Self {
+            count: register.gauge(count),
+            failed_total: counter(
+                "quorate_gateway_undos_failed_total",
+                "Places of ended calls that stay until their leases end, since taking them back failed.",
+            ),
+            refused_total: counter(
+                "quorate_gateway_undos_refused_total",
+                "Places of ended calls that stay until their leases end, since too many were being taken back.",
+            ),
+        }
+    }
+}
+
 /// Handles of one method.
 pub(crate) struct MethodMetrics {
     started: Counter,

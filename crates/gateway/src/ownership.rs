@@ -5,7 +5,7 @@
 //! and owners follow each other in the order in which they came. [`turn`] decides; [`Queues`] does the rest.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,10 +13,11 @@ use prost::Message;
 use quorate_api::etcdserverpb::ResponseHeader;
 use quorate_types::KeyRange;
 use quorate_types::kv::{
-    self, Compare, CompareResult, DeleteRange, EventKind, KeyValue, Op, Put, Range, SortOrder,
-    SortTarget, Txn, TxnOutcome, command, compare::Target, op, outcome, query,
+    self, Compare, CompareResult, EventKind, KeyValue, Op, Put, Range, SortOrder, SortTarget, Txn,
+    TxnOutcome, command, compare::Target, op, outcome, query,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use crate::auth::caller::Identity;
@@ -24,6 +25,8 @@ use crate::backend::Backend;
 use crate::desk::Desk;
 use crate::error::ApiError;
 use crate::lease::LeaseIds;
+use crate::metrics::UndoMetrics;
+use crate::undo::{UndoBounds, Undos};
 use crate::watch::{Hub, Subscription, Told};
 
 /// Time to live of a lease that the server grants for a call that names none, in seconds; etcd's.
@@ -31,12 +34,6 @@ const SESSION_TTL_S: i64 = 60;
 
 /// Pause before something that nobody answered is asked again: an election goes on for longer.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often it is tried to take a place back whose call has ended: for longer than an election takes.
-const UNDO_TRIES: u32 = 50;
-
-/// Places that are being taken back at a time. Those beyond stay until their leases end.
-const UNDOS_MAX: usize = 1_024;
 
 /// What a waiter learns from a look at the keys under a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,24 +123,51 @@ pub(crate) struct Wish {
 pub(crate) struct Queues<B> {
     pub(crate) hub: Arc<Hub<B>>,
     ids: LeaseIds,
-    undos: Arc<Semaphore>,
+    undos: Undos,
+    /// The calls that wait, and those that have ended and are undone.
+    calls: Mutex<JoinSet<()>>,
 }
 
 impl<B: Backend> Queues<B> {
-    pub(crate) fn new(hub: Arc<Hub<B>>) -> Self {
-        Self { hub, ids: LeaseIds::default(), undos: Arc::new(Semaphore::new(UNDOS_MAX)) }
+    pub(crate) fn new(hub: Arc<Hub<B>>, undos: UndoMetrics) -> Self {
+        let undos = Undos::new(UndoBounds::default(), undos);
+        Self { hub, ids: LeaseIds::default(), undos, calls: Mutex::default() }
     }
 
     pub(crate) fn desk(&self) -> &Desk<B> {
         &self.hub.desk
     }
 
-    /// Waits until the wish is fulfilled. Whoever stops waiting gives the place up: that goes on in a task,
-    /// which ends with what is under way.
+    /// Waits until the wish is fulfilled, or the gateway goes down. Whoever stops waiting gives the place up: that
+    /// goes on in a task, which ends with what is under way.
     pub(crate) async fn own(self: &Arc<Self>, wish: Wish) -> Result<Owned, Status> {
         let (reply, answer) = oneshot::channel();
-        drop(tokio::spawn(Arc::clone(self).run(wish, reply)));
-        answer.await.unwrap_or_else(|_| Err(ApiError::Stopped.into()))
+        {
+            let mut calls = self.calls();
+            while calls.try_join_next().is_some() {}
+            calls.spawn(Arc::clone(self).run(wish, reply));
+        }
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(ApiError::Stopped.into())),
+            () = self.hub.closed() => Err(ApiError::Stopped.into()),
+        }
+    }
+
+    /// Waits until all that calls have left behind is undone; if this is dropped before, the rest is given up. For
+    /// a gateway that goes down: its calls have ended.
+    pub(crate) async fn settle(&self) {
+        let mut calls = std::mem::take(&mut *self.calls());
+        while calls.join_next().await.is_some() {}
+    }
+
+    /// Gives up what calls have left behind.
+    pub(crate) fn abandon(&self) {
+        self.calls().abort_all();
+    }
+
+    fn calls(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn run(self: Arc<Self>, wish: Wish, mut reply: oneshot::Sender<Result<Owned, Status>>) {
@@ -165,16 +189,16 @@ impl<B: Backend> Queues<B> {
                     let lost = status.message() == wish.lost.text();
                     drop(reply.send(Err(status)));
                     if !lost {
-                        self.undo(&place, &wish).await;
+                        self.undo(place, wish).await;
                     }
                     return;
                 }
-                None => return self.undo(&place, &wish).await,
+                None => return self.undo(place, wish).await,
             }
         }
         // Nobody was told that this key owns the name, unless another call has had it before.
         if reply.send(Ok(owned)).is_err() && place.created == place.written {
-            self.undo(&place, &wish).await;
+            self.undo(place, wish).await;
         }
     }
 
@@ -281,27 +305,11 @@ impl<B: Backend> Queues<B> {
     }
 
     /// Takes a place back, unless a later call of the same lease has it by now.
-    async fn undo(&self, place: &Place, wish: &Wish) {
-        let Ok(_permit) = self.undos.try_acquire() else {
-            tracing::debug!("a place of a call that ended stays until its lease ends");
-            return;
-        };
-        let delete = DeleteRange { key: place.key.clone(), ..DeleteRange::default() };
-        let txn = Txn {
-            compares: vec![compare(&place.key, Target::ModRevision(place.written))],
-            success: vec![do_op(op::Body::DeleteRange(delete))],
-            failure: Vec::new(),
-        };
-        for _ in 0..UNDO_TRIES {
-            match self.carry_out(txn.clone(), wish.by.as_ref()).await {
-                Err(status) if passes(&status) => tokio::time::sleep(RETRY_PAUSE).await,
-                Err(error) => {
-                    tracing::debug!(%error, "a place stays until its lease ends");
-                    return;
-                }
-                Ok(_) => return,
-            }
-        }
+    async fn undo(&self, place: Place, wish: Wish) {
+        let Place { key, written, .. } = place;
+        // It may take a while, and what was wished for may be large.
+        drop(wish);
+        self.undos.take_back(&*self.desk().backend, key, written).await;
     }
 
     /// Runs a transaction of the services' own, within the limits of clients'.
@@ -348,8 +356,8 @@ where
 
 /// Whether a refusal passes by itself.
 pub(crate) fn passes(status: &Status) -> bool {
-    let passing = [ApiError::NoLeader, ApiError::LeaderChanged, ApiError::Timeout];
-    passing.iter().any(|error| error.text() == status.message())
+    let passing = ApiError::ALL.iter().filter(|error| error.passes());
+    passing.map(|error| error.text()).any(|text| text == status.message())
 }
 
 /// A refusal as these services of etcd say it: what the services beneath refuse for good has no code of its own.

@@ -26,12 +26,17 @@ use crate::desk::Desk;
 use crate::door::Door;
 use crate::http::{MetricsPage, Pages, Port};
 use crate::json::{InProcess, JsonGateway, Routes};
-use crate::metrics::{GatewayMetrics, WatchMetrics};
+use crate::metrics::{GatewayMetrics, UndoMetrics, WatchMetrics};
+use crate::ownership::Queues;
 use crate::tls::{ClientTls, Handshakes};
 use crate::watch::Hub;
 
 /// Pause after a failed accept (out of file descriptors, say), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Time that places of ended calls have to be taken back when the gateway goes down: for a write, not for an
+/// election.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// The front door: etcd's services over a [`Backend`], and the plain pages.
 ///
@@ -44,6 +49,7 @@ pub struct Gateway<B> {
     handshakes: Arc<Handshakes>,
     tls: Option<Arc<ClientTls>>,
     hub: Arc<Hub<B>>,
+    queues: Arc<Queues<B>>,
 }
 
 impl<B: Backend> Gateway<B> {
@@ -69,7 +75,8 @@ impl<B: Backend> Gateway<B> {
         let guard = Guard::new(auth, metrics.logins_waiting.clone());
         let desk = Arc::new(Desk::new(backend, config, guard));
         let hub = Arc::new(Hub::new(Arc::clone(&desk), WatchMetrics::new(recorder)));
-        let door = Door::new(Arc::clone(&desk), Arc::clone(&metrics), Arc::clone(&hub));
+        let queues = Arc::new(Queues::new(Arc::clone(&hub), UndoMetrics::new(recorder)));
+        let door = Door::new(Arc::clone(&desk), Arc::clone(&metrics), Arc::clone(&queues));
         let door = Arc::new(door);
         let refused = metrics.json_refused_total.clone();
         let in_process = InProcess(Arc::clone(&door));
@@ -84,6 +91,7 @@ impl<B: Backend> Gateway<B> {
             metrics,
             tls: None,
             hub,
+            queues,
         }
     }
 
@@ -143,14 +151,24 @@ impl<B: Backend> Gateway<B> {
         }
         drop(listener);
         if port == Port::Client {
-            // Watches end by themselves only.
+            // Watches, keep-alives and calls that wait for their turn end by themselves only.
             self.hub.close();
         }
         // Every connection holds a receiver; they see this as the word to finish.
         drop(close);
-        let finished = async { while open.join_next().await.is_some() {} };
+        let finished = async {
+            while open.join_next().await.is_some() {}
+            if port == Port::Client {
+                // Places that nobody takes back so soon stay until their leases end.
+                drop(tokio::time::timeout(SETTLE_MAX, self.queues.settle()).await);
+            }
+        };
         if tokio::time::timeout(self.config.shutdown_grace, finished).await.is_err() {
             tracing::info!("connections were cut off at the end of their grace");
+            if port == Port::Client {
+                // Nothing of this gateway may hold the backend any longer.
+                self.queues.abandon();
+            }
         }
     }
 

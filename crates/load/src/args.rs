@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Range(Range),
     /// Transactions: compare a key's version, then put it, else get it.
     Txn(Load),
+    /// Grant many leases, keep all of them alive, and look that none is lost.
+    Leases(Leases),
     /// Record every acknowledged write, watch reads for going backwards, then look for every write.
     Verify(Verify),
     /// Load servers, record what they answer, and check it against etcd's contract: linearizable keys, watches
@@ -139,6 +141,38 @@ pub(crate) struct Range {
     /// `l` (linearizable) or `s` (serializable).
     #[arg(long, value_enum, default_value_t = Consistency::L)]
     pub(crate) consistency: Consistency,
+}
+
+/// `leases`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Leases {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Leases.
+    #[arg(long, default_value_t = 10_000)]
+    pub(crate) leases: u64,
+    /// The time to live that they ask for, in seconds. Each is kept alive three times in that time, spread evenly.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(i64).range(1..))]
+    pub(crate) ttl: i64,
+    /// Clients that grant: grants in flight at any time.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) clients: usize,
+    /// Keep-alive streams; leases take them in turn.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) streams: usize,
+    /// Connections for grants and as many for streams, spread over the endpoints. 0: one for every 8 streams, and
+    /// at least one for each endpoint.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) connections: usize,
+    /// How long to keep them alive once all are granted.
+    #[arg(long, value_parser = duration, default_value = "60s")]
+    pub(crate) duration: Duration,
+    /// Process ids of the servers: their CPU and memory are reported.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) pids: Vec<u32>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `verify`.

@@ -42,16 +42,22 @@ pub(crate) enum Method {
     Range,
     /// `KV.Txn`.
     Txn,
+    /// `Lease.LeaseGrant`.
+    LeaseGrant,
+    /// `Lease.LeaseLeases`.
+    LeaseLeases,
 }
 
 impl Method {
-    const ALL: [Self; 3] = [Self::Put, Self::Range, Self::Txn];
+    const ALL: [Self; 5] = [Self::Put, Self::Range, Self::Txn, Self::LeaseGrant, Self::LeaseLeases];
 
     fn path(self) -> &'static str {
         match self {
             Self::Put => "/etcdserverpb.KV/Put",
             Self::Range => "/etcdserverpb.KV/Range",
             Self::Txn => "/etcdserverpb.KV/Txn",
+            Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
+            Self::LeaseLeases => "/etcdserverpb.Lease/LeaseLeases",
         }
     }
 }
@@ -66,8 +72,14 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn client(code: Code, what: impl std::fmt::Display) -> Self {
+    pub(crate) fn client(code: Code, what: impl std::fmt::Display) -> Self {
         Self { code, text: format!("client: {what}") }
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        Self { code: status.code(), text: status.message().to_owned() }
     }
 }
 

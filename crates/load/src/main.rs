@@ -4,7 +4,7 @@
 //! One run: [`args`] is parsed, [`workload`] builds request templates, [`drive`] starts worker threads
 //! (one current-thread runtime each; one by default, because the client shares the machine's cores with
 //! the servers it measures), every client sends through a [`call::Caller`], [`tally`] counts, [`process`]
-//! samples the servers' CPU, and [`report`] prints. [`verify`] is the workload that remembers what was
+//! samples the servers' CPU, and [`report`] prints. [`leases`] is a load of leases that are kept alive; [`verify`] is the workload that remembers what was
 //! acknowledged; [`check`] records all answers and judges them; [`ceiling`] is a server with constant answers, which shows what the protocol alone costs.
 
 mod args;
@@ -13,6 +13,7 @@ mod ceiling;
 mod check;
 mod drive;
 mod keys;
+mod leases;
 mod pacer;
 mod process;
 mod progress;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
             &range.load,
         ),
         args::Command::Txn(load) => drive::run(workload::Shape::Txn, &load),
+        args::Command::Leases(leases) => leases::run(&leases),
         args::Command::Verify(verify) => verify::run(&verify),
         args::Command::Check(check) => check::run(&check),
         args::Command::Ceiling(ceiling) => ceiling::run(&ceiling).map(|()| ExitCode::SUCCESS),

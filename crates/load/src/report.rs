@@ -73,6 +73,16 @@ impl Latency {
             max: us.max() as f64 / US_PER_MS,
         }
     }
+
+    /// One line of text that begins with `name`.
+    pub(crate) fn text(&self, out: &mut impl Write, name: &str) -> io::Result<()> {
+        let Self { count: _, mean, p50, p90, p99, p999, max } = self;
+        writeln!(
+            out,
+            "  {name} ms: mean {mean:.3}  p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p999:.3}  \
+             max {max:.3}"
+        )
+    }
 }
 
 impl Report {
@@ -133,9 +143,9 @@ impl Report {
         writeln!(out, "{}, {} clients{rate}", self.workload, self.clients)?;
         let (answered, elapsed_s, ops_per_s) = (self.answered, self.elapsed_s, self.ops_per_s);
         writeln!(out, "  {ops_per_s:.0} ops/s ({answered} answered in {elapsed_s:.2} s)")?;
-        latency(out, "latency", &self.latency_ms)?;
+        self.latency_ms.text(out, "latency")?;
         for (name, of_operation) in &self.operations {
-            latency(out, name, of_operation)?;
+            of_operation.text(out, name)?;
         }
         writeln!(out, "  client CPU {:.1} us/op", self.client_cpu_us_per_op)?;
         if let Some(us) = self.server_cpu_us_per_op {
@@ -164,15 +174,6 @@ fn all(tally: &Tally) -> Histogram<u64> {
         all.add(part).expect("all histograms have the same bounds");
     }
     all
-}
-
-fn latency(out: &mut impl Write, name: &str, latency: &Latency) -> io::Result<()> {
-    let Latency { count: _, mean, p50, p90, p99, p999, max } = latency;
-    writeln!(
-        out,
-        "  {name} ms: mean {mean:.3}  p50 {p50:.3}  p90 {p90:.3}  p99 {p99:.3}  p99.9 {p999:.3}  \
-         max {max:.3}"
-    )
 }
 
 /// A bar for every doubling of the latency that occurs.

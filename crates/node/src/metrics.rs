@@ -7,7 +7,7 @@ use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit,
 };
 use quorate_raft::Cause;
-use quorate_types::NodeId;
+use quorate_types::{MachineKind, NodeId};
 
 use crate::engine::lock;
 
@@ -46,6 +46,8 @@ pub(crate) struct NodeMetrics {
     pub(crate) apply_entries: Histogram,
     pub(crate) apply_queue_depth: Gauge,
     pub(crate) feed_bytes: Gauge,
+    /// The figures of each kind of machine.
+    figures: Vec<(Arc<dyn MachineKind>, Vec<Gauge>)>,
     /// By peer: the most that any group led here has not yet heard back from it.
     replication_lag_entries: Mutex<BTreeMap<NodeId, Gauge>>,
     /// Where the metrics of nodes that join later go.
@@ -208,8 +210,33 @@ impl NodeMetrics {
                 "quorate_node_feed_bytes",
                 "Bytes of late feeds that are held for those who follow groups of this node.",
             ),
+            figures: Vec::new(),
             replication_lag_entries: Mutex::new(peers.iter().take(PEERS_MAX).map(lag).collect()),
             recorder: OnceLock::new(),
+        }
+    }
+
+    /// The same, with the figures of these kinds of machines.
+    pub(crate) fn with_figures<'k>(
+        self,
+        recorder: &dyn Recorder,
+        kinds: impl IntoIterator<Item = &'k Arc<dyn MachineKind>>,
+    ) -> Self {
+        let registry = Registry { recorder };
+        let gauges = |kind: &Arc<dyn MachineKind>| {
+            let figures = kind.figures().into_iter();
+            let gauges = figures.map(|figure| registry.gauge(figure.name, figure.help));
+            (Arc::clone(kind), gauges.collect())
+        };
+        Self { figures: kinds.into_iter().map(gauges).collect(), ..self }
+    }
+
+    /// Shows the figures as they are now.
+    pub(crate) fn show_figures(&self) {
+        for (kind, gauges) in &self.figures {
+            for (figure, gauge) in kind.figures().into_iter().zip(gauges) {
+                gauge.set(figure.value as f64);
+            }
         }
     }
 

@@ -173,7 +173,8 @@ pub(crate) async fn open(
     let peers: Vec<_> = map.nodes().filter(|node| node.id != identity.node).collect();
     let dialed = peers_in(&map, identity.node);
     let labels: Vec<_> = peers.iter().map(|node| (node.id, node.name.clone())).collect();
-    let metrics = Arc::new(NodeMetrics::new(recorder, &labels));
+    let metrics = NodeMetrics::new(recorder, &labels).with_figures(recorder, kinds.values());
+    let metrics = Arc::new(metrics);
     let router = Arc::new(Router {
         node: identity.node,
         residents: ArcSwap::default(),

@@ -122,6 +122,8 @@ pub(crate) async fn look_around(router: Arc<Router>) {
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
+        // First: what is in memory waits for no group.
+        router.metrics.show_figures();
         let reports = reports(&router).await;
         look(&router, &reports);
     }

@@ -32,7 +32,7 @@ pub use digest::{Digest, Digested};
 pub use entry::{Entry, EntryId, HardState, Membership, Payload, SnapshotMeta};
 pub use id::{ClusterId, Epoch, GroupId, Incarnation, LogIndex, NodeId, Revision, ShardId, Term};
 pub use machine::{
-    Committed, Due, Led, MachineKind, ReadError, StateBatch, StateMachine, StateReader,
+    Committed, Due, Figure, Led, MachineKind, ReadError, StateBatch, StateMachine, StateReader,
 };
 pub use message::{Body, Message, ReadContext};
 pub use moment::Moment;

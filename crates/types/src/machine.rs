@@ -201,6 +201,17 @@ pub struct Due {
     pub command: Bytes,
 }
 
+/// How many of something there are in the replicas of a node, as a metric shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Figure {
+    /// The metric's name.
+    pub name: &'static str,
+    /// What is counted, for people.
+    pub help: &'static str,
+    /// How many there are now.
+    pub value: u64,
+}
+
 /// A kind of state machine, registered by name when a node is opened, so that a restart can rebuild the
 /// groups that it finds.
 pub trait MachineKind: Send + Sync + fmt::Debug {
@@ -276,6 +287,12 @@ pub trait MachineKind: Send + Sync + fmt::Debug {
     /// A command of [`Self::tick`] was certainly not proposed, and will not be.
     fn not_proposed(&self, due: &Due) {
         let _ = due;
+    }
+
+    /// What there is now in the replicas of this node, leaders or not: always the same figures, in the same
+    /// order. Asked about once a second, from where nothing may block, so it counts nothing out.
+    fn figures(&self) -> Vec<Figure> {
+        Vec::new()
     }
 
     /// Answers a query that only the leader can answer, such as one about time. It was granted like any

@@ -1,5 +1,6 @@
 //! The registry between the backend's feed and the streams.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +63,13 @@ impl<B: Backend> Hub<B> {
     /// Ends all streams, and the task.
     pub(crate) fn close(&self) {
         self.ending.send_modify(|ending| ending.closed = true);
+    }
+
+    /// Resolves when [`close`](Self::close) was called.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + 'static + use<B> {
+        let mut ending = self.ending();
+        // The hub may be gone by then, which is an end too.
+        async move { drop(ending.wait_for(|ending| ending.closed).await) }
     }
 
     pub(crate) fn ending(&self) -> watch::Receiver<Ending> {

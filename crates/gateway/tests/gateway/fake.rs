@@ -26,6 +26,11 @@ pub(crate) struct FakeBackend {
     state: Arc<Mutex<State>>,
     /// The revision.
     changed: tokio::sync::watch::Sender<i64>,
+    /// Proposals that have failed.
+    refused: tokio::sync::watch::Sender<u64>,
+    /// While false, reads do not come back.
+    answers: tokio::sync::watch::Sender<bool>,
+    held: tokio::sync::watch::Sender<usize>,
 }
 
 struct State {
@@ -48,6 +53,9 @@ impl FakeBackend {
     pub(crate) fn new() -> Self {
         Self {
             changed: tokio::sync::watch::Sender::new(1),
+            refused: tokio::sync::watch::Sender::new(0),
+            answers: tokio::sync::watch::Sender::new(true),
+            held: tokio::sync::watch::Sender::new(0),
             state: Arc::new(Mutex::new(State {
                 keyspace: Keyspace::new(),
                 roster: Roster::of(Member {
@@ -106,6 +114,27 @@ impl FakeBackend {
         std::mem::take(&mut self.state().proposals)
     }
 
+    /// Changes with every command that is proposed from now on.
+    pub(crate) fn proposed(&self) -> tokio::sync::watch::Receiver<i64> {
+        self.changed.subscribe()
+    }
+
+    /// Changes with every proposal that fails from now on.
+    pub(crate) fn refused(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.refused.subscribe()
+    }
+
+    /// From now on reads do not come back.
+    pub(crate) fn hold_reads(&self) {
+        self.answers.send_replace(false);
+    }
+
+    /// Waits until a read is held.
+    pub(crate) async fn read_is_held(&self) {
+        let mut held = self.held.subscribe();
+        held.wait_for(|count| *count > 0).await.map(drop).expect("the sender is here");
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().expect("no test panics while it holds the state")
     }
@@ -115,6 +144,7 @@ impl Backend for FakeBackend {
     async fn propose(&self, command: Command) -> Result<Answer, BackendError> {
         let mut state = self.state();
         if let Some(failure) = &state.failure {
+            self.refused.send_modify(|count| *count += 1);
             return Err(failure.clone());
         }
         let outcome = state.keyspace.apply(&command);
@@ -124,6 +154,11 @@ impl Backend for FakeBackend {
     }
 
     async fn read(&self, query: Query, consistency: Consistency) -> Result<Answer, BackendError> {
+        if !*self.answers.borrow() {
+            self.held.send_modify(|count| *count += 1);
+            // The sender is this backend's, which is there.
+            drop(self.answers.subscribe().wait_for(|answers| *answers).await);
+        }
         let mut state = self.state();
         state.reads.push(consistency);
         if let Some(failure) = &state.failure {

@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::peer::Etcd;
-use crate::support::Door;
+use crate::support::{Door, keys_until};
 
 /// How long anything may take, on however slow a machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The clients of one server.
 #[derive(Clone)]
 struct Server {
+    channel: Channel,
     kv: KvClient<Channel>,
     lease: LeaseClient<Channel>,
     lock: LockClient<Channel>,
@@ -44,7 +45,8 @@ impl Server {
             kv: KvClient::new(channel.clone()),
             lease: LeaseClient::new(channel.clone()),
             lock: LockClient::new(channel.clone()),
-            election: ElectionClient::new(channel),
+            election: ElectionClient::new(channel.clone()),
+            channel,
         }
     }
 
@@ -65,12 +67,8 @@ impl Server {
     }
 
     /// Waits until there are so many keys under a prefix.
-    async fn until(&mut self, prefix: &'static str, count: usize) {
-        let reached = async {
-            while self.keys(prefix).await.len() != count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
+    async fn until(&self, prefix: &'static str, count: usize) {
+        let reached = keys_until(&self.channel, None, prefix, |keys| keys.len() == count);
         timeout(PATIENCE, reached).await.expect("so many keys");
     }
 
@@ -272,24 +270,52 @@ async fn a_call_that_takes_a_place_over_is_not_undone_by_the_one_before() {
     let first = server.locking("n", 2);
     server.until("n/", 2).await;
     let again = server.locking("n", 2);
-    let taken_over = async {
-        while server.keys("n/").await[1].version != 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let taken_over = keys_until(&server.channel, None, "n/", |keys| keys[1].version == 2);
     timeout(PATIENCE, taken_over).await.expect("the second call writes the key");
-    door.backend.take_proposals();
+    let mut proposed = door.backend.proposed();
     first.abort();
     // The first call's end is proposed, and does nothing.
-    let proposed = async {
-        while door.backend.take_proposals().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, proposed).await.expect("a proposal");
+    timeout(PATIENCE, proposed.changed()).await.expect("in time").expect("a proposal");
     assert_eq!(server.keys("n/").await.len(), 2);
     server.unlock("n/1").await;
     assert_eq!(done(again).await.expect("the lock").key, "n/2");
+}
+
+/// A metric of a gateway without labels.
+async fn metric(door: &Door, name: &str) -> String {
+    let (_, page) = door.page("/metrics").await;
+    let row = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    row.expect("it is there").to_owned()
+}
+
+#[tokio::test]
+async fn places_that_are_taken_back_are_counted_and_so_are_those_that_cannot_be() {
+    let door = Door::open().await;
+    let mut server = Server::new(door.channel().await);
+    server.grant(1..=3).await;
+    done(server.locking("n", 1)).await.expect("the lock");
+    let second = server.locking("n", 2);
+    server.until("n/", 2).await;
+    let third = server.locking("n", 3);
+    server.until("n/", 3).await;
+    // Nobody leads: it is tried again until somebody does.
+    door.backend.fail_with(Some(BackendError::NoLeader));
+    let mut refused = door.backend.refused();
+    third.abort();
+    timeout(PATIENCE, refused.changed()).await.expect("in time").expect("a try");
+    assert_eq!(metric(&door, "quorate_gateway_undos_count").await, "1");
+    door.backend.fail_with(None);
+    server.until("n/", 2).await;
+    // The cluster is damaged: it is not.
+    door.backend.fail_with(Some(BackendError::Corrupt));
+    let mut refused = door.backend.refused();
+    second.abort();
+    timeout(PATIENCE, refused.changed()).await.expect("in time").expect("a try");
+    door.backend.fail_with(None);
+    assert_eq!(server.keys("n/").await.len(), 2, "it stays until its lease ends");
+    assert_eq!(metric(&door, "quorate_gateway_undos_failed_total").await, "1");
+    assert_eq!(metric(&door, "quorate_gateway_undos_count").await, "0");
+    assert_eq!(metric(&door, "quorate_gateway_undos_refused_total").await, "0");
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
 //! - `json`: the JSON gateway, beside a real etcd's where there is one.
 //! - `tls`: certificates of the port and of clients.
-//! - `locks`: locks and elections, beside a real etcd too.
+//! - `locks`: locks and elections, beside a real etcd too; `locks_auth`: who may take them.
+//! - `shutdown`: what a gateway that goes down tells those who wait.
 //! - `watch`: what a watch promises, and what ends one; `watch_beside_etcd`: the same watches on both.
 //!   `watch_auth`: who may watch, beside a real etcd too.
 //! - `etcdctl`: the stock command line against both.
@@ -24,12 +25,14 @@ mod json;
 mod keyspace;
 mod leases;
 mod locks;
+mod locks_auth;
 mod members;
 mod peer;
 mod pings;
 mod ports;
 mod roster;
 mod services;
+mod shutdown;
 mod support;
 mod tls;
 mod upkeep;

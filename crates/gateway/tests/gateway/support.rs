@@ -3,16 +3,21 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use quorate_api::etcdserverpb::cluster_client::ClusterClient;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_api::etcdserverpb::watch_client::WatchClient;
+use quorate_api::etcdserverpb::watch_request::RequestUnion;
+use quorate_api::etcdserverpb::{RangeRequest, WatchCreateRequest, WatchRequest};
+use quorate_api::mvccpb::KeyValue;
 use quorate_gateway::{ClientTls, Gateway, GatewayConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::fake::FakeBackend;
@@ -107,6 +112,51 @@ impl Door {
     pub(crate) async fn cluster(&self) -> ClusterClient<Channel> {
         ClusterClient::new(self.channel().await)
     }
+}
+
+/// Waits until the keys under a prefix that ends in `/` are as they should be: looks at them, and again whenever
+/// one has changed. Asks as the user of a token, if there is one.
+pub(crate) async fn keys_until(
+    channel: &Channel,
+    token: Option<&str>,
+    prefix: &'static str,
+    is_so: impl Fn(&[KeyValue]) -> bool,
+) -> Vec<KeyValue> {
+    let range_end = Bytes::from(prefix.replace('/', "0"));
+    loop {
+        let range = RangeRequest {
+            key: prefix.into(),
+            range_end: range_end.clone(),
+            ..RangeRequest::default()
+        };
+        let found = KvClient::new(channel.clone()).range(with_token(range, token)).await;
+        let found = found.expect("keys").into_inner();
+        if is_so(&found.kvs) {
+            return found.kvs;
+        }
+        let create = WatchCreateRequest {
+            key: prefix.into(),
+            range_end: range_end.clone(),
+            start_revision: found.header.expect("a header").revision + 1,
+            ..WatchCreateRequest::default()
+        };
+        let union = Some(RequestUnion::CreateRequest(create));
+        // It stays open while it is listened to.
+        let asks = futures::stream::iter([WatchRequest { request_union: union }]);
+        let asks = futures::StreamExt::chain(asks, futures::stream::pending());
+        let watched = WatchClient::new(channel.clone()).watch(with_token(asks, token)).await;
+        let mut told = watched.expect("a stream").into_inner();
+        while told.message().await.expect("no error").expect("no end").events.is_empty() {}
+    }
+}
+
+/// A request of the user of a token, or of nobody.
+pub(crate) fn with_token<T>(request: T, token: Option<&str>) -> Request<T> {
+    let mut request = Request::new(request);
+    if let Some(token) = token {
+        request.metadata_mut().insert("token", token.parse().expect("a token is text"));
+    }
+    request
 }
 
 /// A connection to `host:port`.

@@ -1,10 +1,12 @@
 //! What the kind does where it leads: leases are kept alive, and end.
 
+use std::sync::Arc;
+
 use prost::Message;
 use quorate_types::kv::{
     Command, LeaseKeepAliveOutcome, LeaseRevoke, LeaseTimeToLiveOutcome, command, outcome, query,
 };
-use quorate_types::{Due, GroupId, Led, Moment, ReadError, Term, defect};
+use quorate_types::{Due, Figure, GroupId, Led, Moment, ReadError, Term, defect};
 
 use super::lessor::{Remaining, Renewal};
 use super::machine::{KvKind, lock};
@@ -47,6 +49,16 @@ impl KvKind {
         if let Some(lessor) = lock(&self.lessors).get(&due.group) {
             lock(lessor).dropped(revoke.id, Term(revoke.expired_in_term));
         }
+    }
+
+    /// How many leases the replicas of this node know. A machine that has ended without another one in its place
+    /// has taken its share of its leases along, and those of its group are not counted any more.
+    pub(super) fn lease_count(&self) -> Figure {
+        let lessors = lock(&self.lessors);
+        let living = lessors.values().filter(|lessor| Arc::strong_count(lessor) > 1);
+        let value = living.map(|lessor| lock(lessor).count() as u64).sum();
+        let help = "Leases that the replicas of this node know, whether it leads or not.";
+        Figure { name: "quorate_lease_count", help, value }
     }
 
     pub(super) fn answer_led(

@@ -97,6 +97,11 @@ impl Lessor {
         Self { leases: leases.into_iter().map(lease).collect(), ..Self::default() }
     }
 
+    /// How many leases there are.
+    pub(crate) fn count(&self) -> usize {
+        self.leases.len()
+    }
+
     /// A lease was granted.
     pub(crate) fn granted(&mut self, id: i64, ttl_s: i64) {
         self.leases.insert(id, Lease { ttl_s, deadline: Deadline::None });
@@ -173,7 +178,7 @@ impl Lessor {
         if self.term() != Some(led.term) {
             return Renewal::NotNow;
         }
-        self.count(led.now);
+        self.pass(led.now);
         let elapsed_us = self.elapsed_us;
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Missing };
         match lease.deadline {
@@ -195,7 +200,7 @@ impl Lessor {
         if self.term() != Some(led.term) {
             return Remaining::NotNow;
         }
-        self.count(led.now);
+        self.pass(led.now);
         let Some(&Lease { ttl_s, deadline }) = self.leases.get(&id) else {
             return Remaining::Missing;
         };
@@ -212,7 +217,7 @@ impl Lessor {
         if !self.leads {
             return Vec::new();
         }
-        self.count(now);
+        self.pass(now);
         for _ in 0..BEGUN_PER_TICK_MAX {
             let Some(id) = self.to_begin.pop_front() else { break };
             if let Some(lease) = self.leases.get_mut(&id)
@@ -238,7 +243,7 @@ impl Lessor {
         over
     }
 
-    fn count(&mut self, now: Moment) {
+    fn pass(&mut self, now: Moment) {
         let last = self.last.unwrap_or(now);
         let gap_us = now.since_us(last);
         self.last = Some(last.max(now));

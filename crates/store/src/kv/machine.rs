@@ -8,17 +8,18 @@ use prost::Message;
 use quorate_types::auth::{AuthCell, AuthCommand, AuthOutcome, Directory, Needs};
 use quorate_types::kv::{
     Command, CompactOutcome, DeleteRange, DeleteRangeOutcome, KvError, LeaseGrant,
-    LeaseGrantOutcome, LeaseRevoke, LeaseRevokeOutcome, Op, Outcome, Put, PutOutcome, Query,
-    StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, op, outcome, query,
+    LeaseGrantOutcome, LeaseRevoke, LeaseRevokeOutcome, Outcome, Put, PutOutcome, Query,
+    StatusOutcome, Txn, TxnOutcome, WatchEvent, WatchEvents, command, outcome, query,
 };
 use quorate_types::machine::{Feed, ReadError, RowScope, StateError};
 use quorate_types::{
-    Committed, Digest, Digested, Due, GroupId, Led, MachineKind, Moment, StateBatch, StateMachine,
-    StateReader, Term, defect,
+    Committed, Digest, Digested, Due, Figure, GroupId, Led, MachineKind, Moment, StateBatch,
+    StateMachine, StateReader, Term, defect,
 };
 
 use super::alarms::{change_alarm, change_downgrade, conditions};
 use super::events::events;
+use super::few::looks_at_few;
 use super::hash::{hash_all, hash_kv};
 use super::hashing::Seeded;
 use super::lease::{check_grant, leases};
@@ -225,6 +226,10 @@ impl MachineKind for KvKind {
         self.revoke_dropped(due);
     }
 
+    fn figures(&self) -> Vec<Figure> {
+        vec![self.lease_count()]
+    }
+
     fn read_led(
         &self,
         group: GroupId,
@@ -270,29 +275,6 @@ fn version_of(directory: &Directory) -> AuthVersion {
     AuthVersion { enabled: directory.enabled(), revision }
 }
 
-fn looks_at_few(query: Option<&query::Body>) -> bool {
-    match query {
-        Some(query::Body::Range(range)) => range.range_end.is_empty(),
-        Some(query::Body::Txn(txn)) => names_single_keys(txn),
-        Some(
-            query::Body::Events(_)
-            | query::Body::Leases(_)
-            | query::Body::LeaseKeys(_)
-            | query::Body::HashKv(_)
-            | query::Body::HashAll(_),
-        ) => false,
-        // All are answered, or refused, without looking at a key.
-        Some(
-            query::Body::Status(_)
-            | query::Body::Conditions(_)
-            | query::Body::Auth(_)
-            | query::Body::LeaseTimeToLive(_)
-            | query::Body::LeaseKeepAlive(_),
-        )
-        | None => true,
-    }
-}
-
 pub(super) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code under the lock can panic half way through a change.
     shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -303,20 +285,6 @@ impl Drop for KvMachine {
         self.pairs.end();
         self.auth.end();
     }
-}
-
-/// True for a transaction of a few single keys; one that nests others is not looked into.
-fn names_single_keys(txn: &Txn) -> bool {
-    const KEYS_MAX: usize = 16;
-    let ops = || txn.success.iter().chain(&txn.failure);
-    let is_single = |op: &Op| match &op.body {
-        Some(op::Body::Range(range)) => range.range_end.is_empty(),
-        Some(op::Body::Put(_)) | None => true,
-        Some(op::Body::DeleteRange(_) | op::Body::Txn(_)) => false,
-    };
-    txn.compares.len() + ops().count() <= KEYS_MAX
-        && txn.compares.iter().all(|compare| compare.range_end.is_empty())
-        && ops().all(is_single)
 }
 
 impl StateMachine for KvMachine {
@@ -588,31 +556,4 @@ fn answer(revision: i64, body: Result<outcome::Body, Refusal>) -> Result<Outcome
         Err(Refusal::State(error)) => return Err(error),
     };
     Ok(Outcome { revision, body: Some(body) })
-}
-
-#[cfg(test)]
-mod tests {
-    use quorate_types::kv::{Compare, Range, Status};
-
-    use super::*;
-
-    fn is_point(body: query::Body) -> bool {
-        looks_at_few(Some(&body))
-    }
-
-    #[test]
-    fn only_queries_that_look_at_a_few_keys_stay_on_the_thread_that_serves_everybody() {
-        let single = Range { key: "a".into(), ..Range::default() };
-        let range = Range { range_end: "b".into(), ..single.clone() };
-        let op = |range: &Range| Op { body: Some(op::Body::Range(range.clone())) };
-        let txn = |ops: Vec<Op>| Txn { success: ops, ..Txn::default() };
-        assert!(is_point(query::Body::Range(single.clone())));
-        assert!(!is_point(query::Body::Range(range.clone())));
-        assert!(is_point(query::Body::Txn(txn(vec![op(&single)]))));
-        assert!(!is_point(query::Body::Txn(txn(vec![op(&single), op(&range)]))));
-        assert!(!is_point(query::Body::Txn(txn(vec![op(&single); 100]))));
-        let compare = Compare { range_end: "b".into(), ..Compare::default() };
-        assert!(!is_point(query::Body::Txn(Txn { compares: vec![compare], ..Txn::default() })));
-        assert!(is_point(query::Body::Status(Status {})));
-    }
 }

@@ -30,6 +30,7 @@
 pub(crate) mod alarms;
 pub mod check;
 pub(crate) mod events;
+mod few;
 pub(crate) mod hash;
 pub(crate) mod hashing;
 pub mod history;

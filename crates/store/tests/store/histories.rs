@@ -13,9 +13,10 @@ use quorate_store::layout::{self, Stamp, TAG_CURRENT, TAG_EVENT, TAG_HISTORY};
 use quorate_store::{
     GroupRow, KeyspaceCheck, MemState, ScopedView, SharedView, StateEngine, check_keyspace,
 };
+use quorate_types::MachineKind;
 use quorate_types::kv::{
-    Command, Compact, DeleteRange, LeaseKeys, LeaseKeysOutcome, Leases, LeasesOutcome, Op, Put,
-    Query, Range, Txn, command, op, outcome, query,
+    Command, Compact, DeleteRange, LeaseGrant, LeaseKeys, LeaseKeysOutcome, LeaseRevoke, Leases,
+    LeasesOutcome, Op, Put, Query, Range, Txn, command, op, outcome, query,
 };
 use quorate_types::machine::RowScope;
 
@@ -66,6 +67,7 @@ fn check_all_revisions<E: StateEngine>(host: &Host<E>, model: &Model) {
 
 /// The leases and their keys are the model's.
 fn check_leases(host: &Host<MemState>, model: &Model) {
+    assert_eq!(host.lease_count(), model.leases.len() as u64);
     let ask = |body| host.read(&Query { body: Some(body), caller: None }).unwrap().body.unwrap();
     let ids = model.leases.keys().copied().collect();
     let listed = ask(query::Body::Leases(Leases {}));
@@ -118,6 +120,26 @@ fn check(engine: &MemState) -> KeyspaceCheck {
     let row = GroupRow::load(GROUP, &*view).unwrap().unwrap_or_default();
     let scoped = ScopedView::new(&*view, RowScope::Keyspace, GROUP);
     check_keyspace(&row.meta, &scoped).unwrap()
+}
+
+#[test]
+fn leases_are_counted_while_their_machine_lives() {
+    let mut host = Host::new(MemState::new());
+    let grant = |id| Command {
+        body: Some(command::Body::LeaseGrant(LeaseGrant { id, ttl_s: 60 })),
+        ..Command::default()
+    };
+    let revoke = LeaseRevoke { id: 2, expired_in_term: 0 };
+    for command in [grant(1), grant(2), grant(3), grant(3)] {
+        host.apply(&command);
+    }
+    assert_eq!(host.lease_count(), 3);
+    host.apply(&Command { body: Some(command::Body::LeaseRevoke(revoke)), ..Command::default() });
+    assert_eq!(host.lease_count(), 2);
+    host.restart();
+    assert_eq!(host.lease_count(), 2);
+    let figures = host.end().figures();
+    assert_eq!(figures.iter().map(|figure| figure.value).collect::<Vec<_>>(), [0]);
 }
 
 #[test]

@@ -97,6 +97,18 @@ impl<E: StateEngine> Host<E> {
         }
     }
 
+    /// How many leases the kind says that there are.
+    pub(crate) fn lease_count(&self) -> u64 {
+        let figures = self.kind.figures();
+        let count = figures.iter().find(|figure| figure.name == "quorate_lease_count");
+        count.expect("the kind counts leases").value
+    }
+
+    /// The kind without its machine, as of a group that has left the node.
+    pub(crate) fn end(self) -> KvKind {
+        self.kind
+    }
+
     /// Asks as the host does: of one view, with the meta that this view holds.
     pub(crate) fn read(&self, query: &Query) -> Result<Outcome, ReadError> {
         self.read_bytes(query.encode_to_vec().into())
