@@ -5,7 +5,8 @@
 //! (one current-thread runtime each; one by default, because the client shares the machine's cores with
 //! the servers it measures), every client sends through a [`call::Caller`], [`tally`] counts, [`process`]
 //! samples the servers' CPU, and [`report`] prints. [`verify`] is the workload that remembers what was
-//! acknowledged; [`check`] records all answers and judges them; [`ceiling`] is a server with constant answers, which shows what the protocol alone costs.
+//! acknowledged; [`watch`] is many watchers and few puts; [`check`] records all answers and judges them;
+//! [`ceiling`] is a server with constant answers, which shows what the protocol alone costs.
 
 mod args;
 mod call;
@@ -20,6 +21,7 @@ mod report;
 mod socket;
 mod tally;
 mod verify;
+mod watch;
 mod workload;
 
 use std::io::Write;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
             &range.load,
         ),
         args::Command::Txn(load) => drive::run(workload::Shape::Txn, &load),
+        args::Command::Watch(watch) => watch::run(&watch),
         args::Command::Verify(verify) => verify::run(&verify),
         args::Command::Check(check) => check::run(&check),
         args::Command::Ceiling(ceiling) => ceiling::run(&ceiling).map(|()| ExitCode::SUCCESS),

@@ -166,7 +166,11 @@ fn all(tally: &Tally) -> Histogram<u64> {
     all
 }
 
-fn latency(out: &mut impl Write, name: &str, latency: &Latency) -> io::Result<()> {
+/// One line of a report.
+///
+/// # Errors
+/// When `out` takes no more.
+pub(crate) fn latency(out: &mut impl Write, name: &str, latency: &Latency) -> io::Result<()> {
     let Latency { count: _, mean, p50, p90, p99, p999, max } = latency;
     writeln!(
         out,

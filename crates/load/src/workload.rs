@@ -202,7 +202,7 @@ fn operation(request: request_op::Request) -> RequestOp {
 }
 
 /// A value of letters and digits: nothing compresses it much, and it is readable in a terminal.
-fn value(size: usize, seed: u64) -> Bytes {
+pub(crate) fn value(size: usize, seed: u64) -> Bytes {
     let mut rng = fastrand::Rng::with_seed(seed);
     (0..size).map(|_| rng.alphanumeric() as u8).collect::<Vec<u8>>().into()
 }
