@@ -74,7 +74,8 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
-    /// Stops it, until it is killed: when this returns, none of its threads does anything any more.
+    /// Stops it, until it is killed or [thawed](Self::thaw): when this returns, none of its threads does anything any
+    /// more.
     ///
     /// # Panics
     /// When a thread does not come back from the kernel.
@@ -93,6 +94,11 @@ impl Process {
             }
             Ok(())
         });
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
     }
 
     fn signal(&self, signal: Signal) {

@@ -342,6 +342,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Where this node stands, from memory.
     fn node_status(&self) -> NodeStatus;
 
+    /// True while nothing of the cluster is heard here: this node's replica knows no leader, or, where there is no
+    /// replica, the node does not. Then whoever waits here for something to happen would wait in vain.
+    fn is_cut_off(&self) -> bool {
+        self.node_status().leader.is_none()
+    }
+
     /// The nodes of the cluster, from memory.
     fn members(&self) -> Vec<Member>;
 

@@ -24,6 +24,10 @@ pub struct GatewayConfig {
     /// Time between the responses by which a watch with `progress_notify` is told that there was nothing to
     /// tell. Default 10 min, as etcd's. Shorter: clients that fall off need to catch up less.
     pub watch_progress_interval: Duration,
+    /// The least time without a leader's sign of life before there is an election. After three of these without a
+    /// leader, streams that require one end; after ten, a node that is cut off ends all streams, so that their
+    /// clients go on elsewhere. Default 1 s, as the engine's.
+    pub election_timeout: Duration,
     /// Requests that one connection may have open at a time; a client's library queues the rest. Default
     /// 10,000: a request waiting costs a few KiB.
     pub max_concurrent_streams: u32,
@@ -72,6 +76,7 @@ impl Default for GatewayConfig {
             grpc_keepalive_timeout: Duration::from_secs(20),
             grpc_keepalive_min_time: Duration::from_secs(5),
             watch_progress_interval: Duration::from_secs(600),
+            election_timeout: Duration::from_secs(1),
             max_concurrent_streams: 10_000,
             max_connections: 16_384,
             max_handshakes: 1024,

@@ -97,7 +97,8 @@ table! {
     /// A change after which those that have started would be no majority.
     NotEnoughStarted => FailedPrecondition,
         "etcdserver: re-configuration failed due to not enough started members";
-    /// A removal after which those that can be reached would be no majority.
+    /// A removal after which those that can be reached would be no majority; also why streams end at a node that is
+    /// cut off.
     Unhealthy => Unavailable, "etcdserver: unhealthy cluster";
     /// A leadership that is to go where it cannot.
     BadTransferee => FailedPrecondition, "etcdserver: bad leader transferee";

@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Txn(Load),
     /// Grant many leases, keep all of them alive, and look that none is lost.
     Leases(Leases),
+    /// Many watchers of few keys, and puts on a schedule: how late events are, and whether each came.
+    Watch(Watch),
     /// Record every acknowledged write, watch reads for going backwards, then look for every write.
     Verify(Verify),
     /// Load servers, record what they answer, and check it against etcd's contract: linearizable keys, watches
@@ -167,6 +169,62 @@ pub(crate) struct Leases {
     /// How long to keep them alive once all are granted.
     #[arg(long, value_parser = duration, default_value = "60s")]
     pub(crate) duration: Duration,
+    /// Process ids of the servers: their CPU and memory are reported.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) pids: Vec<u32>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `watch`.
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Watch streams, spread over the connections.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) streams: usize,
+    /// Watchers on each stream; each watches one key.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) watchers: usize,
+    /// Watchers of each key, on different streams where there are enough: there are so many fewer keys than
+    /// watchers.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) watchers_per_key: usize,
+    /// Puts per second on a fixed schedule, to one watched key after the other.
+    #[arg(long, default_value_t = 1_000.0)]
+    pub(crate) rate: f64,
+    /// Puts that may be in flight. Beyond, they are sent late, and their latency still counts from when they
+    /// were due.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) clients: usize,
+    /// Connections for streams, spread over the endpoints; puts have as many as there are endpoints. 0: one for
+    /// every 10 streams, and at least one for each endpoint.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) connections: usize,
+    /// How long to put, after the warm-up.
+    #[arg(long, value_parser = duration, default_value = "10s")]
+    pub(crate) duration: Duration,
+    /// How long to put before latency is measured.
+    #[arg(long, value_parser = duration, default_value = "1s")]
+    pub(crate) warmup: Duration,
+    /// How long the watchers have nothing to do before the first put; then the servers' memory is compared with
+    /// that before the first connection.
+    #[arg(long, value_parser = duration, default_value = "0s")]
+    pub(crate) idle: Duration,
+    /// How long to wait for events after the last put.
+    #[arg(long, value_parser = duration, default_value = "10s")]
+    pub(crate) settle: Duration,
+    /// Bytes of every key.
+    #[arg(long, default_value_t = 32)]
+    pub(crate) key_size: usize,
+    /// What every key begins with.
+    #[arg(long, default_value = "watch/")]
+    pub(crate) prefix: String,
+    /// Bytes of every value, at least 8.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) value_size: usize,
     /// Process ids of the servers: their CPU and memory are reported.
     #[arg(long, value_delimiter = ',')]
     pub(crate) pids: Vec<u32>,

@@ -20,6 +20,10 @@ use tonic::Code;
 
 use crate::socket::Socket;
 
+mod duplex;
+
+pub(crate) use duplex::Duplex;
+
 /// How long a connection waits after a failed dial before it lets its callers know. Without it, clients of
 /// a dead server would spin.
 const DIAL_PAUSE: Duration = Duration::from_millis(20);
@@ -46,10 +50,13 @@ pub(crate) enum Method {
     LeaseGrant,
     /// `Lease.LeaseLeases`.
     LeaseLeases,
+    /// `Watch.Watch`, a stream.
+    Watch,
 }
 
 impl Method {
-    const ALL: [Self; 5] = [Self::Put, Self::Range, Self::Txn, Self::LeaseGrant, Self::LeaseLeases];
+    const ALL: [Self; 6] =
+        [Self::Put, Self::Range, Self::Txn, Self::LeaseGrant, Self::LeaseLeases, Self::Watch];
 
     fn path(self) -> &'static str {
         match self {
@@ -58,6 +65,7 @@ impl Method {
             Self::Txn => "/etcdserverpb.KV/Txn",
             Self::LeaseGrant => "/etcdserverpb.Lease/LeaseGrant",
             Self::LeaseLeases => "/etcdserverpb.Lease/LeaseLeases",
+            Self::Watch => "/etcdserverpb.Watch/Watch",
         }
     }
 }
@@ -72,6 +80,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// The client's own trouble.
     pub(crate) fn client(code: Code, what: impl std::fmt::Display) -> Self {
         Self { code, text: format!("client: {what}") }
     }
@@ -299,28 +308,24 @@ impl Caller {
         })
     }
 
-    async fn stream(&mut self, live: Live, method: Method, body: Bytes) -> Result<Bytes, Broken> {
-        let Live { sender, dial } = live;
-        let mut sender = sender.ready().await?;
+    /// The head of a request.
+    fn head(&self, method: Method) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = http::Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
         *request.uri_mut() = self.connection.uris[method as usize].clone();
         *request.headers_mut() = self.headers.clone();
-        let (response, mut outgoing) = sender.send_request(request, false)?;
+        request
+    }
+
+    async fn stream(&mut self, live: Live, method: Method, body: Bytes) -> Result<Bytes, Broken> {
+        let Live { sender, dial } = live;
+        let mut sender = sender.ready().await?;
+        let (response, mut outgoing) = sender.send_request(self.head(method), false)?;
         self.live = Some(Live { sender, dial });
         outgoing.send_data(body, true)?;
 
-        let response = response.await?;
-        if response.status() != StatusCode::OK {
-            let text = format!("the server answered HTTP {}", response.status());
-            return Err(Broken::Status(Failure::client(Code::Unknown, text)));
-        }
-        // An answer without data carries its status in the first headers.
-        if response.headers().contains_key(&GRPC_STATUS) {
-            outcome(response.headers())?;
-        }
-        let mut incoming = response.into_body();
+        let mut incoming = body_of(response.await?)?;
         let mut message = Bytes::new();
         while let Some(chunk) = incoming.data().await {
             let chunk = chunk?;
@@ -337,6 +342,19 @@ impl Caller {
             Broken::Status(Failure::client(Code::Internal, "the answer is not one gRPC message"))
         })
     }
+}
+
+/// What follows the head of an answer, unless that ends the call already.
+fn body_of(response: http::Response<h2::RecvStream>) -> Result<h2::RecvStream, Broken> {
+    if response.status() != StatusCode::OK {
+        let text = format!("the server answered HTTP {}", response.status());
+        return Err(Broken::Status(Failure::client(Code::Unknown, text)));
+    }
+    // An answer without data carries its status in the first headers.
+    if response.headers().contains_key(&GRPC_STATUS) {
+        outcome(response.headers())?;
+    }
+    Ok(response.into_body())
 }
 
 /// How a call ended without an answer.

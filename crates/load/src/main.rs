@@ -4,8 +4,9 @@
 //! One run: [`args`] is parsed, [`workload`] builds request templates, [`drive`] starts worker threads
 //! (one current-thread runtime each; one by default, because the client shares the machine's cores with
 //! the servers it measures), every client sends through a [`call::Caller`], [`tally`] counts, [`process`]
-//! samples the servers' CPU, and [`report`] prints. [`leases`] is a load of leases that are kept alive; [`verify`] is the workload that remembers what was
-//! acknowledged; [`check`] records all answers and judges them; [`ceiling`] is a server with constant answers, which shows what the protocol alone costs.
+//! samples the servers' CPU, and [`report`] prints. [`leases`] is a load of leases that are kept alive; [`watch`] is
+//! many watchers and few puts; [`verify`] is the workload that remembers what was acknowledged; [`check`] records all
+//! answers and judges them; [`ceiling`] is a server with constant answers, which shows what the protocol alone costs.
 
 mod args;
 mod call;
@@ -22,6 +23,7 @@ mod socket;
 mod tally;
 mod values;
 mod verify;
+mod watch;
 mod workload;
 
 use std::io::Write;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         ),
         args::Command::Txn(load) => drive::run(workload::Shape::Txn, &load),
         args::Command::Leases(leases) => leases::run(&leases),
+        args::Command::Watch(watch) => watch::run(&watch),
         args::Command::Verify(verify) => verify::run(&verify),
         args::Command::Check(check) => check::run(&check),
         args::Command::Ceiling(ceiling) => ceiling::run(&ceiling).map(|()| ExitCode::SUCCESS),

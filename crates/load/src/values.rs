@@ -21,9 +21,7 @@ pub(crate) struct Values {
 impl Values {
     /// Values of `size` bytes made from `seed`.
     pub(crate) fn new(size: usize, seed: u64) -> Self {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let pool = (0..POOL_BYTES + size).map(|_| rng.alphanumeric() as u8);
-        Self { pool: pool.collect::<Vec<u8>>().into(), size }
+        Self { pool: letters(POOL_BYTES + size, seed), size }
     }
 
     pub(crate) const fn size(&self) -> usize {
@@ -52,4 +50,10 @@ impl Values {
         let at = rng.usize(..=self.pool.len() - self.size);
         into.copy_from_slice(&self.pool[at..at + self.size]);
     }
+}
+
+/// Letters and digits: nothing compresses them much, and they are readable in a terminal.
+pub(crate) fn letters(size: usize, seed: u64) -> Bytes {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..size).map(|_| rng.alphanumeric() as u8).collect::<Vec<u8>>().into()
 }

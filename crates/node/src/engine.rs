@@ -485,6 +485,7 @@ impl Parts {
                 inflight_partial_max,
                 partial_interval_us,
                 eager_commit: false,
+                quiet_commit: true,
                 quiesce_ticks: if sleep_after.is_zero() { 0 } else { ticks(sleep_after) },
                 tick_us: u64::try_from(self.tick().as_micros()).unwrap_or(u64::MAX),
                 life: self.session,

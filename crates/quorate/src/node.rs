@@ -414,6 +414,7 @@ fn gateway_config(config: &ServeConfig) -> GatewayConfig {
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
         watch_progress_interval: config.watch_progress_interval,
+        election_timeout: config.election,
         grpc_keepalive_interval: config.keepalive.interval.unwrap_or(NEVER),
         grpc_keepalive_timeout: config.keepalive.timeout,
         grpc_keepalive_min_time: config.keepalive.min_time,

@@ -223,6 +223,14 @@ impl Backend for EngineBackend {
         }
     }
 
+    fn is_cut_off(&self) -> bool {
+        // What has no replica here is served by others: they can be reached while the map's group, of which every
+        // node has a replica, has a leader.
+        let leadership = self.leadership(GroupId::FIRST_DATA);
+        let leadership = leadership.or_else(|| self.leadership(GroupId::PLACEMENT));
+        leadership.is_none_or(|now| now.leader.is_none())
+    }
+
     fn members(&self) -> Vec<Member> {
         members(&self.engine.map())
     }

@@ -40,6 +40,11 @@ pub struct Config {
     /// one with entries: half the messages of a busy group, and followers that apply up to a tick later
     /// when it falls silent.
     pub eager_commit: bool,
+    /// Without `eager_commit`, tell peers a new commit index at once all the same when no entry waits for its
+    /// commit: no append that is sure to come would tell it. Default false. With it, whoever watches a follower of
+    /// a group with pauses hears of each write as it is committed, and not up to a tick later; a group without
+    /// pauses sends no more than before.
+    pub quiet_commit: bool,
     /// Bytes of entries in unanswered appends per peer; must cover rate x round trip. Default 16
     /// MiB.
     pub inflight_bytes_max: usize,
@@ -102,6 +107,7 @@ impl Config {
             inflight_partial_max: 256,
             partial_interval_us: 5_000,
             eager_commit: true,
+            quiet_commit: false,
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             cached_bytes_max: 4 << 20,

@@ -330,14 +330,23 @@ impl Progress {
         }
     }
 
-    /// True when an append without entries is due, to a peer that has been sent all up to `last`:
-    /// an open probe, a doubt, or a commit index that concerns entries it has been sent.
-    pub(crate) fn wants_empty(&self, config: &Config, commit: LogIndex, now: u64) -> bool {
+    /// True when an append without entries is due, to a peer that has been sent all that may be sent: an
+    /// open probe, a doubt, or a commit index that concerns entries it has been sent. `is_quiet` says that no
+    /// entry waits for its commit.
+    pub(crate) fn wants_empty(
+        &self,
+        config: &Config,
+        commit: LogIndex,
+        is_quiet: bool,
+        now: u64,
+    ) -> bool {
         self.fetch.is_none()
             && match self.flow {
                 Flow::Probe { paused_tick } => paused_tick.is_none(),
                 Flow::Replicate(_) => {
-                    let may_tell = config.eager_commit || self.told_tick < now;
+                    let may_tell = config.eager_commit
+                        || config.quiet_commit && is_quiet
+                        || self.told_tick < now;
                     self.doubted || may_tell && self.untold_commit(commit)
                 }
                 Flow::Snapshot { .. } => false,

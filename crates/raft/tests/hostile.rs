@@ -169,6 +169,7 @@ fn replica(voters: u64, cached_bytes_max: usize) -> Replica {
         inflight_appends_max: 2,
         inflight_partial_max: voters as usize,
         eager_commit: voters.is_multiple_of(2),
+        quiet_commit: voters == 3,
         inflight_bytes_max: 100,
         quiesce_ticks: u32::from(voters > 1),
         cached_bytes_max,

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::batch::Batch;
+use super::ending::{Ending, Outlook, look_interval};
 use super::registry::{Bounds, Census, Registry};
 use crate::backend::{Backend, BackendError, Consistency, Happened};
 use crate::desk::Desk;
@@ -18,13 +19,6 @@ use crate::metrics::WatchMetrics;
 
 /// Pause before a feed that failed is asked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often it is looked whether there is a leader.
-const LEADER_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How many times in a row there is none until streams that require one are ended: an election of default
-/// length is over by then. etcd waits for three election timeouts.
-const LEADERLESS_MAX: u32 = 6;
 
 /// Reads of lagging watchers at a time: they have the disk in common with those who write.
 const READS_MAX: usize = 4;
@@ -37,15 +31,6 @@ pub(crate) struct Hub<B> {
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     ending: watch::Sender<Ending>,
     reads: Semaphore,
-}
-
-/// Which streams have to end.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Ending {
-    /// All of them: the gateway is going down.
-    pub(crate) closed: bool,
-    /// Those that require a leader.
-    pub(crate) leaderless: bool,
 }
 
 impl<B: Backend> Hub<B> {
@@ -107,7 +92,9 @@ impl<B: Backend> Hub<B> {
         }
         self.restart().await?;
         // As the last task left it.
-        self.ending.send_modify(|ending| ending.leaderless = false);
+        self.ending.send_modify(|ending| {
+            *ending = Ending { closed: ending.closed, ..Ending::default() };
+        });
         *task = Some(tokio::spawn(Arc::clone(self).run()));
         Ok(())
     }
@@ -171,18 +158,20 @@ impl<B: Backend> Hub<B> {
     }
 
     async fn look_for_leader(&self) {
-        let mut without = 0;
+        let interval = look_interval(self.desk.config.election_timeout);
+        let mut outlook = Outlook::default();
         loop {
-            tokio::time::sleep(LEADER_INTERVAL).await;
-            without = match self.desk.backend.node_status().leader.is_some() {
-                true => 0,
-                false => without + 1,
-            };
-            let leaderless = without >= LEADERLESS_MAX;
+            tokio::time::sleep(interval).await;
+            let backend = &self.desk.backend;
+            let (has_leader, is_cut_off) =
+                (backend.node_status().leader.is_some(), backend.is_cut_off());
             self.ending.send_if_modified(|ending| {
-                let changed = ending.leaderless != leaderless;
-                ending.leaderless = leaderless;
-                changed
+                let before = *ending;
+                outlook.look(has_leader, is_cut_off, ending);
+                if ending.cut_off && !before.cut_off {
+                    tracing::warn!("this node is cut off from the cluster: its watch streams end");
+                }
+                *ending != before
             });
         }
     }

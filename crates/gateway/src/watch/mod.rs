@@ -12,6 +12,7 @@
 //! - `registry`: all watchers of a gateway, as a value.
 //! - `hub`: the registry between the backend's feed and the streams.
 //! - `catch_up`: events from the rows.
+//! - `ending`: which streams have to end without a leader.
 //! - `permits`: whether a client may watch what it watches.
 //! - `respond`: events as responses; fragments.
 //! - `stream`: one client's stream.
@@ -20,6 +21,7 @@
 
 mod batch;
 mod catch_up;
+mod ending;
 mod hub;
 mod permits;
 mod ranges;

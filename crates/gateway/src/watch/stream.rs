@@ -19,12 +19,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tonic::{Status, Streaming};
 
 use super::catch_up::{self, Read};
-use super::hub::{Ending, Hub};
+use super::ending::{Ending, must_end};
+use super::hub::Hub;
 use super::permits::{self, Permits};
 use super::registry::{Note, StreamId, Wish};
 use super::respond;
 use crate::backend::Backend;
-use crate::error::ApiError;
 
 /// The watch of responses that are about the whole stream.
 const EVERY_WATCH: i64 = -1;
@@ -408,18 +408,6 @@ impl<B: Backend> ClientStream<B> {
 impl<B: Backend> Drop for ClientStream<B> {
     fn drop(&mut self) {
         self.hub.with(|registry| registry.close_stream(self.id));
-    }
-}
-
-/// Waits until the stream must end, and says why.
-pub(super) async fn must_end(
-    ending: &mut watch::Receiver<Ending>,
-    requires_leader: bool,
-) -> ApiError {
-    let ended = ending.wait_for(|now| now.closed || now.leaderless && requires_leader).await;
-    match ended.is_ok_and(|ending| !ending.closed) {
-        true => ApiError::NoLeader,
-        false => ApiError::Stopped,
     }
 }
 

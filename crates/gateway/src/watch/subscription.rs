@@ -9,9 +9,10 @@ use tokio::time::sleep;
 use tonic::Status;
 
 use super::catch_up::{self, Read};
-use super::hub::{Ending, Hub};
+use super::ending::{Ending, must_end};
+use super::hub::Hub;
 use super::registry::{StreamId, Wish};
-use super::stream::{LOOK_AGAIN, must_end};
+use super::stream::LOOK_AGAIN;
 use crate::backend::Backend;
 
 /// The events of some ranges after a revision. Ends when it is dropped.
@@ -64,7 +65,8 @@ impl<B: Backend> Subscription<B> {
     /// Waits for what happens next. Of one range it comes in order and whole. May be dropped at any time.
     ///
     /// # Errors
-    /// When the gateway ends, nobody leads and that is required, or the rows cannot be read; then it may be asked again.
+    /// When the gateway ends, nobody leads and that is required, this node is cut off, or the rows cannot be read; then
+    /// it may be asked again.
     pub(crate) async fn next(&mut self, requires_leader: bool) -> Result<Told, Status> {
         let mut ending = self.ending.clone();
         tokio::select! {

@@ -37,6 +37,7 @@ struct State {
     keyspace: Keyspace,
     roster: Roster,
     has_leader: bool,
+    is_cut_off: bool,
     is_ready: bool,
     /// What every proposal and read fails with.
     failure: Option<BackendError>,
@@ -66,6 +67,7 @@ impl FakeBackend {
                     is_learner: false,
                 }),
                 has_leader: true,
+                is_cut_off: false,
                 is_ready: true,
                 failure: None,
                 reads: Vec::new(),
@@ -86,6 +88,12 @@ impl FakeBackend {
 
     pub(crate) fn lose_leader(&self) {
         self.state().has_leader = false;
+    }
+
+    /// As a node that hears nothing of the others: it knows no leader, and nobody to ask.
+    pub(crate) fn cut_off(&self, is_cut_off: bool) {
+        let mut state = self.state();
+        (state.has_leader, state.is_cut_off) = (!is_cut_off, is_cut_off);
     }
 
     pub(crate) fn set_ready(&self, is_ready: bool) {
@@ -208,6 +216,10 @@ impl Backend for FakeBackend {
             is_learner: false,
             errors: Vec::new(),
         }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.state().is_cut_off
     }
 
     fn members(&self) -> Vec<Member> {

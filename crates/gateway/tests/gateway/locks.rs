@@ -17,7 +17,7 @@ use quorate_api::v3electionpb::{
 };
 use quorate_api::v3lockpb::lock_client::LockClient;
 use quorate_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest};
-use quorate_gateway::BackendError;
+use quorate_gateway::{BackendError, GatewayConfig};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -422,4 +422,24 @@ async fn a_call_without_a_lease_gets_one() {
     let keys = server.keys("n/").await;
     assert!(keys[0].lease != 0);
     assert_eq!(locked.key, format!("n/{:x}", keys[0].lease));
+}
+
+#[tokio::test]
+async fn whoever_waits_at_a_node_that_is_cut_off_is_told_so() {
+    let election_timeout = Duration::from_millis(20);
+    let config = GatewayConfig { election_timeout, ..GatewayConfig::default() };
+    let door = Door::open_with(config).await;
+    let mut server = Server::new(door.channel().await);
+    server.grant([1, 2]).await;
+    server.lock.lock(lock("n", 1)).await.expect("the lock");
+    let waiter = server.locking("n", 2);
+    let mut observed = server.observe("e").await;
+    server.until("n/", 2).await;
+    door.backend.cut_off(true);
+    let refused = done(waiter).await.expect_err("nobody can say when it is free");
+    let ended = timeout(PATIENCE, observed.message()).await.expect("in time");
+    for status in [refused, ended.expect_err("nobody can say who leads")] {
+        let said = (status.code(), status.message());
+        assert_eq!(said, (Code::Unavailable, "etcdserver: unhealthy cluster"));
+    }
 }

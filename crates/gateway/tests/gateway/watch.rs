@@ -164,9 +164,44 @@ async fn streams_end_when_the_gateway_does() {
     door.served.await.expect("it has stopped");
 }
 
+/// A door where an election takes next to no time, so that nobody waits long in vain.
+async fn hasty() -> Door {
+    let election_timeout = Duration::from_millis(20);
+    Door::open_with(GatewayConfig { election_timeout, ..GatewayConfig::default() }).await
+}
+
+#[tokio::test]
+async fn all_streams_end_at_a_node_that_is_cut_off_and_go_on_without_a_gap() {
+    let door = hasty().await;
+    let mut client = Watching::on(door.channel().await).await;
+    client.create(watch("k", "")).await;
+    assert!(client.next().await.created);
+    client.kv.put(put("k", "v")).await.expect("a put");
+    assert_eq!(revisions(&client.next().await), [2]);
+    door.backend.cut_off(true);
+    let said = |status: tonic::Status| (status.code(), status.message().to_owned());
+    let unhealthy = (Code::Unavailable, "etcdserver: unhealthy cluster".to_owned());
+    assert_eq!(said(client.end().await), unhealthy);
+    // Whoever comes now does not wait for it.
+    let mut late = Watching::on(door.channel().await).await;
+    late.create(watch("k", "")).await;
+    assert_eq!(said(late.end().await), unhealthy);
+    client.kv.put(put("k", "w")).await.expect("a put that others took");
+    door.backend.cut_off(false);
+    // Streams go on to end until it is seen that the node is back.
+    let seen = loop {
+        let mut again = Watching::on(door.channel().await).await;
+        again.create(WatchCreateRequest { start_revision: 3, ..watch("k", "") }).await;
+        let Some(created) = again.response().await else { continue };
+        assert!(created.created);
+        break revisions(&again.next().await);
+    };
+    assert_eq!(seen, [3]);
+}
+
 #[tokio::test]
 async fn streams_that_require_a_leader_end_without_one_and_others_stay() {
-    let door = Door::open().await;
+    let door = hasty().await;
     let mut other = Watching::on(door.channel().await).await;
     other.create(watch("k", "")).await;
     assert!(other.next().await.created);

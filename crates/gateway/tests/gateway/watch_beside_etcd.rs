@@ -80,6 +80,11 @@ impl Watching {
         response
     }
 
+    /// The next response; none if the stream ends instead.
+    pub(crate) async fn response(&mut self) -> Option<WatchResponse> {
+        self.responses().await.message().await.ok().flatten()
+    }
+
     pub(crate) async fn end(&mut self) -> tonic::Status {
         self.responses().await.message().await.expect_err("the stream ends with a reason")
     }

@@ -1,6 +1,6 @@
 //! `add-nodes N [voters=(1,2,3)] [outgoing=(..)] [learners=(4)] [index=2] [content=foo]
 //! [async-storage-writes=true] [inflight=N] [inflight-partial=N] [eager-commit=true]
-//! [inflight-bytes=N] [partial-interval=US] [append-bytes=N]
+//! [quiet-commit=false] [inflight-bytes=N] [partial-interval=US] [append-bytes=N]
 //! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=false]
 //! [checkquorum=false] [read-only=safe|lease-based] [life=K] [quiesce-ticks=K]`
 //!
@@ -80,6 +80,7 @@ fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
         inflight_partial_max: positive(args, "inflight-partial", defaults.inflight_partial_max)?,
         partial_interval_us: args.value("partial-interval")?.unwrap_or(u64::MAX),
         eager_commit: args.value("eager-commit")?.unwrap_or(defaults.eager_commit),
+        quiet_commit: args.value("quiet-commit")?.unwrap_or(defaults.quiet_commit),
         inflight_bytes_max: positive(args, "inflight-bytes", defaults.inflight_bytes_max)?,
         append_bytes_max: positive(args, "append-bytes", defaults.append_bytes_max)?,
         uncommitted_bytes_max: positive(args, "uncommitted-bytes", defaults.uncommitted_bytes_max)?,

@@ -135,6 +135,7 @@ impl World {
             lease: random.u32(..4) > 0,
             quiesce_ticks: random.choice([0, 0, 3, 20]).unwrap_or(0),
             preferred_leader: random.bool().then(|| NodeId(random.u64(1..7))),
+            quiet_commit: random.bool(),
             ..Config::new(GroupId(2), NodeId(0))
         };
         let config = Config {

@@ -84,7 +84,8 @@ pub(super) fn wants(state: &State, peer: &Progress, now: u64) -> bool {
 
 fn wants_empty(state: &State, peer: &Progress, now: u64) -> bool {
     let State { log, config, .. } = state;
-    peer.next() > log.terms().base().index && peer.wants_empty(config, log.commit(), now)
+    let (commit, is_quiet) = (log.commit(), log.commit() == log.last().index);
+    peer.next() > log.terms().base().index && peer.wants_empty(config, commit, is_quiet, now)
 }
 
 /// True when an append with entries should leave for `peer` now.

@@ -1,0 +1,199 @@
+//! `watch`: many watchers, and puts whose events they wait for.
+//!
+//! 1. Streams are opened and their watchers created; nothing is put before all of them are there.
+//! 2. If asked, they idle, and the servers' memory is compared with that before.
+//! 3. Puts follow a fixed schedule, one watched key after the other ([`plan`]). Each value carries the number of
+//!    its put, so an event says when its put was due: event latency counts from then to the arrival at the
+//!    watcher, as put latency counts from then to the answer. A server that stalls pays for every put and every
+//!    event that it delayed.
+//! 4. When all puts are answered, events are waited for; then [`verdict`] looks whether every watcher was told
+//!    of every acknowledged put to its key, once, in order. If not, the run fails.
+
+mod follower;
+mod plan;
+mod puts;
+mod report;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::Fault;
+use crate::args::Watch;
+use crate::call::{Caller, Connection, Failure};
+use crate::drive::runtime;
+use crate::keys::Keys;
+use crate::process::{Servers, cpu_us, resident_bytes};
+use crate::tally::Tally;
+use follower::{Followed, Follower};
+use plan::Plan;
+use report::{Memory, Report};
+use verdict::{Fate, Told};
+
+/// Streams that share a connection when the number of connections is not given.
+const STREAMS_PER_CONNECTION: usize = 10;
+
+/// How often it is looked whether all events have come.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The operations of the tally.
+const PUT: usize = 0;
+const EVENT: usize = 1;
+
+/// Watches, puts, and prints the report; exits with 1 when an event is missing, or came twice, out of order or
+/// from nowhere.
+///
+/// # Errors
+/// When the settings do not fit together, or the servers do not let so many watch.
+pub(crate) fn run(args: &Watch) -> Result<ExitCode, Fault> {
+    let plan = Plan::new(args)?;
+    if args.value_size < size_of::<u64>() {
+        return Err(
+            "--value-size must be at least 8: values carry the number of their put".to_owned()
+        );
+    }
+    let keys = Keys::new(&args.prefix, args.key_size, plan.keys)?;
+    let shared = Arc::new(Shared {
+        args: args.clone(),
+        plan,
+        keys,
+        began: OnceLock::new(),
+        counts: Mutex::new(Counts {
+            fates: vec![Fate::Unsent; plan.puts as usize],
+            tally: Tally::new(2),
+            arrivals: 0,
+        }),
+    });
+    let report = runtime()?.block_on(session(&shared))?;
+    report.print(args.json)?;
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// What all tasks of a run share. They share a thread too, so that no lock is contended.
+struct Shared {
+    args: Watch,
+    plan: Plan,
+    keys: Keys,
+    /// When the first put is due.
+    began: OnceLock<Instant>,
+    counts: Mutex<Counts>,
+}
+
+struct Counts {
+    /// By the puts' numbers.
+    fates: Vec<Fate>,
+    /// Latencies of puts and of events.
+    tally: Tally,
+    /// Events of puts that arrived.
+    arrivals: u64,
+}
+
+impl Shared {
+    fn begin(&self) -> Instant {
+        *self.began.get_or_init(Instant::now)
+    }
+
+    /// An event of put number `put` has arrived.
+    fn arrived(&self, put: u64, at: Instant) {
+        let due = self.begin() + self.plan.due(put);
+        let mut counts = lock(&self.counts);
+        counts.arrivals += 1;
+        if put >= self.plan.measured_from {
+            counts.tally.answered(EVENT, at.saturating_duration_since(due));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn session(shared: &Arc<Shared>) -> Result<Report, Fault> {
+    let Watch { pids, idle, .. } = &shared.args;
+    let resident = || pids.iter().map(|pid| resident_bytes(*pid)).sum::<Result<u64, Fault>>();
+    let before = resident()?;
+    let endpoints = shared.args.target.endpoints.len();
+    let for_streams = match shared.args.connections {
+        0 => shared.plan.streams.div_ceil(STREAMS_PER_CONNECTION).max(endpoints),
+        given => given,
+    };
+    let connections = connections(shared, for_streams)?;
+    let (end, over) = tokio::sync::watch::channel(false);
+    let mut following = JoinSet::new();
+    for (number, follower) in open(shared, &connections).await?.into_iter().enumerate() {
+        let over = over.clone();
+        following.spawn(async move { (number, follower.follow(over).await) });
+    }
+    tokio::time::sleep(*idle).await;
+    let memory = Memory { before_bytes: before, watching_bytes: resident()? };
+
+    let mut servers = Servers::new(pids);
+    let mut client_us = None;
+    let mut begins = || {
+        client_us = Some(cpu_us(std::process::id())?);
+        servers.begin()
+    };
+    // Puts have connections of their own: they are not to wait behind events.
+    puts::put_all(shared, &self::connections(shared, endpoints)?, &mut begins).await?;
+    await_events(shared).await;
+    let client_us = client_us
+        .map_or(Ok(0), |before| cpu_us(std::process::id()).map(|now| now.saturating_sub(before)))?;
+    servers.end()?;
+    // They listen until they hear this, and those that have ended do not.
+    let _ = end.send(true);
+    let streams: BTreeMap<usize, Followed> = following.join_all().await.into_iter().collect();
+    let broken: Vec<Failure> =
+        streams.values().filter_map(|followed| followed.broken.clone()).collect();
+    let told: Vec<Vec<Told>> = streams.into_values().map(|followed| followed.told).collect();
+    let counts = lock(&shared.counts);
+    let verdict = verdict::judge(&shared.plan, &counts.fates, &told);
+    let memory = (!pids.is_empty()).then_some(memory);
+    Ok(Report::new(shared, &counts, verdict, &broken, &servers, client_us, memory))
+}
+
+/// So many connections, to one endpoint after the other.
+fn connections(shared: &Shared, count: usize) -> Result<Vec<Arc<Connection>>, Fault> {
+    let endpoints = shared.args.target.endpoints.iter().cycle().take(count);
+    let connection = |endpoint: &String| {
+        Ok(Arc::new(Connection::new(endpoint)?.carrying(shared.args.value_size)))
+    };
+    endpoints.map(connection).collect()
+}
+
+/// All streams, with all their watchers.
+async fn open(
+    shared: &Arc<Shared>,
+    connections: &[Arc<Connection>],
+) -> Result<Vec<Follower>, Fault> {
+    let timeout = shared.args.target.timeout;
+    let mut opening = JoinSet::new();
+    for (number, connection) in connections.iter().cycle().take(shared.plan.streams).enumerate() {
+        let (shared, connection) = (Arc::clone(shared), Arc::clone(connection));
+        opening.spawn(async move {
+            let mut caller = Caller::new(connection, timeout);
+            let opened = Follower::open(shared, number, &mut caller);
+            let said = match tokio::time::timeout(timeout, opened).await {
+                Ok(Ok(follower)) => return Ok((number, follower)),
+                Ok(Err(failure)) => failure.to_string(),
+                Err(_) => "the watchers are not there in time".to_owned(),
+            };
+            Err(format!("{}: {said}", caller.address()))
+        });
+    }
+    let opened: Result<BTreeMap<usize, Follower>, Fault> =
+        opening.join_all().await.into_iter().collect();
+    Ok(opened?.into_values().collect())
+}
+
+/// Waits until as many events have come as the acknowledged puts cause, but not for ever.
+async fn await_events(shared: &Shared) {
+    let expected = verdict::expected(&shared.plan, &lock(&shared.counts).fates);
+    let until = Instant::now() + shared.args.settle;
+    while lock(&shared.counts).arrivals < expected && Instant::now() < until {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
