@@ -28,7 +28,7 @@ impl Ctl<'_> {
     fn run(&self, user: &str, args: &[&str]) -> (bool, String) {
         let mut command = Command::new(self.programs.program("etcdctl"));
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint]);
-        command.args(["--dial-timeout=2s", "--command-timeout=10s"]);
+        command.args(["--dial-timeout=30s", "--command-timeout=30s"]);
         if !user.is_empty() {
             command.args(["--user", user]);
         }
