@@ -92,6 +92,29 @@ fn a_node_with_certificates_serves_clients_with_certificates() {
     assert!(!status(&[]).0, "no TLS");
     http::get(&at(0), "/health").expect_err("no TLS");
 
+    let file = dir.path().join("backup");
+    let backup = |tls: &[String]| {
+        said(quorate().args(["backup", "--endpoints", &at(0)]).args(tls).arg("--out").arg(&file))
+    };
+    let (alice, mallory) = (ours.client("alice"), strange.client("mallory"));
+    let refused: [(&[String], &str); 4] = [
+        (&alice[..2], "no certificate"),
+        (&alice[2..], "a certificate, and no authority to know the node by"),
+        (&mallory, "another authority"),
+        (&[], "no TLS"),
+    ];
+    for (tls, why) in refused {
+        let (is_ok, text) = backup(tls);
+        assert!(!is_ok && !file.exists(), "{why}: {text}");
+    }
+    let (is_ok, text) = backup(&alice);
+    assert!(is_ok && text.contains("revision 1, 0 keys"), "{text}");
+    let mut restore = quorate();
+    restore.args(["restore", "--name", "m1", "--initial-cluster", "m1=127.0.0.1:1"]);
+    restore.arg("--data-dir").arg(dir.path().join("restored")).arg("--from").arg(&file);
+    let (is_ok, text) = said(&mut restore);
+    assert!(is_ok, "{text}");
+
     if let Some(etcd) = programs::etcd("a_node_with_certificates_serves_clients_with_certificates")
     {
         let etcdctl = |tls: &[String], args: &[&str]| {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use quorate_api::etcdserverpb::ResponseHeader;
-use quorate_types::auth::Needs;
+use quorate_types::auth::{Caller, Needs};
 use quorate_types::kv::KvError;
+use quorate_types::kv_maintenance::{Alarm, Conditions};
 use quorate_types::{ClusterId, NodeId, Term, kv};
 
 use crate::auth::caller::Identity;
@@ -146,6 +147,19 @@ impl<B: Backend> Desk<B> {
         let answer = self.backend.read(query, consistency).await?;
         // What was answered before is there, whatever the local replica knows.
         Ok((answer.outcome.revision.max(answered), answer.raft_term))
+    }
+
+    /// The alarms that are raised: what everybody may know, whoever asks.
+    pub(crate) async fn alarms(
+        &self,
+        consistency: Consistency,
+    ) -> Result<Vec<Alarm>, BackendError> {
+        let body = Some(kv::query::Body::Conditions(Conditions {}));
+        let query = kv::Query { body, caller: Some(Caller::system()) };
+        match self.backend.read(query, consistency).await?.outcome.body {
+            Some(kv::outcome::Body::Conditions(found)) => Ok(found.alarms),
+            _ => Err(BackendError::Corrupt),
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! | page | client port | metrics port | answer |
 //! |---|---|---|---|
 //! | `/metrics` | yes | yes | Prometheus text |
-//! | `/health` | yes | yes | etcd's JSON; 503 unless a linearizable read works (with `?serializable=true`, a local one) |
+//! | `/health` | yes | yes | etcd's JSON, see [`health_page`](crate::health_page) |
 //! | `/version` | yes | no | etcd's JSON, and our own version |
 //! | `/livez` | no | yes | 200 while the process can answer |
 //! | `/readyz` | no | yes | 200 while the node can serve clients, else 503 |
@@ -14,7 +14,6 @@
 //! `?verbose` makes `/livez` and `/readyz` list their checks, as etcd's do from 3.5.11 on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -22,15 +21,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tonic::body::Body;
 
-use crate::backend::{Backend, Consistency};
+use crate::backend::Backend;
 use crate::desk::{Desk, ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use crate::health_page::health;
 use crate::json::{self, InProcess, JsonGateway};
 
 /// Renders the metrics of the process in Prometheus' text format.
 pub type MetricsPage = Arc<dyn Fn() -> String + Send + Sync>;
-
-/// How long `/health` waits for its read: shorter than the timeouts of probes, so that they see why.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 pub(crate) const JSON: &str = "application/json";
@@ -85,45 +82,24 @@ impl<B: Backend> Pages<B> {
         let query = Query(request.uri().query().unwrap_or_default());
         match request.uri().path() {
             "/metrics" => page(StatusCode::OK, "text/plain; version=0.0.4", (self.metrics_page)()),
-            "/health" => self.health(query).await,
+            "/health" => health(&self.desk, query).await,
             "/version" => page(StatusCode::OK, JSON, version()),
             "/readyz" => probe("leaders_known", "not ready", query, self.desk.backend.is_ready()),
             _ => probe("process", "not alive", query, true),
-        }
-    }
-
-    /// etcd's health check: a leader is known and a linearizable read comes back.
-    ///
-    /// With `serializable=true` no leader is needed: the local replica answers. `exclude` names alarms that
-    /// are not to count.
-    async fn health(&self, query: Query<'_>) -> Response<Full<Bytes>> {
-        let consistency = match query.is("serializable", "true") {
-            true => Consistency::Serializable,
-            false => Consistency::Linearizable,
-        };
-        let needs_leader = consistency == Consistency::Linearizable;
-        if needs_leader && self.desk.backend.node_status().leader.is_none() {
-            return unhealthy("RAFT NO LEADER");
-        }
-        let read = self.desk.revision(consistency);
-        match tokio::time::timeout(HEALTH_TIMEOUT, read).await {
-            Ok(Ok(_)) => page(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#),
-            Ok(Err(error)) => unhealthy(&format!("RANGE ERROR:{error}")),
-            Err(_) => unhealthy("RANGE ERROR:timed out"),
         }
     }
 }
 
 /// The part of an address behind its question mark; names and values stand there as they are.
 #[derive(Clone, Copy)]
-struct Query<'q>(&'q str);
+pub(crate) struct Query<'q>(&'q str);
 
 impl Query<'_> {
     fn has(self, name: &str) -> bool {
         self.0.split('&').any(|pair| pair.split('=').next() == Some(name))
     }
 
-    fn is(self, name: &str, value: &str) -> bool {
+    pub(crate) fn is(self, name: &str, value: &str) -> bool {
         self.0.split('&').any(|pair| pair.split_once('=') == Some((name, value)))
     }
 }
@@ -149,12 +125,6 @@ pub(crate) fn only(method: Method) -> Response<Full<Bytes>> {
     };
     refusal.headers_mut().insert(header::ALLOW, allowed);
     refusal
-}
-
-/// `reason` holds nothing that JSON would have to escape.
-fn unhealthy(reason: &str) -> Response<Full<Bytes>> {
-    let body = format!(r#"{{"health":"false","reason":"{reason}"}}"#);
-    page(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
 }
 
 fn version() -> String {

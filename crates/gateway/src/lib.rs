@@ -17,7 +17,7 @@
 //! - [`auth`]: who asks, and whether they may.
 //! - [`validate`], `writes`: what a request must be; `translate`: what it becomes.
 //! - [`error`]: every refusal, with etcd's codes and texts.
-//! - [`http`](mod@http): the plain pages beside gRPC.
+//! - [`http`](mod@http): the plain pages beside gRPC; `health_page`: one of them.
 //! - [`tls`]: certificates of the client port and of clients.
 //! - `json`: the same calls as JSON, on etcd's paths.
 //! - `metrics`, [`config`].
@@ -48,6 +48,7 @@ mod door;
 mod election;
 mod gather;
 mod health;
+mod health_page;
 mod json;
 mod kv;
 mod lease;

@@ -9,11 +9,13 @@
 //!    voters (of both halves, in a joint membership) has one digest there, and it has another. Two against
 //!    one decide; one against one do not, and both only say that they differ.
 //! 3. Who is wrong distrusts itself; see [`Group`](crate::Group) for what that means.
+//! 4. Where no majority can come about any more, whatever those say who have told nothing yet, nobody will
+//!    ever know who is right; see [`Group::undecided`](crate::Group::undecided).
 //!
 //! Checkpoints that never meet (a message was lost, a replica was away) are not missed: a digest rests on
 //! all writes before it, so the next one shows the same.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use quorate_types::{Digest, EntryId, LogIndex, Membership, NodeId};
 
@@ -51,6 +53,7 @@ pub struct Divergence {
 pub(crate) struct Digests {
     own: VecDeque<Checkpoint>,
     peers: BTreeMap<NodeId, VecDeque<Checkpoint>>,
+    undecided: Option<EntryId>,
 }
 
 /// What a checkpoint has shown.
@@ -100,6 +103,33 @@ impl Digests {
     /// This replica's state is another one now.
     pub(crate) fn forget_own(&mut self) {
         self.own.clear();
+    }
+
+    /// The last entry after which no digest could have a majority any more.
+    pub(crate) const fn undecided(&self) -> Option<EntryId> {
+        self.undecided
+    }
+
+    /// Looks whether no digest can have a majority any more after the entry `at`. `node` is this replica's own,
+    /// which must have a vote. In a joint membership nothing is found: it ends soon, and then fewer decide.
+    pub(crate) fn look_for_majority(&mut self, node: NodeId, at: EntryId, members: &Membership) {
+        let voters = &members.voters;
+        let may_tell = voters.contains(&node) && members.outgoing.is_empty();
+        let Some(own) = find(&self.own, at).filter(|_| may_tell) else { return };
+        let peers = self.peers.iter().filter_map(|(&peer, told)| Some((peer, find(told, at)?.0)));
+        let told: BTreeMap<NodeId, u64> = peers.chain([(node, own.0)]).collect();
+        // Those who have told nothing may all say the same, be it what another one has told or something else.
+        let may_win = |digest: Option<u64>| {
+            let agrees =
+                |voter: &&NodeId| told.get(*voter).is_none_or(|told| Some(*told) == digest);
+            voters.iter().filter(agrees).count() * 2 > voters.len()
+        };
+        let digests: BTreeSet<Option<u64>> =
+            told.values().copied().map(Some).chain([None]).collect();
+        let is_news = self.undecided.is_none_or(|last| last.index < at.index);
+        if is_news && !digests.into_iter().any(may_win) {
+            self.undecided = Some(at);
+        }
     }
 
     /// Voters that are at one at `own.at`, but not with `own`.
@@ -209,6 +239,59 @@ mod tests {
         };
         assert_eq!(judge(&members, 7, &[(4, 8), (5, 8), (2, 8)]), None);
         assert!(judge(&members, 7, &[(4, 8), (2, 8), (3, 8)]).is_some());
+    }
+
+    /// As `judge`; whether node `own.0` finds in the end that nobody can have a majority any more.
+    fn is_undecided(members: &Membership, own: (u64, u64), others: &[(u64, u64)]) -> bool {
+        let mut digests = Digests::default();
+        digests.reached(at(1_024, own.1), members);
+        for &(peer, digest) in others {
+            let theirs = at(1_024, digest);
+            digests.heard(NodeId(peer), theirs, members);
+            digests.look_for_majority(NodeId(own.0), theirs.at, members);
+        }
+        digests.undecided() == Some(at(1_024, 0).at)
+    }
+
+    #[test]
+    fn it_is_undecided_only_when_no_majority_can_come_about_any_more() {
+        type Row<'r> = (u64, (u64, u64), &'r [(u64, u64)], bool);
+        let rows: [Row<'_>; 13] = [
+            // One against one: the third may decide.
+            (3, (1, 7), &[(2, 8)], false),
+            (3, (1, 7), &[(2, 8), (3, 8)], false),
+            (3, (1, 7), &[(2, 8), (3, 7)], false),
+            (3, (1, 7), &[(2, 8), (3, 9)], true),
+            (2, (1, 7), &[(2, 7)], false),
+            (2, (1, 7), &[(2, 8)], true),
+            (4, (1, 7), &[(2, 8), (3, 8)], false),
+            (4, (1, 7), &[(2, 8), (3, 8), (4, 7)], true),
+            (5, (1, 7), &[(2, 8), (3, 9)], false),
+            (5, (1, 7), &[(2, 8), (3, 9), (4, 6)], true),
+            (1, (1, 7), &[(2, 8)], false),
+            // A learner judges nobody, and whoever is no member says nothing.
+            (3, (9, 7), &[(1, 7), (2, 8), (3, 9)], false),
+            (2, (1, 7), &[(2, 7), (9, 8)], false),
+        ];
+        for (voters_count, own, others, undecided) in rows {
+            let found = is_undecided(&voters(voters_count), own, others);
+            assert_eq!(found, undecided, "{voters_count} voters, {own:?} and {others:?}");
+        }
+        let joint = Membership { outgoing: [1, 4].map(NodeId).into(), ..voters(3) };
+        assert!(!is_undecided(&joint, (1, 7), &[(2, 8), (4, 9), (3, 9)]));
+        let learners = Membership { learners: [3].map(NodeId).into(), ..voters(2) };
+        assert!(!is_undecided(&learners, (1, 7), &[(2, 7), (3, 8)]));
+    }
+
+    #[test]
+    fn what_is_undecided_never_goes_back() {
+        let mut digests = Digests::default();
+        for (index, theirs) in [(2_048, 8), (1_024, 8), (3_072, 7)] {
+            digests.reached(at(index, 7), &voters(2));
+            digests.heard(NodeId(2), at(index, theirs), &voters(2));
+            digests.look_for_majority(NodeId(1), at(index, 0).at, &voters(2));
+            assert_eq!(digests.undecided(), Some(at(2_048, 0).at), "after {index}");
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use quorate_group::Descriptor;
 use quorate_placement::{Node, PlacementKind, PlacementMap};
-use quorate_store::restore::RESTORED;
 use quorate_types::{EntryId, GroupId, Incarnation, Membership, NodeId, SnapshotMeta};
 use quorate_wal::rocks::RocksLog;
 use quorate_wal::{LogStore, RecoveredLog, Write};
@@ -13,12 +12,12 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::config::{EngineConfig, InitialGroup};
-use crate::engine::FIRST;
+use crate::first_start::FirstStart;
 use crate::forward::{Request, reply};
 use crate::identity::{DataDir, DataDirError, Identity, cluster_digest, node_id, random_u64};
 use crate::net::{Heard, Network};
 use crate::open::OpenError;
-use crate::restore::{self, Restoring};
+use crate::restore::Restoring;
 use crate::router::Router;
 
 /// How long a gathering node waits for a peer's table.
@@ -100,8 +99,7 @@ impl Founders {
         Ok(identity)
     }
 
-    /// Waits for all other founders, puts what is `restored` in place, makes the first groups, and only then makes the founders' table
-    /// durable: a log that was deleted cannot pass for new.
+    /// Waits for all other founders, and then begins the cluster: see [`FirstStart`].
     ///
     /// # Errors
     /// When the disk refuses.
@@ -116,17 +114,9 @@ impl Founders {
     ) -> Result<(Identity, BTreeMap<GroupId, RecoveredLog>), OpenError> {
         let (network, router) = around;
         let table = gather(self, &identity, network, router, heard).await?;
-        let is_restored = restored.is_some();
-        // State before log, as with any snapshot; a crash in between leaves a directory that begins anew.
-        restored.map_or(Ok(()), Restoring::run)?;
-        let first = |group: &InitialGroup| match is_restored && group.id == GroupId::FIRST_DATA {
-            true => RESTORED,
-            false => FIRST,
-        };
-        make_groups(log, &self.groups, table.keys().copied(), first)?;
         let identity = Identity { founders: table.clone(), ..identity };
-        data_dir.store(&identity)?;
-        restore::clear(data_dir)?;
+        let mut start = FirstStart::new(&self.groups, identity.clone(), data_dir, log, restored);
+        FirstStart::STEPS.into_iter().try_for_each(|step| start.carry_out(step))?;
         network.start(table);
         Ok((identity, log.recover()?))
     }

@@ -293,7 +293,7 @@ pub(crate) async fn open(
 }
 
 /// Opens log and state, and fences what is damaged.
-fn open_stores(
+pub(crate) fn open_stores(
     data_dir: &Arc<DataDir>,
     node: &str,
 ) -> Result<(RocksLog, Arc<dyn StateEngine>, Fence), OpenError> {

@@ -6,8 +6,8 @@
 //! 2. The first start finds the record, reads the whole snapshot and writes its rows beside the engine, before
 //!    anybody hears of the node. Its SHA-256 is part of what all initial nodes must agree on.
 //! 3. When all initial nodes were heard, the rows are put in place, the groups are made, and the identity says that
-//!    the node has started. A crash before that leaves all for the next start, which does the same again.
-//! 4. Record and snapshot go.
+//!    the node has started. A crash before that leaves all for the next start, which does the same again. Record and
+//!    snapshot go. [`first_start`](crate::first_start) has the steps.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -21,10 +21,11 @@ use quorate_store::restore::{Contents, check_backup, from_etcd, from_quorate};
 use quorate_store::{Install, SnapshotError, SnapshotReader, StateEngine, bolt};
 use quorate_types::machine::StateError;
 use quorate_types::{GroupId, Membership};
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 use crate::config::{EngineConfig, InitialGroup};
 use crate::engine::Kinds;
+use crate::hashing::Hashing;
 use crate::identity::{DataDir, DataDirError, Identity, checked, node_id};
 use crate::snapshot::installation::{BUFFER_BYTES, Target};
 
@@ -352,17 +353,29 @@ pub(crate) fn pending(
 }
 
 /// Removes what a node that has started needs no more.
-pub(crate) fn clear(data_dir: &DataDir) -> Result<(), DataDirError> {
+fn clear(data_dir: &DataDir) -> Result<(), DataDirError> {
     // The snapshot last: without the record it begins nothing.
-    for name in [RECORD, SNAPSHOT] {
-        match fs::remove_file(data_dir.path().join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(DataDirError::Io { path: data_dir.path().to_owned(), source: error });
-            }
-            Ok(()) | Err(_) => {}
+    remove_record(data_dir)?;
+    remove_snapshot(data_dir)
+}
+
+/// Removes the record, if it is there.
+pub(crate) fn remove_record(data_dir: &DataDir) -> Result<(), DataDirError> {
+    remove(data_dir, RECORD)
+}
+
+/// Removes the snapshot, if it is there.
+pub(crate) fn remove_snapshot(data_dir: &DataDir) -> Result<(), DataDirError> {
+    remove(data_dir, SNAPSHOT)
+}
+
+fn remove(data_dir: &DataDir, name: &str) -> Result<(), DataDirError> {
+    match fs::remove_file(data_dir.path().join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DataDirError::Io { path: data_dir.path().to_owned(), source: error })
         }
+        Ok(()) | Err(_) => Ok(()),
     }
-    Ok(())
 }
 
 impl Restoration {
@@ -411,38 +424,6 @@ impl Restoring<'_> {
     /// When the engine fails.
     pub(crate) fn run(self) -> Result<(), StateError> {
         self.staged.run(self.engine)
-    }
-}
-
-/// Hashes what goes through.
-struct Hashing<T> {
-    inner: T,
-    sha: Sha256,
-}
-
-impl<T> Hashing<T> {
-    fn new(inner: T) -> Self {
-        Self { inner, sha: Sha256::new() }
-    }
-}
-
-impl<T: Write> Write for Hashing<T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.sha.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-impl<T: Read> Read for Hashing<T> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(into)?;
-        self.sha.update(&into[..read]);
-        Ok(read)
     }
 }
 

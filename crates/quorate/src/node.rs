@@ -19,16 +19,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{BuildError, PrometheusRecorder};
+use metrics_exporter_prometheus::BuildError;
 use quorate_gateway::{
     AuthConfig, Backend, ClientTls, Gateway, GatewayConfig, TokenKind, compaction,
 };
-use quorate_node::{Engine, EngineConfig, Expelled, Link, OpenError, TlsConfig};
+use quorate_node::{EngineConfig, Expelled, Link, OpenError, TlsConfig};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::config::ServeConfig;
+use crate::engine_life::{Ending, run_engine};
 use crate::exporter::Exporter;
 use crate::shutdown::{ENGINE_STOP_MAX, Stop};
 use crate::threads::{Part, RuntimeThread};
@@ -349,63 +350,6 @@ impl RunningNode {
         }
         tracing::info!(node, "stopped");
         Ok(())
-    }
-}
-
-/// Who else stops when a node does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Ending {
-    /// Nobody: the others take its leaderships over.
-    Alone,
-    /// All others: there is nobody to hand anything to.
-    WithCluster,
-}
-
-/// The life of the engine's thread: open, hand the engine out, wait for the end, shut down.
-async fn run_engine(
-    config: EngineConfig,
-    recorder: Arc<PrometheusRecorder>,
-    quota_bytes: Option<u64>,
-    open: oneshot::Sender<Result<EngineBackend, OpenError>>,
-    expelled: watch::Sender<Option<Expelled>>,
-    stop: Stop,
-    ending: Ending,
-) {
-    let (kinds, auth) = wiring::kinds();
-    let opened = tokio::select! {
-        opened = Engine::open(config, kinds, &*recorder) => opened,
-        () = stop.requested() => return,
-    };
-    let engine = match opened {
-        Ok(engine) => {
-            engine.label_later_peers(recorder);
-            Arc::new(engine)
-        }
-        Err(error) => {
-            // Whoever asked may have gone: then nobody wants to know.
-            drop(open.send(Err(error)));
-            return;
-        }
-    };
-    let (backend, measure) = EngineBackend::new(Arc::clone(&engine), quota_bytes, auth);
-    drop(open.send(Ok(backend)));
-    let note_expulsion = async {
-        expelled.send_replace(Some(engine.expelled().await));
-        // Whoever hears of it stops this part in its turn.
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = measure.run(&engine) => {}
-        () = note_expulsion => {}
-        () = stop.requested() => {}
-    }
-    match Arc::into_inner(engine) {
-        Some(engine) => match ending {
-            Ending::Alone => engine.shutdown().await,
-            Ending::WithCluster => engine.shutdown_with_cluster().await,
-        },
-        // The gateway's thread is stuck with a request. What was acknowledged is on disk.
-        None => tracing::error!("the engine is still in use and is not shut down cleanly"),
     }
 }
 

@@ -20,10 +20,11 @@ use quorate_gateway::{
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
 };
-use quorate_types::auth::{AuthCell, Caller, Directory};
-use quorate_types::kv_maintenance::{Alarm, AlarmKind, ChangeAlarm};
+use quorate_types::auth::{AuthCell, Directory};
+use quorate_types::kv_maintenance::AlarmKind;
 use quorate_types::{GroupId, KeyRange, LogIndex, MachineKind, NodeId, Term, kv};
 
+use crate::alarms;
 use crate::config::ServeConfig;
 use crate::config::values::ClusterState;
 use crate::events;
@@ -114,19 +115,6 @@ impl EngineBackend {
         (Self { engine, state_bytes, quota_bytes, auth }, measure)
     }
 
-    /// Says to all that this node is above its quota, as etcd does: the alarm stays until it is disarmed.
-    async fn raise_no_space(&self) {
-        let alarm = Alarm { member: self.engine.node().value(), kind: AlarmKind::NoSpace as i32 };
-        let change = ChangeAlarm { alarm, raise: true };
-        let body = Some(kv::command::Body::ChangeAlarm(change));
-        let command =
-            kv::Command { body, caller: Some(Caller::system()), ..kv::Command::default() };
-        let bytes = command.encode_to_vec().into();
-        if let Err(error) = self.engine.propose(GroupId::FIRST_DATA, bytes).await {
-            tracing::warn!(%error, "the alarm that this node is above its quota was not raised");
-        }
-    }
-
     fn state_bytes(&self) -> u64 {
         self.state_bytes.load(Ordering::Relaxed)
     }
@@ -161,7 +149,10 @@ impl Backend for EngineBackend {
     async fn propose(&self, command: kv::Command) -> Result<Answer, BackendError> {
         let full = self.quota_bytes.is_some_and(|quota| self.state_bytes() > quota);
         if full && command.grows() {
-            self.raise_no_space().await;
+            // As etcd does it: the alarm stays until somebody clears it.
+            if let Err(error) = alarms::raise(&self.engine, AlarmKind::NoSpace).await {
+                tracing::warn!(%error, "the alarm that this node is above its quota was not raised");
+            }
             return Err(BackendError::NoSpace);
         }
         let group = self.engine.route(command_key(&command)).group;
@@ -219,6 +210,10 @@ impl Backend for EngineBackend {
             is_learner: self.engine.is_learner(GroupId::FIRST_DATA),
             errors: fenced(self.engine.fenced())
                 .chain(leader.is_none().then(|| "etcdserver: no leader".to_owned()))
+                .chain(self.engine.is_distrusted(GroupId::FIRST_DATA).then(|| {
+                    let group = GroupId::FIRST_DATA;
+                    format!("quorate: group {group} on this node differs from a majority and is being rebuilt")
+                }))
                 .collect(),
         }
     }

@@ -23,9 +23,11 @@ use quorate_types::machine::StateError;
 use crate::group_row::GroupRow;
 use crate::kv::alarms::conditions;
 use crate::kv::history::{Part, each_write, etcd_revision};
+use crate::kv::lease::leases;
 use crate::kv::meta::Meta;
 use crate::kv::read::View;
 use crate::layout::Stamp;
+use crate::{auth, etcd_form};
 
 const PAGE_BYTES: usize = 4096;
 pub(crate) const HEAD_BYTES: usize = 16;
@@ -120,9 +122,12 @@ pub fn write_etcd<W: Write>(
     small(&mut file, "members", members)?;
     let version = (b"clusterVersion".to_vec(), b"3.5.0".to_vec());
     small(&mut file, "cluster", [version].into_iter())?;
-    for empty in ["auth", "authRoles", "authUsers", "lease", "members_removed"] {
-        small(&mut file, empty, std::iter::empty())?;
+    let leases = leases(rows)?.into_iter().map(|(id, ttl_s)| etcd_form::lease(id, ttl_s));
+    small(&mut file, etcd_form::LEASES, leases)?;
+    for (bucket, pairs) in etcd_form::buckets(&auth::load(rows)?) {
+        small(&mut file, bucket, pairs.into_iter())?;
     }
+    small(&mut file, "members_removed", std::iter::empty())?;
     file.finish()
 }
 

@@ -20,13 +20,14 @@
 //! - [`group_row`]: what a group keeps beside its machine's rows.
 //! - [`snapshot`]: a group's rows as a file, to put it in their place on another node.
 //! - [`kv`]: etcd's keyspace as a state machine; `auth`: the users and roles in it; [`etcd`]: it as a database
-//!   file of etcd, and [`bolt`] such files read.
+//!   file of etcd, and [`bolt`] such files read; `etcd_form`: what etcd keeps of leases, users and roles.
 //! - [`restore`]: backups as what a new cluster begins with.
 
 mod auth;
 pub mod bolt;
 pub mod engine;
 pub mod etcd;
+mod etcd_form;
 pub mod group_row;
 pub mod kv;
 pub mod layout;

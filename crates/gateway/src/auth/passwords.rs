@@ -1,5 +1,7 @@
 //! The work that passwords are: argon2id, off the runtime, a few at a time.
 //!
+//! Users that came from etcd keep their bcrypt hashes until they get another password.
+//!
 //! One hash takes 19 MiB and two passes (the least that OWASP advises), some 30 ms of one processor. So it is done
 //! on threads of its own, at most [`AuthConfig::hashing_threads`](super::AuthConfig::hashing_threads) at a time,
 //! with a bounded queue before them: a storm of logins costs a fixed share of the node, and no put waits behind it.
@@ -10,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::{Algorithm, Argon2, Params, Version};
 use metrics::Gauge;
+use quorate_types::auth::HashForm;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 
@@ -86,9 +89,15 @@ impl Passwords {
                 Some(hash) => (hash.as_str(), true),
                 None => (NOBODY, false),
             };
-            let Ok(parsed) = PasswordHash::new(hash) else { return false };
-            let verifier = Argon2::default();
-            verifier.verify_password(password.as_bytes(), &parsed).is_ok() && known
+            match HashForm::of(hash) {
+                Some(HashForm::Argon2id) => {
+                    let Ok(parsed) = PasswordHash::new(hash) else { return false };
+                    let verifier = Argon2::default();
+                    verifier.verify_password(password.as_bytes(), &parsed).is_ok() && known
+                }
+                Some(HashForm::Bcrypt) => bcrypt::verify(&password, hash).unwrap_or(false),
+                None => false,
+            }
         })
         .await
     }
@@ -134,7 +143,7 @@ mod tests {
     async fn a_password_fits_its_own_hash_and_nobody_fits_none() {
         let passwords = passwords(2, 8);
         let hash = passwords.hash("secret".to_owned()).await.expect("there is room");
-        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert!(hash.starts_with(quorate_types::auth::hashes::ARGON2ID), "{hash}");
         let fits = |password: &str, hash: Option<&String>| {
             passwords.matches(password.to_owned(), hash.cloned())
         };
@@ -144,6 +153,25 @@ mod tests {
         assert_eq!(fits("x", Some(&String::new())).await, Ok(false));
         let again = passwords.hash("secret".to_owned()).await.expect("there is room");
         assert_ne!(hash, again, "each has a salt of its own");
+    }
+
+    #[tokio::test]
+    async fn a_password_fits_the_hash_that_etcd_made_of_it() {
+        // Published examples: jBCrypt's and crypt_blowfish's.
+        for (password, hash) in [
+            ("abc", "$2a$06$If6bvum7DFjUnE9p2uDeDu0YHzrHM6tf.iqN8.yx.jNN1ILEf7h0i"),
+            ("U*U", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"),
+        ] {
+            let passwords = passwords(2, 8);
+            let fits = |password: &str, hash: &str| {
+                passwords.matches(password.to_owned(), Some(hash.to_owned()))
+            };
+            assert_eq!(fits(password, hash).await, Ok(true), "{password}");
+            assert_eq!(fits("other", hash).await, Ok(false), "{password}");
+            assert_eq!(fits("", hash).await, Ok(false), "{password}");
+            let dear = hash.replacen("$0", "$3", 1);
+            assert_eq!(fits(password, &dear).await, Ok(false), "for hours nobody waits");
+        }
     }
 
     #[test]

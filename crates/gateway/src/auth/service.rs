@@ -22,7 +22,8 @@ use quorate_types::auth::command::{
     self as change, Body, Named, RolePermission, UserAdd, UserChangePassword, UserRole,
 };
 use quorate_types::auth::{
-    AuthCommand, AuthOutcome, AuthQuery, Needs, Permission, outcome as told, query as asked,
+    AuthCommand, AuthOutcome, AuthQuery, Caller, Directory, Needs, Permission, outcome as told,
+    query as asked,
 };
 use quorate_types::kv::{self, KvError, command, outcome, query};
 use tonic::{Request, Response, Status};
@@ -93,9 +94,29 @@ impl<B: Backend> AuthService<B> {
         if !matches {
             return Err(ApiError::AuthFailed.into());
         }
+        let directory = match directory.secret().is_empty() {
+            true => self.make_secret().await?,
+            false => directory,
+        };
         let token = self.desk.guard.token(&directory, name).ok_or(ApiError::NoToken)?;
         let (revision, term) = self.desk.revision(Consistency::Serializable).await?;
         Ok((Some(self.desk.header(revision, term)), token))
+    }
+}
+
+impl<B: Backend> AuthService<B> {
+    /// Gives users that came from another store, and count already, the secret of tokens. Where several do so
+    /// at once, the first one's holds.
+    async fn make_secret(&self) -> Result<Arc<Directory>, Status> {
+        let secret = token::secret().ok_or(ApiError::NoToken)?;
+        let body = AuthCommand { body: Some(Body::Enable(change::Enable { secret })) };
+        let command = kv::Command {
+            body: Some(command::Body::Auth(body)),
+            caller: Some(Caller::system()),
+            ..kv::Command::default()
+        };
+        self.open(self.desk.backend.propose(command).await?)?;
+        Ok(self.desk.newest_directory().await?)
     }
 }
 

@@ -112,6 +112,16 @@ impl FakeBackend {
         state.stale_directory = Some(state.keyspace.directory.clone());
     }
 
+    /// These are the users from now on.
+    pub(crate) fn take_users(&self, directory: Directory) {
+        self.state().keyspace.directory = directory;
+    }
+
+    /// The users as all replicas know them.
+    pub(crate) fn directory_now(&self) -> Arc<Directory> {
+        Arc::new(self.state().keyspace.directory.clone())
+    }
+
     /// How the reads since the last call were asked for.
     pub(crate) fn take_reads(&self) -> Vec<Consistency> {
         std::mem::take(&mut self.state().reads)

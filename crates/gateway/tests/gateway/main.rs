@@ -3,9 +3,10 @@
 //! - `services`: what each service answers, and how failures of the backend reach a client.
 //! - `members`: how members change, and who must not, beside a real etcd too.
 //! - `auth`: users, roles and tokens, beside a real etcd too; `auth_matrix`: every RPC and every kind of caller;
-//!   `auth_behind`: a node that knows less of users than others.
+//!   `auth_behind`: a node that knows less of users than others; `auth_moved`: users that came from an etcd.
 //! - `ports`: noise, half-open connections, oversized messages, plain pages.
 //! - `pings`: clients that ping too often.
+//! - `health`: `/health` under alarms, beside a real etcd too.
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
 //! - `json`: the JSON gateway, beside a real etcd's where there is one.
 //! - `tls`: certificates of the port and of clients.
@@ -18,9 +19,11 @@
 mod auth;
 mod auth_behind;
 mod auth_matrix;
+mod auth_moved;
 mod beside_etcd;
 mod etcdctl;
 mod fake;
+mod health;
 mod json;
 mod keyspace;
 mod leases;

@@ -89,8 +89,7 @@ impl Door {
 
     /// A page of the client port: status and body.
     pub(crate) async fn page(&self, path: &str) -> (u16, String) {
-        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
-        exchange(&self.address.to_string(), request.as_bytes()).await
+        page(&self.address.to_string(), path).await
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -163,6 +162,11 @@ pub(crate) fn with_token<T>(request: T, token: Option<&str>) -> Request<T> {
 pub(crate) async fn channel(address: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
     endpoint.connect().await.expect("the server listens")
+}
+
+/// The page `path` of the server at `address`: status and body.
+pub(crate) async fn page(address: &str, path: &str) -> (u16, String) {
+    exchange(address, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await
 }
 
 /// Sends `request` as it is and reads to the end: the status code and the body.

@@ -76,7 +76,16 @@ impl<P, R> Group<P, R> {
         let messages = peers.map(|peer| self.message(peer, body.clone())).collect();
         let finding = self.comparison.digests.reached(own, members);
         self.effects.push(Effect::Send(messages));
+        self.look_for_majority(own.at);
         self.act_on(finding, own);
+    }
+
+    /// The last entry after which the voters' states differed so that no majority can say which is right: this
+    /// replica has a vote, and everything goes on; whether it should is for whoever owns the data. Nothing is
+    /// undecided as long as voters that have told nothing yet could decide it.
+    #[must_use]
+    pub const fn undecided(&self) -> Option<EntryId> {
+        self.comparison.digests.undecided()
     }
 
     /// The rows of the snapshot that [`Effect::Rebuild`] named are in the place of the state, durably.
@@ -140,6 +149,7 @@ impl<P, R> Group<P, R> {
                     let (theirs, members) = (Checkpoint { at, digest }, self.replica.membership());
                     let finding = self.comparison.digests.heard(message.from, theirs, members);
                     let own = finding.divergences.first().map(|divergence| divergence.own);
+                    self.look_for_majority(at);
                     if let Some(own) = own {
                         self.act_on(finding, own);
                     }
@@ -239,6 +249,11 @@ impl<P, R> Group<P, R> {
             let min_index = at.index.min(self.applied);
             self.effects.push(Effect::SendSnapshot(SnapshotRequest { to, min_index }));
         }
+    }
+
+    fn look_for_majority(&mut self, at: EntryId) {
+        let (own, members) = (self.replica.config().node, self.replica.membership());
+        self.comparison.digests.look_for_majority(own, at, members);
     }
 
     fn act_on(&mut self, finding: Finding, own: Checkpoint) {

@@ -65,7 +65,25 @@ fn two_that_differ_are_both_left_alone() {
         let heard = cluster.heard(node);
         assert_eq!((heard.divergences, heard.distrusted), (vec![NodeId(other)], Vec::new()));
         assert!(!cluster.group(node).is_distrusted());
+        assert_eq!(cluster.group(node).undecided(), None, "the third one may decide");
     }
+}
+
+#[test]
+fn three_that_all_differ_know_that_nobody_can_say_who_is_right() {
+    let mut cluster = Cluster::led();
+    cluster.propose(1, 'a');
+    cluster.settle();
+    cluster.tick(1..=3);
+    cluster.settle();
+    let at: Vec<_> = (1..=3).map(|node| checkpoint(&mut cluster, node, node)).collect();
+    cluster.settle();
+    for node in 1..=3 {
+        assert_eq!(cluster.group(node).undecided(), Some(at[0]), "node {node}");
+        assert!(!cluster.group(node).is_distrusted());
+    }
+    let mut decided = distrusted(3);
+    (1..=3).for_each(|node| assert_eq!(decided.group(node).undecided(), None, "node {node}"));
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl GroupActor {
         caught_up_at: LogIndex,
         reloader: Reloader,
     ) -> Self {
-        glance.renew(group.replica(), group.applied_index());
+        glance.renew(&group);
         let actor = Self {
             group,
             generation,
@@ -305,7 +305,7 @@ impl GroupActor {
                     self.group.inherit(wrong);
                 }
                 self.reload = None;
-                self.glance.renew(self.group.replica(), self.group.applied_index());
+                self.glance.renew(&self.group);
                 self.note_applied();
             }
             Some(Err(error)) => {
@@ -329,7 +329,7 @@ impl GroupActor {
             metrics.commit_seconds.record(now.saturating_duration_since(slot.since));
         });
         // Before anybody is answered: what was answered is never ahead of what is shown.
-        self.glance.renew(self.group.replica(), self.group.applied_index());
+        self.glance.renew(&self.group);
         self.drive.note_wrong_state(self.group.wrong_state());
         let refused = self.drive.carry_out(effects, now);
         for fetch in refused.fetches {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use quorate_wal::rocks::{RocksLog, RocksOptions};
 use tempfile::TempDir;
 
 use super::*;
+use crate::image::image;
 
 const GROUP: GroupId = GroupId(7);
 const FILE: &str = "in-7-1";
@@ -302,32 +302,6 @@ fn a_snapshot_of_another_group_kind_or_range_is_refused() {
     let range = Some(quorate_types::KeyRange::all());
     refused(&Target { descriptor: Descriptor { range, ..descriptor() }, ..target() });
     assert!(Target::new(&kinds(), GROUP, Descriptor { kind: "?".into(), range: None }).is_none());
-}
-
-/// A directory as a crash at this moment would leave it.
-fn image(of: &Path) -> TempDir {
-    fn copy(from: &Path, to: &Path) -> io::Result<()> {
-        fs::create_dir_all(to)?;
-        for file in fs::read_dir(from)? {
-            let file = file?;
-            let to: PathBuf = to.join(file.file_name());
-            if file.path().is_dir() {
-                copy(&file.path(), &to)?;
-            } else if file.file_name() != "LOCK" {
-                fs::copy(file.path(), to)?;
-            }
-        }
-        Ok(())
-    }
-    loop {
-        let image = tempfile::tempdir().unwrap();
-        match copy(of, image.path()) {
-            Ok(()) => return image,
-            // An engine has tidied up meanwhile, so this would be no image of one moment.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 fn open(directory: &Path) -> (RocksLog, RocksState, Files) {

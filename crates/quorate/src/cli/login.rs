@@ -16,9 +16,12 @@ pub(super) type Known = InterceptedService<Channel, Token>;
 /// Whom to ask as.
 #[derive(Clone, Default, clap::Args)]
 pub struct Login {
-    /// User and password, where users count
-    #[arg(long, value_name = "NAME:PASSWORD", env = "QUORATE_USER", hide_env_values = true)]
+    /// User, and the password unless that is given by itself, where users count
+    #[arg(long, value_name = "NAME[:PASSWORD]", env = "QUORATE_USER", hide_env_values = true)]
     user: Option<String>,
+    /// Password of that user, whose name may hold a colon then
+    #[arg(long, value_name = "PASSWORD", env = "QUORATE_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
 }
 
 impl fmt::Debug for Login {
@@ -43,16 +46,29 @@ impl Interceptor for Token {
 impl Login {
     /// Asks for a token, and takes it along from then on. Where users do not count none is needed.
     pub(super) async fn on(&self, channel: Channel) -> Result<Known, Status> {
-        let token = match &self.user {
-            Some(user) => token(channel.clone(), user).await?,
+        let token = match self.name_and_password()? {
+            Some((name, password)) => token(channel.clone(), name, password).await?,
             None => None,
         };
         Ok(InterceptedService::new(channel, Token(token)))
     }
+
+    /// As etcdctl takes them.
+    fn name_and_password(&self) -> Result<Option<(&str, &str)>, Status> {
+        match (self.user.as_deref(), self.password.as_deref()) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Status::invalid_argument("--password needs --user")),
+            (Some(name), Some(password)) => Ok(Some((name, password))),
+            (Some(user), None) => Ok(Some(user.split_once(':').unwrap_or((user, "")))),
+        }
+    }
 }
 
-async fn token(channel: Channel, user: &str) -> Result<Option<MetadataValue<Ascii>>, Status> {
-    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+async fn token(
+    channel: Channel,
+    name: &str,
+    password: &str,
+) -> Result<Option<MetadataValue<Ascii>>, Status> {
     let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
     match AuthClient::new(channel).authenticate(request).await {
         Ok(answer) => {
@@ -66,5 +82,29 @@ async fn token(channel: Channel, user: &str) -> Result<Option<MetadataValue<Asci
             Ok(None)
         }
         Err(status) => Err(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_comes_with_the_name_or_by_itself() {
+        let login = |user: Option<&str>, password: Option<&str>| Login {
+            user: user.map(str::to_owned),
+            password: password.map(str::to_owned),
+        };
+        for (user, password, expected) in [
+            (None, None, None),
+            (Some("a:b"), None, Some(("a", "b"))),
+            (Some("a:b:c"), None, Some(("a", "b:c"))),
+            (Some("a"), None, Some(("a", ""))),
+            (Some("a"), Some("b"), Some(("a", "b"))),
+            (Some("a:b"), Some("c"), Some(("a:b", "c"))),
+        ] {
+            assert_eq!(login(user, password).name_and_password().unwrap(), expected);
+        }
+        assert!(login(None, Some("b")).name_and_password().is_err());
     }
 }

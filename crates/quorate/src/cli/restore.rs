@@ -17,7 +17,8 @@ and the same name, cluster and token. Nodes that were given different files do n
 The new cluster has another cluster id. Each key has the value and the revisions that it had at the backup's revision; \
 the history before is compacted, and new revisions go on above the old ones by --bump-revision, so that \
 no client sees them run backwards. Choose more than the old cluster has written since the backup. Leases begin \
-anew with all their time to live. Alarms are not restored. Of etcd's files, users and roles are not.
+anew with all their time to live. Alarms are not restored. Users of an etcd keep their passwords; those that cannot \
+be taken over are told.
 
 Exit codes: 0 done; 1 nothing was restored; 2 wrong usage.")]
 pub struct Args {

@@ -13,4 +13,4 @@ mod live;
 mod rows;
 
 pub(crate) use live::Live;
-pub(crate) use rows::{load, write};
+pub(crate) use rows::{all, load, write};

@@ -68,6 +68,18 @@ fn read(rows: &mut Rows, key: &[u8], value: &[u8]) -> Result<(), StateError> {
     Ok(())
 }
 
+/// All rows of `directory`, in the order of their keys; none of one that nothing was done to.
+pub(crate) fn all(directory: &Directory) -> Vec<(Vec<u8>, Vec<u8>)> {
+    if *directory == Directory::default() {
+        return Vec::new();
+    }
+    let Rows { head, users, roles } = directory.rows();
+    let head = head.map(|head| (row(HEAD, ""), head.encode_to_vec()));
+    let roles = roles.iter().map(|role| (row(ROLE, &role.name), role.encode_to_vec()));
+    let users = users.iter().map(|user| (row(USER, &user.name), user.encode_to_vec()));
+    head.into_iter().chain(roles).chain(users).collect()
+}
+
 /// Writes the rows that a command has touched, as `directory` has them now.
 pub(crate) fn write(directory: &Directory, touched: &[Touched], batch: &mut dyn StateBatch) {
     for touched in touched {

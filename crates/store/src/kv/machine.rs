@@ -269,7 +269,7 @@ fn directory_of(
 }
 
 /// As it stands in the meta; a directory that nothing was done to is not there.
-fn version_of(directory: &Directory) -> AuthVersion {
+pub(crate) fn version_of(directory: &Directory) -> AuthVersion {
     let fresh = *directory == Directory::default();
     let revision = if fresh { 0 } else { directory.revision() };
     AuthVersion { enabled: directory.enabled(), revision }

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! bucket key:      main revision u64 be, '_', sub revision u64 be, { 't' }     -> KeyValue, protobuf
-//! bucket lease:    id u64 be                                                   -> { id 1, TTL 2, remaining 3 }, protobuf
 //! bucket meta:     finishedCompactRev, scheduledCompactRev                     -> a revision as in bucket key
 //! ```
+//!
+//! [`etcd_form`] has the buckets of leases, users and roles.
 //!
 //! Of the history only what stands at its end is taken, so what must be held is one entry for each key; values
 //! are read again when their row is written.
@@ -14,27 +15,23 @@ use std::io::Write;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_types::kv::KeyValue;
+use quorate_types::auth::message::Rows;
+use quorate_types::kv::{KeyValue, LEASE_TTL_MAX_S};
 use quorate_types::{Membership, Revision};
 
 use super::{Contents, RestoreError, beginning, header};
 use crate::bolt::{Bolt, BoltError, Pair, ReadAt};
+use crate::etcd_form::{Moved, StoredLease};
 use crate::kv::lease::LeaseRecord;
+use crate::kv::machine::version_of;
+use crate::kv::meta::Meta;
 use crate::kv::record::Record;
 use crate::layout::{self, Stamp};
 use crate::snapshot::SnapshotWriter;
+use crate::{auth, etcd_form};
 
 /// Bytes of a revision in etcd's form.
 const REVISION_BYTES: usize = 17;
-
-/// A lease, as etcd stores it.
-#[derive(Clone, PartialEq, Eq, Message)]
-struct StoredLease {
-    #[prost(int64, tag = "1")]
-    id: i64,
-    #[prost(int64, tag = "2")]
-    ttl_s: i64,
-}
 
 /// What is known of a key that exists at the end.
 struct Latest {
@@ -50,7 +47,7 @@ struct Keyspace {
     keys: BTreeMap<Bytes, (Stamp, Option<Latest>)>,
     leases: BTreeMap<i64, i64>,
     revision: i64,
-    has_users: bool,
+    auth: Moved,
     alarms: u64,
 }
 
@@ -64,14 +61,23 @@ pub(super) fn restore<W: Write>(
     let bolt = Bolt::open(backup, bytes)?;
     let mut keyspace = Keyspace::read(&bolt)?;
     let lost = keyspace.forget_leases();
+    let (directory, locked) = std::mem::take(&mut keyspace.auth).directory();
     let meta = beginning(keyspace.revision, bump, None)?;
+    let meta = Meta { auth: version_of(&directory), ..meta };
+    let Rows { users, roles, .. } = directory.rows();
     let mut contents = Contents {
         revision: keyspace.revision,
         begins_at: meta.revision,
         leases: keyspace.leases.len() as u64,
+        users: users.len() as u64,
+        roles: roles.len() as u64,
         ..Contents::default()
     };
     let mut writer = SnapshotWriter::new(out, &header(&meta, voters))?;
+    // In the order of the rows: users before leases, and all of the system before the clients' keys.
+    for (row, value) in auth::all(&directory) {
+        writer.put(&row, &value)?;
+    }
     keyspace.write_leases(&mut writer)?;
     for (key, latest) in keyspace.standing() {
         contents.keys += 1;
@@ -89,9 +95,10 @@ pub(super) fn restore<W: Write>(
         writer.put(&row, &latest.record.encode_history(&pair.value))?;
     }
     writer.finish()?;
-    if keyspace.has_users {
-        let why = "users and roles of etcd: its passwords are kept in another form";
-        contents.left_out.push(why.to_owned());
+    if locked > 0 {
+        contents.left_out.push(format!(
+            "the passwords of {locked} users, which cannot be compared with here: they need new ones"
+        ));
     }
     if keyspace.alarms > 0 {
         let alarms = keyspace.alarms;
@@ -132,19 +139,20 @@ impl Keyspace {
             }
             Ok(())
         }))?;
-        optional(bolt.each("lease", &mut |pair| {
+        optional(bolt.each(etcd_form::LEASES, &mut |pair| {
             let lease = StoredLease::decode(pair.value).ok();
             let lease = lease.filter(|lease| {
-                lease.id != 0 && lease.ttl_s > 0 && lease.id.to_be_bytes() == pair.key
+                lease.id != 0
+                    && (1..=LEASE_TTL_MAX_S).contains(&lease.ttl_s)
+                    && lease.id.to_be_bytes() == pair.key
             });
             let lease = lease.ok_or_else(|| wrong("a lease"))?;
             keyspace.leases.insert(lease.id, lease.ttl_s);
             Ok(())
         }))?;
-        for bucket in ["authUsers", "authRoles"] {
-            optional(bolt.each(bucket, &mut |_| {
-                keyspace.has_users = true;
-                Ok::<_, RestoreError>(())
+        for bucket in [etcd_form::AUTH, etcd_form::USERS, etcd_form::ROLES] {
+            optional(bolt.each(bucket, &mut |pair| {
+                keyspace.auth.take(bucket, pair.key, pair.value).map_err(wrong)
             }))?;
         }
         optional(bolt.each("alarm", &mut |_| {

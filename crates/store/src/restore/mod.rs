@@ -7,7 +7,7 @@
 //! above the old one by some more, since the old cluster may have given out revisions after the backup.
 //!
 //! - [`quorate`]: of a snapshot; leases, users and roles come along.
-//! - [`etcd`]: of a file of etcd; leases come along.
+//! - [`etcd`]: of a file of etcd; the same come along.
 
 mod etcd;
 mod quorate;

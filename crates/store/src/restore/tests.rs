@@ -3,6 +3,10 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
+use quorate_types::auth::command::{
+    Body as AuthBody, Enable, Named, RolePermission, UserAdd, UserRole,
+};
+use quorate_types::auth::{AuthCommand, Caller, Directory, Permission, PermissionKind};
 use quorate_types::kv::{Command, Compact, DeleteRange, LeaseGrant, Put, command};
 use quorate_types::kv_maintenance::{Alarm, AlarmKind, ChangeAlarm};
 use quorate_types::machine::{Direction, RowScope};
@@ -21,7 +25,42 @@ const GROUP: GroupId = GroupId::FIRST_DATA;
 const BUMP: i64 = 1_000;
 const LEASE: i64 = -7;
 
-/// A keyspace with overwritten and deleted keys, a compaction, a lease and an alarm.
+/// Hashes of root's password and of another one's, as etcd makes them and as we do.
+const BCRYPT: &str = "$2a$10$N9qo8uLOickgx2ZMRZoMyeIjZAgcfl7p92ldGxad68LJZdL17lhWy";
+const ARGON2ID: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0$AAAA";
+
+/// What makes users and roles, and lets them count.
+fn users() -> Vec<command::Body> {
+    let add = |name: &str, password_hash: &str, no_password| {
+        let password_hash = password_hash.to_owned();
+        AuthBody::UserAdd(UserAdd { name: name.into(), password_hash, no_password })
+    };
+    let grant = |user: &str, role: &str| {
+        AuthBody::UserGrantRole(UserRole { user: user.into(), role: role.into() })
+    };
+    let permit = |kind: PermissionKind, key: &'static str, end: &'static str| {
+        let (key, range_end) = (key.into(), end.into());
+        let permission = Some(Permission { kind: kind as i32, key, range_end });
+        AuthBody::RoleGrantPermission(RolePermission { role: "app".into(), permission })
+    };
+    let changes = [
+        add("root", BCRYPT, false),
+        add("ours", ARGON2ID, false),
+        add("certified", "", true),
+        AuthBody::RoleAdd(Named { name: "app".into() }),
+        AuthBody::RoleAdd(Named { name: "root".into() }),
+        permit(PermissionKind::ReadWrite, "app/", "app0"),
+        permit(PermissionKind::Read, "all", "\0"),
+        grant("root", "root"),
+        grant("ours", "app"),
+        grant("certified", "app"),
+        AuthBody::Enable(Enable { secret: "a secret of tokens".into() }),
+    ];
+    let change = |body| command::Body::Auth(AuthCommand { body: Some(body) });
+    changes.map(change).into()
+}
+
+/// A keyspace with overwritten and deleted keys, a compaction, a lease, an alarm, and users that count.
 fn keyspace() -> MemState {
     let engine = MemState::new();
     let mut bodies = Vec::new();
@@ -43,12 +82,14 @@ fn keyspace() -> MemState {
     bodies.push(command::Body::Put(Put { key, value, lease: LEASE, ..Put::default() }));
     bodies.push(command::Body::Compact(Compact { revision: 120 }));
     let alarm = Alarm { member: 9, kind: AlarmKind::NoSpace as i32 };
+    bodies.extend(users());
     bodies.push(command::Body::ChangeAlarm(ChangeAlarm { alarm, raise: true }));
     let kind = KvKind::default();
     let committed: Vec<_> = (1..)
         .zip(bodies)
         .map(|(index, body)| {
-            let command = Command { body: Some(body), ..Command::default() };
+            let caller = Some(Caller::system());
+            let command = Command { body: Some(body), caller, ..Command::default() };
             let id = EntryId::new(Term(3), LogIndex(index));
             Committed { id, command: command.encode_to_vec().into() }
         })
@@ -105,6 +146,11 @@ fn installed(snapshot: &[u8]) -> MemState {
     engine
 }
 
+fn directory(engine: &MemState) -> Directory {
+    let view = engine.view();
+    crate::auth::load(&ScopedView::new(&*view, RowScope::Keyspace, GROUP)).unwrap()
+}
+
 type Pairs = BTreeMap<Bytes, (crate::kv::record::Record, Bytes)>;
 
 /// All pairs that exist, with their revisions.
@@ -137,6 +183,9 @@ fn expect_sound(engine: &MemState, contents: &Contents) -> Meta {
     let meta = Meta::decode(&row.meta).unwrap();
     assert_eq!((meta.revision, meta.floor), (contents.revision + BUMP, meta.revision));
     assert_eq!(meta.alarms, crate::kv::meta::AlarmCounts::default());
+    let directory = directory(engine);
+    assert_eq!((meta.auth.enabled, meta.auth.revision), (true, directory.revision()));
+    assert_eq!((contents.users, contents.roles), (3, 2));
     meta
 }
 
@@ -154,6 +203,7 @@ fn a_backup_becomes_the_beginning_of_a_keyspace_with_the_same_pairs() {
 
     let restored = installed(&snapshot);
     assert_eq!(pairs(&restored), old);
+    assert_eq!(directory(&restored), directory(&engine));
     expect_sound(&restored, &contents);
     let mut again = Vec::new();
     from_quorate(&backup[..], BUMP, voters(&[1, 2, 3]), &mut again).unwrap();
@@ -163,17 +213,31 @@ fn a_backup_becomes_the_beginning_of_a_keyspace_with_the_same_pairs() {
 #[test]
 fn a_file_of_etcd_becomes_the_beginning_of_a_keyspace_with_the_same_pairs() {
     let engine = keyspace();
-    let mut old = pairs(&engine);
+    let old = pairs(&engine);
     let backup = etcd_backup(&engine);
     let mut snapshot = Vec::new();
     let bytes = backup.len() as u64;
     let contents = from_etcd(&backup, bytes, BUMP, voters(&[1, 2, 3]), &mut snapshot).unwrap();
-    // The files that we write have no leases: their keys stay.
-    old.get_mut(&b"leased"[..]).unwrap().0.lease = 0;
+    assert_eq!((contents.keys, contents.leases), (old.len() as u64, 1));
     let restored = installed(&snapshot);
     assert_eq!(pairs(&restored), old);
     expect_sound(&restored, &contents);
-    assert_eq!(contents.left_out.len(), 2, "alarm and lease: {:?}", contents.left_out);
+    assert_eq!(contents.left_out.len(), 1, "the alarm: {:?}", contents.left_out);
+    let view = restored.view();
+    let leases = crate::kv::lease::leases(&ScopedView::new(&*view, RowScope::Keyspace, GROUP));
+    assert_eq!(leases, Ok(vec![(LEASE, 60)]));
+    // All of users but what tokens were made with: that must not lie in such a file.
+    let (old, new) = (directory(&engine).rows(), directory(&restored).rows());
+    assert_eq!(new.roles, old.roles);
+    for (old, new) in old.users.iter().zip(&new.users) {
+        assert_eq!((&old.name, &old.password_hash), (&new.name, &new.password_hash));
+        assert_eq!((old.no_password, &old.roles), (new.no_password, &new.roles));
+    }
+    let (old, new) = (old.head.unwrap(), new.head.unwrap());
+    assert_eq!((new.enabled, new.revision), (true, old.revision));
+    assert!(new.secret.is_empty() && !old.secret.is_empty());
+    let holds = |secret: &[u8]| backup.windows(secret.len()).any(|bytes| bytes == secret);
+    assert!(holds(BCRYPT.as_bytes()) && !holds(&old.secret));
 }
 
 #[test]

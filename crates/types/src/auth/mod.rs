@@ -6,13 +6,14 @@
 //!
 //! - [`message`]: commands, queries and outcomes as they are replicated, and the stored rows.
 //! - [`directory`]: the value, and who may what. `rules`: what each command does, and when it is refused.
-//! - [`grants`]: permissions merged into intervals.
+//! - [`grants`]: permissions merged into intervals. [`hashes`]: how passwords are kept.
 //! - [`needs`]: what a command or query needs.
 //! - [`cell`]: where a node's replica shows its directory to whoever asks on that node.
 
 pub mod cell;
 pub mod directory;
 pub mod grants;
+pub mod hashes;
 pub mod message;
 pub mod needs;
 mod rules;
@@ -20,6 +21,7 @@ mod rules;
 pub use cell::{AuthCell, Claim};
 pub use directory::{Directory, ROOT};
 pub use grants::Grants;
+pub use hashes::HashForm;
 pub use message::{
     AuthCommand, AuthOutcome, AuthQuery, Caller, Permission, PermissionKind, Role, User, command,
     outcome, query,

@@ -52,9 +52,17 @@ impl Directory {
     }
 
     /// Does not move the auth revision, as etcd's does not. The new secret ends tokens of an earlier time.
+    ///
+    /// Where users count that came from a store without a secret, it gives them one; that moves the revision,
+    /// which is what tells directories apart.
     fn enable(&mut self, enable: &command::Enable) -> Result<Rows, KvError> {
         if self.head.enabled {
-            return Ok(Rows::new());
+            if !self.head.secret.is_empty() || enable.secret.is_empty() {
+                return Ok(Rows::new());
+            }
+            self.head.secret = enable.secret.clone();
+            self.head.revision += 1;
+            return Ok(vec![Touched::Head]);
         }
         if enable.secret.is_empty() {
             return Err(KvError::Malformed);
