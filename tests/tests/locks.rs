@@ -25,7 +25,7 @@ use quorate_tests::client::{Client, runtime};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::verify::say;
 use quorate_tests::wait;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
@@ -69,7 +69,7 @@ fn beside<T: Send>(
     std::thread::scope(|threads| {
         let clients = threads.spawn(move || {
             let bounded = async { tokio::time::timeout(BOUND, clients(endpoints, told)).await };
-            runtime().block_on(bounded).expect("the clients come to an end")
+            LocalSet::new().block_on(&runtime(), bounded).expect("the clients come to an end")
         });
         harm(cluster, &progress);
         clients.join().expect("the clients got what they were promised")
@@ -237,7 +237,7 @@ fn locks_have_one_holder_at_a_time_while_nodes_are_killed() {
     let clients = async |endpoints: Vec<String>, progress: Arc<Progress>| {
         let workers: Vec<_> = (0..WORKERS)
             .map(|number| worker(number, TURNS, endpoints.clone(), Arc::clone(&progress)))
-            .map(tokio::spawn)
+            .map(spawn_local)
             .collect();
         let mut writes = Vec::new();
         for worker in workers {
@@ -450,7 +450,7 @@ fn observers_see_every_leader_whatever_node_is_killed() {
         }
         let candidates: Vec<_> = (0..CANDIDATES)
             .map(|number| candidate(number, TURNS, endpoints.clone(), Arc::clone(&progress)))
-            .map(tokio::spawn)
+            .map(spawn_local)
             .collect();
         revoke(&endpoints, begin).await;
         for candidate in candidates {

@@ -56,12 +56,12 @@ async fn a_user_of_etcds_logs_in_with_the_password_of_there_and_a_new_one_is_kep
     assert_eq!((directory.revision(), directory.secret().len()), (8, 32));
     for token in tokens {
         let token = token.expect("the right password").token;
-        let root = Client { token: Some(token), ..client.clone() };
+        let root = client.with_token(&token);
         root.put(put(b"k")).await.expect("it opens what root may");
     }
 
     let token = client.authenticate(login("root", "abc")).await.expect("again").token;
-    let root = Client { token: Some(token), ..client.clone() };
+    let root = client.with_token(&token);
     let change = pb::AuthUserChangePasswordRequest {
         name: "root".into(),
         password: "new".into(),
