@@ -419,6 +419,7 @@ fn group_config(cluster: &Cluster, group: GroupId, node: NodeId, seed: u64) -> G
             inflight_appends_max: cluster.inflight_appends_max,
             inflight_partial_max: cluster.inflight_partial_max,
             eager_commit: cluster.eager_commit,
+            quiet_commit: cluster.quiet_commit,
             inflight_bytes_max: cluster.inflight_bytes_max,
             uncommitted_bytes_max: cluster.uncommitted_bytes_max,
             cached_bytes_max: cluster.cached_bytes_max,

@@ -88,6 +88,8 @@ pub struct Cluster {
     /// See `quorate_raft::Config`.
     pub eager_commit: bool,
     /// See `quorate_raft::Config`.
+    pub quiet_commit: bool,
+    /// See `quorate_raft::Config`.
     pub inflight_bytes_max: usize,
     /// See `quorate_raft::Config`.
     pub uncommitted_bytes_max: usize,
@@ -134,6 +136,7 @@ impl Default for Cluster {
             inflight_appends_max: 256,
             inflight_partial_max: 1,
             eager_commit: false,
+            quiet_commit: false,
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             cached_bytes_max: 4 << 20,
