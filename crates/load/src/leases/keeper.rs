@@ -141,7 +141,7 @@ impl Keeper {
         let now = Instant::now();
         match book.answered(id, ttl_s, now) {
             Answer::Kept { due } => self.counts.kept(due, now),
-            Answer::Lost { early } => self.counts.lost(early),
+            Answer::Lost { early } => self.counts.lost(id, early),
             Answer::Unasked => {
                 let text = format!("lease {id} was kept alive and nobody had asked");
                 self.counts.failed(&Failure::client(Code::Internal, text));

@@ -71,16 +71,21 @@ struct Counts {
 struct Counted {
     tally: Tally,
     granted: u64,
-    lost: u64,
+    lost: Vec<i64>,
     lost_early: u64,
     unanswered: u64,
 }
 
-impl Counts {
+impl Counted {
     fn new() -> Self {
         let tally = Tally::new(2);
-        let counted = Counted { tally, granted: 0, lost: 0, lost_early: 0, unanswered: 0 };
-        Self { counted: Mutex::new(counted), measure_from: OnceLock::new() }
+        Self { tally, granted: 0, lost: Vec::new(), lost_early: 0, unanswered: 0 }
+    }
+}
+
+impl Counts {
+    fn new() -> Self {
+        Self { counted: Mutex::new(Counted::new()), measure_from: OnceLock::new() }
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
@@ -99,9 +104,9 @@ impl Counts {
         }
     }
 
-    fn lost(&self, early: bool) {
+    fn lost(&self, id: i64, early: bool) {
         let mut counted = self.counted();
-        counted.lost += 1;
+        counted.lost.push(id);
         counted.lost_early += u64::from(early);
     }
 
@@ -144,12 +149,12 @@ async fn measure(args: &Leases) -> Result<Report, Fault> {
     phase.send_replace(Phase::Ending);
     let books = ended(keepers).await?;
 
-    let missing = missing(args, &books).await?;
-    let counted = std::mem::replace(
-        &mut *counts.counted(),
-        Counted { tally: Tally::new(2), granted: 0, lost: 0, lost_early: 0, unanswered: 0 },
-    );
-    Ok(Report::new(args, &counted, missing, granting, keeping))
+    let counted = std::mem::replace(&mut *counts.counted(), Counted::new());
+    let there = there(args).await?;
+    let is_gone = |id: &i64| !there.contains(id);
+    let missing = books.iter().flat_map(Book::ids).filter(is_gone).count() as u64;
+    let lost_there = counted.lost.iter().filter(|id| !is_gone(id)).count() as u64;
+    Ok(Report::new(args, &counted, (missing, lost_there), granting, keeping))
 }
 
 /// What the servers, this process and the clock use over a part of the run.
@@ -281,14 +286,12 @@ async fn ended(mut keepers: Keepers) -> Result<Vec<Book>, Fault> {
     Ok(books)
 }
 
-/// How many of the leases that should be there are not.
-async fn missing(args: &Leases, books: &[Book]) -> Result<u64, Fault> {
+/// Which leases there are.
+async fn there(args: &Leases) -> Result<BTreeSet<i64>, Fault> {
     let connection = Connection::new(&args.target.endpoints[0])?;
     let mut caller = Caller::new(Arc::new(connection), args.target.timeout);
     let answer = caller.ask(Method::LeaseLeases, &LeaseLeasesRequest {}).await;
     let answer: LeaseLeasesResponse =
         answer.map_err(|failure| format!("which leases there are: {failure}"))?;
-    let there: BTreeSet<i64> = answer.leases.iter().map(|lease| lease.id).collect();
-    let ids = books.iter().flat_map(Book::ids);
-    Ok(ids.filter(|id| !there.contains(id)).count() as u64)
+    Ok(answer.leases.iter().map(|lease| lease.id).collect())
 }

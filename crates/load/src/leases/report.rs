@@ -33,6 +33,8 @@ pub(super) struct Report {
     pub(super) lost: u64,
     /// Those of them that were promised to live.
     pub(super) lost_early: u64,
+    /// Those of them that are there at the end: what the keep-alive said was not true.
+    pub(super) lost_there: u64,
     /// Leases that nobody said are gone, and that are not there at the end.
     pub(super) missing: u64,
     /// Keep-alives without an answer at the end.
@@ -92,7 +94,7 @@ impl Report {
     pub(super) fn new(
         args: &Leases,
         counted: &Counted,
-        missing: u64,
+        (missing, lost_there): (u64, u64),
         granting: Used,
         keeping: Used,
     ) -> Self {
@@ -104,8 +106,9 @@ impl Report {
             granted: counted.granted,
             grants: Part::new(&tally.latency_us[GRANT], &granting),
             keep_alives: Part::new(&tally.latency_us[KEEP_ALIVE], &keeping),
-            lost: counted.lost,
+            lost: counted.lost.len() as u64,
             lost_early: counted.lost_early,
+            lost_there,
             missing,
             unanswered: counted.unanswered,
             errors: tally.errors.clone(),
@@ -141,10 +144,10 @@ impl Report {
         if self.resident_bytes > 0 {
             writeln!(out, "  servers, resident: {} MiB", self.resident_bytes >> 20)?;
         }
-        let Self { lost, lost_early, missing, unanswered, .. } = self;
+        let Self { lost, lost_early, lost_there, missing, unanswered, .. } = self;
         writeln!(
             out,
-            "  lost: {lost}, {lost_early} of them early; missing at the end: {missing}; keep-alives \
+            "  lost: {lost}, {lost_early} of them early, {lost_there} there at the end; missing at the end: {missing}; keep-alives \
              unanswered: {unanswered}"
         )?;
         for (kind, count) in &self.errors {
