@@ -91,10 +91,6 @@ impl<B: Backend> Hub<B> {
             return Ok(());
         }
         self.restart().await?;
-        // As the last task left it.
-        self.ending.send_modify(|ending| {
-            *ending = Ending { closed: ending.closed, ..Ending::default() };
-        });
         *task = Some(tokio::spawn(Arc::clone(self).run()));
         Ok(())
     }
@@ -153,6 +149,11 @@ impl<B: Backend> Hub<B> {
         let ends = self.lock().census().streams == 0;
         if ends {
             *task = None;
+            // Nobody looks for a leader from now on: a stream that came and found this would end before it could
+            // make anybody look again. Something was heard just now.
+            self.ending.send_modify(|ending| {
+                *ending = Ending { closed: ending.closed, ..Ending::default() };
+            });
         }
         ends
     }
