@@ -19,7 +19,7 @@ const READWRITE: i32 = 2;
 /// A client that may have a token.
 #[derive(Clone)]
 pub(crate) struct Client {
-    channel: Channel,
+    pub(crate) channel: Channel,
     pub(crate) token: Option<String>,
 }
 
