@@ -13,8 +13,11 @@ const CLEAR: i32 = 2;
 const NO_SPACE: i32 = 1;
 const CORRUPT: i32 = 2;
 
+/// An action, the alarm, and its member.
+type Change = (i32, i32, u64);
+
 /// Each step changes an alarm; then each of its pages is asked for.
-const STEPS: [(Option<(i32, i32, u64)>, &[&str]); 7] = [
+const STEPS: [(Option<Change>, &[&str]); 7] = [
     (None, &["/health", "/health?serializable=true", "/health?exclude=NOSPACE"]),
     (
         Some((RAISE, NO_SPACE, 5)),
