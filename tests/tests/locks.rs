@@ -94,9 +94,10 @@ async fn anywhere<T>(
 fn passes(status: &Status) -> bool {
     let codes = [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded];
     // The library's word for a connection that broke in the middle of an answer.
-    let broken = status.code() == Code::Unknown && status.message().contains("transport error")
-        || status.code() == Code::Internal && status.message().contains("h2 protocol error");
-    codes.contains(&status.code()) || broken
+    let broken = ["transport error", "h2 protocol error"];
+    let is_broken = [Code::Unknown, Code::Internal].contains(&status.code())
+        && broken.iter().any(|words| status.message().contains(words));
+    codes.contains(&status.code()) || is_broken
 }
 
 async fn grant(endpoints: &[String], ttl: i64) -> i64 {
