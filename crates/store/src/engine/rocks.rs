@@ -25,6 +25,11 @@ const TOMBSTONE_WINDOW: usize = 8192;
 /// ... so many are marks of removed ones.
 const TOMBSTONES_MAX: usize = 6144;
 
+/// How often what may be written is dealt out, and how often compactions are let in before flushes; RocksDB's own
+/// defaults.
+const RATE_PERIOD_US: i64 = 100_000;
+const RATE_FAIRNESS: i32 = 10;
+
 /// Levels of files; RocksDB's own default.
 const LEVELS: usize = 7;
 
@@ -51,6 +56,10 @@ pub struct RocksConfig {
     pub memtables_max: u8,
     /// Threads for flushes and compactions.
     pub background_jobs: u8,
+    /// What flushes and compactions write in a second, in bytes, at most. Below that they find a rate that just
+    /// suffices by themselves, so that they go on evenly, and the log's syncs on the same disk do not wait behind
+    /// bursts of them.
+    pub background_bytes_per_s_max: u32,
 }
 
 impl RocksConfig {
@@ -65,6 +74,7 @@ impl RocksConfig {
             memtables_merged: 4,
             memtables_max: 12,
             background_jobs: 2,
+            background_bytes_per_s_max: 128 << 20,
         }
     }
 
@@ -105,6 +115,11 @@ impl RocksConfig {
         // A key with many removed rows is slow to walk over until they are compacted away.
         options.add_compact_on_deletion_collector_factory(TOMBSTONE_WINDOW, TOMBSTONES_MAX, 0.0);
         options.set_max_background_jobs(self.background_jobs.into());
+        options.set_auto_tuned_ratelimiter(
+            self.background_bytes_per_s_max.into(),
+            RATE_PERIOD_US,
+            RATE_FAIRNESS,
+        );
         // Flushed in small steps, so that the log's syncs on the same disk do not wait behind one burst.
         options.set_bytes_per_sync(1 << 20);
         options.set_keep_log_file_num(4);

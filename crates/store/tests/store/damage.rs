@@ -96,13 +96,14 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
-/// A file that holds data: mostly a sorted one.
+/// A file that holds data: mostly a sorted one. What a compaction has just begun to write is empty yet.
 fn data_file(directory: &Path, random: &mut fastrand::Rng) -> PathBuf {
     let kind = [".sst", ".sst", "MANIFEST", "CURRENT"][random.usize(0..4)];
     let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
     let is_kind = |file: &PathBuf| {
         let name = file.file_name().unwrap().to_string_lossy();
-        name.ends_with(kind) || name.starts_with(kind)
+        let is_empty = fs::metadata(file).unwrap().len() == 0;
+        (name.ends_with(kind) || name.starts_with(kind)) && !is_empty
     };
     let mut files: Vec<_> = files.filter(is_kind).collect();
     files.sort();
