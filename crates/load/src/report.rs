@@ -1,7 +1,7 @@
 //! What a run prints: for people, or as one JSON object.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, StdoutLock, Write};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -127,14 +127,7 @@ impl Report {
     /// # Errors
     /// When standard output is closed.
     pub(crate) fn print(&self, json: bool) -> Result<(), Fault> {
-        let mut out = io::stdout().lock();
-        let printed = match json {
-            true => serde_json::to_writer(&mut out, self)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(out)),
-            false => self.text(&mut out),
-        };
-        printed.map_err(|error| format!("standard output: {error}"))
+        print(self, json, |out| self.text(out))
     }
 
     fn text(&self, out: &mut impl Write) -> io::Result<()> {
@@ -174,6 +167,25 @@ fn all(tally: &Tally) -> Histogram<u64> {
         all.add(part).expect("all histograms have the same bounds");
     }
     all
+}
+
+/// Prints a report, as one JSON object or as text.
+///
+/// # Errors
+/// When standard output is closed.
+pub(crate) fn print<R: Serialize>(
+    report: &R,
+    json: bool,
+    text: impl FnOnce(&mut StdoutLock<'static>) -> io::Result<()>,
+) -> Result<(), Fault> {
+    let mut out = io::stdout().lock();
+    let printed = match json {
+        true => serde_json::to_writer(&mut out, report)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out)),
+        false => text(&mut out),
+    };
+    printed.map_err(|error| format!("standard output: {error}"))
 }
 
 /// A bar for every doubling of the latency that occurs.

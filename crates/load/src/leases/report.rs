@@ -10,7 +10,7 @@ use super::{Counted, GRANT, KEEP_ALIVE};
 use crate::Fault;
 use crate::args::Leases;
 use crate::process::Sample;
-use crate::report::Latency;
+use crate::report::{self, Latency};
 
 /// What a part of the run used.
 pub(super) struct Used {
@@ -126,14 +126,7 @@ impl Report {
     /// # Errors
     /// When standard output is closed.
     pub(super) fn print(&self, json: bool) -> Result<(), Fault> {
-        let mut out = io::stdout().lock();
-        let printed = match json {
-            true => serde_json::to_writer(&mut out, self)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(out)),
-            false => self.text(&mut out),
-        };
-        printed.map_err(|error| format!("standard output: {error}"))
+        report::print(self, json, |out| self.text(out))
     }
 
     fn text(&self, out: &mut impl Write) -> io::Result<()> {

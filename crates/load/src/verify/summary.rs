@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::check::Found;
 use super::ledger::{Contradictions, Ledger, Mark, READ, WRITE};
 use crate::Fault;
-use crate::report::Latency;
+use crate::report::{self, Latency};
 
 /// The workload's part and the check's part; each is left out when it was not run.
 #[derive(Default, Serialize)]
@@ -97,14 +97,7 @@ impl Summary {
     /// # Errors
     /// When standard output is closed.
     pub(crate) fn print(&self, json: bool) -> Result<(), Fault> {
-        let mut out = io::stdout().lock();
-        let printed = match json {
-            true => serde_json::to_writer(&mut out, self)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(out)),
-            false => self.text(&mut out),
-        };
-        printed.map_err(|error| format!("standard output: {error}"))
+        report::print(self, json, |out| self.text(out))
     }
 
     fn text(&self, out: &mut impl Write) -> io::Result<()> {

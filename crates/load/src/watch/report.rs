@@ -10,7 +10,7 @@ use super::{Counts, EVENT, PUT, Shared};
 use crate::Fault;
 use crate::call::Failure;
 use crate::process::{Sample, Servers};
-use crate::report::Latency;
+use crate::report::{self, Latency};
 
 /// Resident memory of all servers together, bytes.
 #[derive(Clone, Copy, Serialize)]
@@ -97,14 +97,7 @@ impl Report {
     /// # Errors
     /// When standard output is closed.
     pub(super) fn print(&self, json: bool) -> Result<(), Fault> {
-        let mut out = io::stdout().lock();
-        let printed = match json {
-            true => serde_json::to_writer(&mut out, self)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(out)),
-            false => self.text(&mut out),
-        };
-        printed.map_err(|error| format!("standard output: {error}"))
+        report::print(self, json, |out| self.text(out))
     }
 
     fn text(&self, out: &mut impl Write) -> io::Result<()> {
