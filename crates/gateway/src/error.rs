@@ -57,6 +57,10 @@ table! {
     DuplicateKey => InvalidArgument, "etcdserver: duplicate key given in txn request";
     /// An unknown sort order or target.
     InvalidSort => InvalidArgument, "etcdserver: invalid sort option";
+    /// A range in parts that are to be sorted; etcd 3.7's words.
+    StreamedSort => Unimplemented, "RangeStream does not support custom sort orders";
+    /// A range in parts of which some pairs are to be left out; etcd 3.7's words.
+    StreamedFilters => Unimplemented, "RangeStream does not support revision filters";
     /// A compare with an unknown target or result. etcd takes them for a success; we do not guess.
     InvalidCompare => InvalidArgument, "quorate: invalid compare target or result";
     /// A command beyond the size limit.

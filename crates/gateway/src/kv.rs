@@ -20,6 +20,7 @@ use crate::auth::caller::{Identity, identity};
 use crate::backend::{Answer, Backend, Consistency};
 use crate::desk::Desk;
 use crate::error::ApiError;
+use crate::pages::{Pages, Parts};
 use crate::{translate, validate};
 
 /// How often a physical compaction looks how far the sweep has come.
@@ -27,7 +28,13 @@ const SWEEP_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// etcd's KV service over a backend.
 pub(crate) struct KvService<B> {
-    desk: Arc<Desk<B>>,
+    pub(crate) desk: Arc<Desk<B>>,
+}
+
+impl<B> Clone for KvService<B> {
+    fn clone(&self) -> Self {
+        Self { desk: Arc::clone(&self.desk) }
+    }
 }
 
 impl<B: Backend> KvService<B> {
@@ -44,14 +51,14 @@ impl<B: Backend> KvService<B> {
         self.open(self.desk.propose(command, by.as_ref()).await?)
     }
 
-    async fn read(
+    pub(crate) async fn read(
         &self,
         body: query::Body,
         consistency: Consistency,
-        by: Option<Identity>,
+        by: Option<&Identity>,
     ) -> Result<Outcome, Status> {
         let query = kv::Query { body: Some(body), caller: None };
-        self.open(self.desk.read(query, consistency, by.as_ref()).await?)
+        self.open(self.desk.read(query, consistency, by).await?)
     }
 
     /// Whether nothing that a compaction at `revision` has made invisible is left here.
@@ -79,10 +86,12 @@ impl<B: Backend> KvService<B> {
 }
 
 /// The header of the response, and what it is about.
-type Outcome = (ResponseHeader, outcome::Body);
+pub(crate) type Outcome = (ResponseHeader, outcome::Body);
 
 #[tonic::async_trait]
 impl<B: Backend> kv_server::Kv for KvService<B> {
+    type RangeStreamStream = Parts;
+
     async fn range(
         &self,
         request: Request<RangeRequest>,
@@ -90,12 +99,25 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
         let (by, request) = (identity(&request), request.into_inner());
         validate::range(&request)?;
         let consistency = consistency(request.serializable);
-        match self.read(query::Body::Range(translate::range(request)), consistency, by).await? {
+        match self
+            .read(query::Body::Range(translate::range(request)), consistency, by.as_ref())
+            .await?
+        {
             (header, outcome::Body::Range(range)) => {
                 Ok(Response::new(translate::range_response(header, range)))
             }
             _ => Err(ApiError::UnexpectedOutcome.into()),
         }
+    }
+
+    /// A range that cannot be read at all is refused before anything is streamed.
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Parts>, Status> {
+        let (by, request) = (identity(&request), request.into_inner());
+        validate::range_stream(&request)?;
+        Ok(Response::new(Pages::new(self.clone(), by, request).into_parts().await?))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
@@ -130,7 +152,7 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
         let read = read_consistency(&request);
         let txn = translate::txn(request);
         let outcome = match read {
-            Some(consistency) => self.read(query::Body::Txn(txn), consistency, by).await?,
+            Some(consistency) => self.read(query::Body::Txn(txn), consistency, by.as_ref()).await?,
             None => self.propose(command::Body::Txn(txn), by).await?,
         };
         match outcome {
@@ -161,7 +183,7 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
     }
 }
 
-const fn consistency(serializable: bool) -> Consistency {
+pub(crate) const fn consistency(serializable: bool) -> Consistency {
     match serializable {
         true => Consistency::Serializable,
         false => Consistency::Linearizable,

@@ -8,7 +8,7 @@
 //!   often its client may ping; `gather`: small answers leave together; `prefixed`: bytes read ahead.
 //! - `door`: from an HTTP/2 request to the service that answers it.
 //! - `kv`, `watch`, `lease`, `cluster`, `maintenance`: etcd's services; `admin`: ours; `health`: gRPC's;
-//!   `blobs`: files as streams.
+//!   `blobs`: files as streams; `pages`: ranges as streams.
 //! - [`compaction`]: when history is forgotten by itself.
 //! - `lock`, `election`: etcd's services over the others, with `ownership`: whose turn it is, and `undo`: the places
 //!   of calls that ended.
@@ -56,6 +56,7 @@ mod lock;
 mod maintenance;
 mod metrics;
 mod ownership;
+mod pages;
 mod pings;
 mod prefixed;
 mod translate;

@@ -27,6 +27,7 @@ pub(crate) fn range(request: pb::RangeRequest) -> kv::Range {
         max_mod_revision: request.max_mod_revision,
         min_create_revision: request.min_create_revision,
         max_create_revision: request.max_create_revision,
+        page_bytes: 0,
     }
 }
 

@@ -37,6 +37,24 @@ pub(crate) fn range(request: &RangeRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Checks a range that is to come in parts: those have the order of keys, and leave nothing out.
+pub(crate) fn range_stream(request: &RangeRequest) -> Result<(), ApiError> {
+    range(request)?;
+    let order = SortOrder::try_from(request.sort_order).map_err(|_| ApiError::InvalidSort)?;
+    let by_key = request.sort_target == SortTarget::Key as i32;
+    // Without an order its target does not matter, as in etcd.
+    if order != SortOrder::None && !(by_key && order == SortOrder::Ascend) {
+        return Err(ApiError::StreamedSort);
+    }
+    let RangeRequest { min_mod_revision, max_mod_revision, .. } = request;
+    let RangeRequest { min_create_revision, max_create_revision, .. } = request;
+    let bounds = [min_mod_revision, max_mod_revision, min_create_revision, max_create_revision];
+    if bounds.iter().any(|bound| **bound != 0) {
+        return Err(ApiError::StreamedFilters);
+    }
+    Ok(())
+}
+
 /// Checks a put.
 pub(crate) fn put(request: &PutRequest) -> Result<(), ApiError> {
     if request.key.is_empty() {

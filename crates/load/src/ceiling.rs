@@ -10,10 +10,12 @@ use bytes::Bytes;
 use quorate_api::etcdserverpb::kv_server::{Kv, KvServer};
 use quorate_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest,
-    PutResponse, RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
+    PutResponse, RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader, TxnRequest,
+    TxnResponse,
 };
 use quorate_api::mvccpb::KeyValue;
 use tokio::net::TcpListener;
+use tonic::codegen::tokio_stream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
@@ -72,6 +74,8 @@ fn header() -> Option<ResponseHeader> {
 
 #[tonic::async_trait]
 impl Kv for Constant {
+    type RangeStreamStream = tokio_stream::Once<Result<RangeStreamResponse, Status>>;
+
     async fn range(
         &self,
         request: Request<RangeRequest>,
@@ -90,6 +94,15 @@ impl Kv for Constant {
             more: false,
             count: 1,
         }))
+    }
+
+    /// The same as one part.
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let range_response = Some(self.range(request).await?.into_inner());
+        Ok(Response::new(tokio_stream::once(Ok(RangeStreamResponse { range_response }))))
     }
 
     async fn put(&self, _: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {

@@ -215,7 +215,7 @@ pub const MUSEUM: &[Exhibit] = &[
         "B59",
         "etcd#14571",
         "an apply looks at what is not replicated: members diverge",
-        NoCode("there are no users"),
+        By(&[D::RightsUnchecked]),
     ),
     exhibit(
         "B61",

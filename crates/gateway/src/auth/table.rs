@@ -28,7 +28,7 @@ macro_rules! table {
 
 table! {
     // Ranges of keys; a compaction takes history from everybody, so it is root's.
-    "etcdserverpb.KV": Replicas { Range Put DeleteRange Txn Compact };
+    "etcdserverpb.KV": Replicas { Range RangeStream Put DeleteRange Txn Compact };
     "etcdserverpb.Watch": Replicas { Watch };
     // A revoke needs all attached keys, time-to-live those that it lists; what names no key needs a user.
     "etcdserverpb.Lease":

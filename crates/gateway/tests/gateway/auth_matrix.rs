@@ -47,7 +47,9 @@ fn refused_watch(message: Bytes) -> Option<Status> {
 fn request(path: &str) -> Bytes {
     let key = Bytes::from_static(b"b");
     let bytes = match path {
-        "/etcdserverpb.KV/Range" => pb::RangeRequest { key, ..Default::default() }.encode_to_vec(),
+        "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => {
+            pb::RangeRequest { key, ..Default::default() }.encode_to_vec()
+        }
         "/etcdserverpb.KV/Put" => pb::PutRequest { key, ..Default::default() }.encode_to_vec(),
         "/etcdserverpb.KV/DeleteRange" => {
             pb::DeleteRangeRequest { key, ..Default::default() }.encode_to_vec()
@@ -102,7 +104,7 @@ fn who_may(path: &str) -> Who {
     let (service, method) = path[1..].split_once('/').expect("a service and a method");
     match (service, method) {
         ("etcdserverpb.Auth", "Authenticate") => Who::Anybody,
-        ("etcdserverpb.KV", "Range" | "Put" | "DeleteRange" | "Txn")
+        ("etcdserverpb.KV", "Range" | "RangeStream" | "Put" | "DeleteRange" | "Txn")
         | ("etcdserverpb.Watch", "Watch")
         | ("v3lockpb.Lock" | "v3electionpb.Election", _) => Who::Right,
         // The requests are about leases without keys.

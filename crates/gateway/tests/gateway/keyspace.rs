@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use prost::Message;
 use quorate_types::KeyRange;
 use quorate_types::auth::{self, Directory, Needs};
 use quorate_types::kv::{
@@ -362,6 +363,9 @@ impl Writer<'_> {
         let revision = if range.revision == 0 { self.at } else { range.revision };
         let keys = KeyRange::from_request(&range.key, &range.range_end);
         let mut kvs = self.keyspace.pairs(&keys, revision);
+        if range.page_bytes > 0 {
+            return page(range, kvs);
+        }
         let count = kvs.len() as i64;
         if range.count_only {
             return RangeOutcome { kvs: Vec::new(), more: false, count };
@@ -431,6 +435,22 @@ impl Writer<'_> {
         self.keyspace.events.push(WatchEvent { kind, kv: kv.clone().unwrap_or(deleted), prev_kv });
         self.keyspace.keys.entry(key).or_default().insert(self.at, kv);
     }
+}
+
+/// As many of `all` as a page takes.
+fn page(range: &Range, all: Vec<KeyValue>) -> RangeOutcome {
+    let (mut kvs, mut bytes) = (Vec::new(), 0);
+    for mut kv in all {
+        if range.limit > 0 && kvs.len() == range.limit as usize || bytes >= range.page_bytes {
+            return RangeOutcome { kvs, more: true, count: 0 };
+        }
+        if range.keys_only {
+            kv.value.clear();
+        }
+        bytes += kv.encoded_len() as u64;
+        kvs.push(kv);
+    }
+    RangeOutcome { kvs, more: false, count: 0 }
 }
 
 fn pair_holds(compare: &Compare, target: &Target, pair: &KeyValue) -> bool {

@@ -7,6 +7,7 @@
 //! - `ports`: noise, half-open connections, oversized messages, plain pages.
 //! - `pings`: clients that ping too often.
 //! - `health`: `/health` under alarms, beside a real etcd too.
+//! - `pages`: a range in parts.
 //! - `beside_etcd`: the same requests to a real etcd and to us, answers compared.
 //! - `json`: the JSON gateway, beside a real etcd's where there is one.
 //! - `tls`: certificates of the port and of clients.
@@ -30,6 +31,7 @@ mod leases;
 mod locks;
 mod locks_auth;
 mod members;
+mod pages;
 mod peer;
 mod pings;
 mod ports;

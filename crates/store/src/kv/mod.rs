@@ -40,6 +40,7 @@ pub(crate) mod led;
 pub(crate) mod lessor;
 pub mod machine;
 pub(crate) mod meta;
+mod page;
 pub(crate) mod pairs;
 pub(crate) mod read;
 pub(crate) mod recent;

@@ -199,6 +199,9 @@ impl View<'_> {
     /// - Otherwise all keys are taken, filtered, sorted, and then cut to the limit.
     /// - Ties keep the order of keys. etcd's order of ties is whatever its unstable sort makes of them.
     pub(crate) fn range(&self, request: &Range) -> Result<RangeOutcome, Refusal> {
+        if request.page_bytes > 0 {
+            return self.page(request);
+        }
         let sort = Sort::of(request)?;
         let revision = self.readable(request.revision)?;
         let single = request.range_end.is_empty();
@@ -275,7 +278,7 @@ impl View<'_> {
     }
 
     /// The revision to read at when `asked` is asked for.
-    fn readable(&self, asked: i64) -> Result<i64, KvError> {
+    pub(super) fn readable(&self, asked: i64) -> Result<i64, KvError> {
         let revision = if asked <= 0 { self.revision } else { asked };
         if revision > self.revision {
             Err(KvError::FutureRevision)

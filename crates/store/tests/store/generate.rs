@@ -38,7 +38,9 @@ pub(crate) fn range() -> impl Strategy<Value = Range> {
     let what = (key(), range_end(), prop_oneof![2 => Just(0i64), 1 => -1i64..6], revision());
     let how = (0i32..3, 0i32..5, prop::bool::weighted(0.2), prop::bool::weighted(0.1));
     let bounds = (bound(), bound(), bound(), bound());
-    (what, how, bounds).prop_map(|((key, range_end, limit, revision), how, bounds)| Range {
+    let page_bytes = prop_oneof![6 => Just(0u64), 1 => 1u64..60];
+    let all = (what, how, bounds, page_bytes);
+    all.prop_map(|((key, range_end, limit, revision), how, bounds, page_bytes)| Range {
         key,
         range_end,
         limit,
@@ -51,6 +53,7 @@ pub(crate) fn range() -> impl Strategy<Value = Range> {
         max_mod_revision: bounds.1,
         min_create_revision: bounds.2,
         max_create_revision: bounds.3,
+        page_bytes,
     })
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use prost::Message;
 use quorate_types::kv::compare::Target;
 use quorate_types::kv::{
     Command, CompactOutcome, Compare, DeleteRangeOutcome, KeyValue, KvError, LeaseGrantOutcome,
@@ -224,6 +225,9 @@ impl Model {
             .filter(|kv| inside(&kv.key, &range.key, &range.range_end))
             .cloned()
             .collect();
+        if range.page_bytes > 0 {
+            return Ok(page(range, kvs));
+        }
         let count = kvs.len() as i64;
         if range.count_only {
             kvs.clear();
@@ -261,6 +265,22 @@ impl Model {
         }
         Ok(RangeOutcome { kvs, more, count })
     }
+}
+
+/// As many of `all` as a page takes.
+fn page(range: &Range, all: Vec<KeyValue>) -> RangeOutcome {
+    let (mut kvs, mut bytes) = (Vec::new(), 0);
+    for mut kv in all {
+        if range.limit > 0 && kvs.len() == range.limit as usize || bytes >= range.page_bytes {
+            return RangeOutcome { kvs, more: true, count: 0 };
+        }
+        if range.keys_only {
+            kv.value = Bytes::new();
+        }
+        bytes += kv.encoded_len() as u64;
+        kvs.push(kv);
+    }
+    RangeOutcome { kvs, more: false, count: 0 }
 }
 
 impl Working {
