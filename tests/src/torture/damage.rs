@@ -149,6 +149,9 @@ fn after_the_start(session: &mut Session, victim: usize) -> String {
 /// When they differ: one of them serves what is wrong.
 async fn same_history(own: &str, other: &str, revision: i64) -> Result<(), Status> {
     let (mut own, mut other) = (Client::new(own), Client::new(other));
+    // So that the other one knows all of them too: a linearizable read waits for that.
+    let now = RangeRequest { key: b"any"[..].into(), ..RangeRequest::default() };
+    other.kv.range(now).await?;
     let at = |revision| RangeRequest {
         key: vec![0].into(),
         range_end: vec![0].into(),
