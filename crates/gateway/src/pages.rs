@@ -106,7 +106,7 @@ impl<B: Backend> Pages<B> {
                 if self.rest.revision == 0 {
                     self.rest.revision = first.revision;
                 }
-                Ok((first.clone(), range))
+                Ok((*first, range))
             }
             _ => Err(ApiError::UnexpectedOutcome.into()),
         }
