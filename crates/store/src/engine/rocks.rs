@@ -22,10 +22,10 @@ use super::traits::{RowSource, Span, Staged, StateEngine};
 
 /// A file is compacted early when, in a run of this many rows, ...
 ///
-/// A read of a range walks over the marks of one run at most, which takes milliseconds. In a shorter run every sweep of
-/// history looks like that: it removes the rows of `E` side by side, one for each revision. With 8,192 rows, 1,000 puts a
-/// second and a compaction of the history every 30 s, each sweep had its files compacted at once, and the whole keyspace
-/// with them: 24 MB were written for each MB of puts, where these numbers take 9.
+/// Otherwise reads of ranges would walk over any number of marks. In a shorter run every sweep of history looks like that:
+/// it removes the rows of `E` side by side, one for each revision. With 8,192 rows, 512 MiB of values, 1,000 puts a second
+/// and a compaction of the history every 30 s, each sweep had its files compacted at once, and the whole keyspace with
+/// them: 24 MB were written for each MB of puts, where these numbers take 9 to 10.
 const TOMBSTONE_WINDOW: usize = 65_536;
 /// ... so many are marks of removed ones.
 const TOMBSTONES_MAX: usize = 49_152;
