@@ -118,9 +118,6 @@ table! {
     Stopped => Unavailable, "etcdserver: server stopped";
     /// The data is damaged.
     Corrupt => DataLoss, "etcdserver: corrupt cluster";
-    /// Alarms cannot be raised or cleared: space is watched and refusals end by themselves.
-    AlarmsAreAutomatic => Unimplemented,
-        "quorate: alarms are not kept; a full disk refuses writes until space is free again";
     /// No user where users count; also a user without a name.
     UserEmpty => InvalidArgument, "etcdserver: user name is empty";
     /// A user who may not.
@@ -331,9 +328,15 @@ mod tests {
     fn texts_are_unique_and_say_whose_they_are() {
         for (at, error) in ApiError::ALL.iter().enumerate() {
             let text = error.text();
-            // etcd's lock and election services speak for themselves.
-            let theirs =
-                ["etcdserver: ", "quorate: ", "mutex: ", "election: ", "\"leader\" field "];
+            // etcd's lock and election services speak for themselves, and so does its RangeStream.
+            let theirs = [
+                "etcdserver: ",
+                "quorate: ",
+                "mutex: ",
+                "election: ",
+                "\"leader\" field ",
+                "RangeStream ",
+            ];
             assert!(theirs.iter().any(|whose| text.starts_with(whose)), "{text}");
             assert!(ApiError::ALL[..at].iter().all(|other| other.text() != text), "{text}");
             let status = Status::from(*error);

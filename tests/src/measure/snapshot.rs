@@ -3,6 +3,8 @@
 //! A node joins a cluster under a steady load, again and again: each time all of the data goes to it as a
 //! snapshot. Slices of load during which one was under way are held against those between.
 
+use std::time::Instant;
+
 use clap::Args;
 
 use super::{DataSet, Slice};
@@ -60,8 +62,14 @@ pub fn run(settings: &Settings) -> Result<(), String> {
         // Its own endpoint takes no load: it is the three others that should not notice.
         let process = cluster.nodes[joins].process.take();
         let mut during = Vec::new();
+        let began = Instant::now();
         while !is_ready(&cluster.nodes[joins].metrics) {
-            during.push(slice(&cluster)?);
+            let slice = slice(&cluster)?;
+            let (since, p99) = (began.elapsed().as_secs_f64(), slice.p99_ms);
+            say(&format!(
+                "  p99 of the slice that ended {since:.1} s after the start: {p99:.2} ms"
+            ));
+            during.push(slice);
         }
         cluster.nodes[joins].process = process;
         // It came to its end somewhere in the last one.
