@@ -5,7 +5,7 @@
 //! the process.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use quorate_types::machine::{RowScope, StateError};
 
 use crate::engine::{Engine, Parts};
 use crate::identity::random_u64;
-use crate::snapshot::files::EvenFile;
+use crate::snapshot::files::{EvenFile, Files};
 
 /// The largest file in etcd's format: etcd's own advice for its largest database.
 const ETCD_BYTES_MAX: u64 = 8 << 30;
@@ -37,8 +37,16 @@ pub struct BackupFile {
     pub revision: i64,
     /// How long it is.
     pub bytes: u64,
-    /// What it is; it has no name in any directory.
-    pub file: File,
+    /// What it is.
+    pub content: BackupContent,
+}
+
+/// The content of a backup, to be read once. Its file has no name in any directory, and goes with it.
+#[derive(Debug)]
+pub struct BackupContent {
+    /// `None` once it goes.
+    file: Option<File>,
+    files: Files,
 }
 
 /// Why there is no backup.
@@ -102,7 +110,6 @@ impl Parts {
         let view = self.state.view();
         let row = GroupRow::load(group, &*view)?.ok_or(BackupFailure::Nothing(group))?;
         let (path, file) = self.snapshots.files.outgoing(group, random_u64()?)?;
-        let read = File::open(&path)?;
         // From here on it goes with those who have it open.
         fs::remove_file(&path)?;
         let mut out = Counted { file, bytes: 0 };
@@ -127,9 +134,24 @@ impl Parts {
                 out.file.file().write_all_at(&front, 0)?;
             }
         }
-        let mut file = read;
+        let mut file = out.file.into_file();
         file.seek(SeekFrom::Start(0))?;
-        Ok(BackupFile { revision: keyspace_revision(&row)?, bytes: out.bytes, file })
+        let content = BackupContent { file: Some(file), files: self.snapshots.files.clone() };
+        Ok(BackupFile { revision: keyspace_revision(&row)?, bytes: out.bytes, content })
+    }
+}
+
+impl Read for BackupContent {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.file.as_mut().map_or(Ok(0), |file| file.read(buf))
+    }
+}
+
+impl Drop for BackupContent {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.files.shrink(file, || {});
+        }
     }
 }
 

@@ -68,8 +68,9 @@ pub struct EngineConfig {
     /// Below that writes that grow the state are refused, below half of it the node takes no entries. Less
     /// gives room for data, and risks that a compaction meets a full disk, which ends the node.
     pub disk_reserve_bytes: Option<u64>,
-    /// What all snapshots that this node sends may take of the network, in bytes per second. Default
-    /// 32 MiB/s.
+    /// What all snapshots may take of this node, in bytes per second: so much of the network for those that are
+    /// sent, and so much of the disk for whatever is written of them, backups too. Default 32 MiB/s, a small part
+    /// of what disks and networks of servers give.
     pub snapshot_bytes_per_second: u64,
     /// Fixes how many appends that are not full may be under way to one peer; `None`, the default, lets the
     /// round trip to it decide: one on a LAN, more over a long link. For measurements (`bench-engine

@@ -353,6 +353,7 @@ impl Engine {
     pub async fn shutdown_with_cluster(self) {
         let parts = &self.parts;
         parts.router.stopping.store(true, Ordering::Release);
+        parts.snapshots.stop();
         for task in std::mem::take(&mut *lock(&parts.tasks)) {
             task.abort();
         }

@@ -66,7 +66,7 @@ mod steward;
 mod ticker;
 mod witness;
 
-pub use backup::{BackupFailure, BackupFile, BackupForm};
+pub use backup::{BackupContent, BackupFailure, BackupFile, BackupForm};
 pub use completions::EXIT_STORAGE_FAILED;
 pub use config::{EngineConfig, InitialGroup, InitialState};
 pub use engine::{Engine, GroupStatus, NodeStatus};

@@ -44,6 +44,7 @@ use crate::restore::{self, Restoration, StartRestoredError};
 use crate::router::Router;
 use crate::snapshot::files::Files;
 use crate::snapshot::installation::{InstallError, redo_all};
+use crate::snapshot::pace::DiskPace;
 use crate::snapshot::transfer::Snapshots;
 use crate::snapshot::truncator;
 use crate::steward::Steward;
@@ -249,6 +250,8 @@ pub(crate) async fn open(
         Arc::clone(&metrics),
         Arc::clone(&router.feeds),
     )?;
+    // Only from here on is there anybody whom a snapshot could hold up.
+    let files = files.with_pace(Arc::new(DiskPace::new(config.snapshot_bytes_per_second)));
     let snapshots = Arc::new(Snapshots::new(
         identity.node,
         files,

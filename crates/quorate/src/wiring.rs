@@ -253,8 +253,9 @@ impl Backend for EngineBackend {
             ),
         };
         let written = self.engine.backup(GroupId::FIRST_DATA, form).await;
-        let quorate_node::BackupFile { revision, bytes, file } = written.map_err(backup_error)?;
-        Ok(Backup { revision, bytes, content: Box::new(file) })
+        let quorate_node::BackupFile { revision, bytes, content } =
+            written.map_err(backup_error)?;
+        Ok(Backup { revision, bytes, content: Box::new(content) })
     }
 
     async fn groups(&self) -> Vec<GroupStatus> {

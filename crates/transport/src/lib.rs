@@ -58,5 +58,7 @@ pub use identity::NameError;
 pub use link::{Distant, Fate, Link, Shape, Shaped, Straight};
 pub use reply::Replier;
 pub use request::{NotSent, RequestError, Unknown};
-pub use snapshot::{SnapshotError, SnapshotOffer, SnapshotReceiver, SnapshotSource, Unfinished};
+pub use snapshot::{
+    Pace, SnapshotError, SnapshotOffer, SnapshotReceiver, SnapshotSource, Unfinished,
+};
 pub use tls::TlsConfig;

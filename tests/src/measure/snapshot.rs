@@ -27,7 +27,7 @@ pub struct Settings {
     /// Times that a node joins.
     #[arg(long, default_value_t = 3)]
     rounds: u64,
-    /// Slices before each.
+    /// Slices before each, and after the data was written.
     #[arg(long, default_value_t = 6)]
     quiet: u64,
 }
@@ -50,6 +50,10 @@ pub fn run(settings: &Settings) -> Result<(), String> {
         seed += 1;
         data.overwrite(cluster, settings.slice, settings.rate, seed)
     };
+    // Not counted: what was just written is compacted meanwhile.
+    for _ in 0..settings.quiet {
+        slice(&cluster)?;
+    }
     for round in 0..settings.rounds {
         for _ in 0..settings.quiet {
             without.push(slice(&cluster)?);

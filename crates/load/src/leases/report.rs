@@ -22,6 +22,8 @@ pub(super) struct Used {
 /// Everything that a run came to.
 #[derive(Serialize)]
 pub(super) struct Report {
+    /// What tells this report from those of other workloads.
+    workload: &'static str,
     leases: u64,
     ttl_s: i64,
     streams: usize,
@@ -100,6 +102,7 @@ impl Report {
     ) -> Self {
         let tally = &counted.tally;
         Self {
+            workload: "leases",
             leases: args.leases,
             ttl_s: args.ttl,
             streams: args.streams,

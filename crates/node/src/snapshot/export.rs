@@ -1,7 +1,7 @@
 //! Groups' rows in files, on their way to other nodes.
 //!
-//! A file instead of a stream out of the engine: the view is held for as long as the disk takes and not
-//! the network, an interrupted transfer goes on with the same bytes, and several peers share one export.
+//! A file instead of a stream out of the engine: the view is held for as long as the node's own disk takes and
+//! not a peer and the network, an interrupted transfer goes on with the same bytes, and several peers share one export.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use quorate_transport::SnapshotSource;
 use quorate_types::machine::StateError;
 use quorate_types::{GroupId, KeyRange, LogIndex};
 
-use super::files::{Files, remove_aside};
+use super::files::Files;
 use crate::engine::lock;
 use crate::identity::random_u64;
 
@@ -44,6 +44,7 @@ pub(crate) enum ExportError {
 /// A complete export. Its file goes with it.
 #[derive(Debug)]
 pub(crate) struct Exported {
+    files: Files,
     path: PathBuf,
     /// Names its bytes.
     pub(crate) export: u64,
@@ -55,7 +56,7 @@ pub(crate) struct Exported {
 #[derive(Debug, Default)]
 pub(crate) struct Exports {
     latest: Mutex<BTreeMap<GroupId, Kept>>,
-    /// One export at a time: each reads as fast as the disk gives.
+    /// One export at a time: each holds a view, and all share one rate.
     turn: Mutex<()>,
 }
 
@@ -67,7 +68,7 @@ struct Kept {
 
 impl Exports {
     /// An export of `group` that holds the entry at `through`: one that is here already, else a new one.
-    /// Blocks for as long as the disk takes.
+    /// Blocks for as long as it takes to write one.
     pub(crate) fn export(
         &self,
         engine: &dyn StateEngine,
@@ -124,8 +125,8 @@ impl Exported {
         let number = random_u64()?;
         let (path, mut file) = files.outgoing(group, number)?;
         // Made before it is complete, so that a failure removes the file.
-        let mut exported =
-            Self { path, export: number, header: export.header().clone(), total_bytes: 0 };
+        let (files, header) = (files.clone(), export.header().clone());
+        let mut exported = Self { files, path, export: number, header, total_bytes: 0 };
         while let Some(piece) = export.next_piece()? {
             file.write(&piece)?;
             exported.total_bytes += piece.len() as u64;
@@ -142,7 +143,7 @@ impl Exported {
 
 impl Drop for Exported {
     fn drop(&mut self) {
-        remove_aside(&self.path);
+        self.files.remove_aside(&self.path);
     }
 }
 

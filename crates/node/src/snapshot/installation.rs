@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_group::Descriptor;
@@ -26,6 +27,7 @@ use quorate_types::{GroupId, SnapshotMeta};
 use quorate_wal::{LogError, LogStore, Write};
 
 use super::files::Files;
+use super::pace::{DiskPace, Paced};
 use super::words::{Intent, WordsError};
 use crate::engine::Kinds;
 
@@ -88,12 +90,15 @@ impl Target {
         Some(Self { group, descriptor, rows })
     }
 
-    /// Reads the snapshot in `path`, which must be one of this group as it is described here.
+    /// Reads the snapshot in `path`, which must be one of this group as it is described here, at a pace or as
+    /// fast as it goes.
     pub(crate) fn read(
         &self,
         path: &Path,
-    ) -> Result<SnapshotReader<BufReader<File>>, SnapshotError> {
-        let source = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
+        pace: Option<Arc<DiskPace>>,
+    ) -> Result<SnapshotReader<BufReader<Paced<File>>>, SnapshotError> {
+        let source = Paced::new(File::open(path)?, pace);
+        let source = BufReader::with_capacity(BUFFER_BYTES, source);
         SnapshotReader::open(source, |header| self.check(header))
     }
 
@@ -123,7 +128,7 @@ impl Installation {
         engine: &dyn StateEngine,
     ) -> Result<(Self, Install), InstallError> {
         let staged = target
-            .read(&files.path(file))
+            .read(&files.path(file), files.pace())
             .and_then(|snapshot| Install::stage(snapshot, engine))
             .map_err(|error| InstallError::Snapshot { file: file.to_owned(), error })?;
         let row = &staged.header().row;

@@ -13,12 +13,13 @@
 //!    the group does anything.
 //!
 //! [`truncation`] decides how much of a log is kept, [`truncator`] sees to it, and [`files`] keeps the
-//! directory.
+//! directory. What writes snapshots to the disk keeps to a [`pace`].
 
 pub(crate) mod arrival;
 pub(crate) mod export;
 pub(crate) mod files;
 pub(crate) mod installation;
+pub(crate) mod pace;
 pub(crate) mod transfer;
 pub(crate) mod truncation;
 pub(crate) mod truncator;

@@ -216,6 +216,13 @@ impl Snapshots {
         Some(through)
     }
 
+    /// Lets go of the disk: whatever is being written ends with an error.
+    pub(crate) fn stop(&self) {
+        if let Some(pace) = self.files.pace() {
+            pace.stop();
+        }
+    }
+
     fn note_sending(&self, group: GroupId, to: NodeId, through: LogIndex) {
         let underway = Underway { through, since: Instant::now() };
         lock(&self.sending).insert((group, to), underway);
@@ -401,7 +408,7 @@ fn complete(incoming: Incoming, target: &Target) -> Result<(Received, SnapshotMe
 }
 
 fn verify(path: &Path, target: &Target) -> Result<SnapshotMeta, ContentError> {
-    let row = target.read(path).and_then(SnapshotReader::verify)?.row;
+    let row = target.read(path, None).and_then(SnapshotReader::verify)?.row;
     Ok(SnapshotMeta { last: row.applied, membership: row.membership })
 }
 

@@ -159,7 +159,7 @@ settings! {
     disk_reserve_bytes: ByteCount = "disk-reserve-bytes", "BYTES";
     /// Applied entries that a group's log keeps, for replicas that lag [default: 100000]
     snapshot_count: Count = "snapshot-count", "N";
-    /// Most that all snapshots sent by this node take of the network, per second [default: 33554432]
+    /// Most that snapshots take of the network, and of the disk, per second each [default: 33554432]
     snapshot_bytes_per_second: ByteCount = "snapshot-bytes-per-second", "BYTES";
     /// Time between the notices that a quiet watch gets which has asked for them [default: 10m]
     watch_progress_notify_interval: Span = "watch-progress-notify-interval", "TIME";

@@ -191,41 +191,6 @@ fn count_is_of_the_range_whatever_limit_and_filters_say() {
 }
 
 #[test]
-fn a_page_has_no_more_than_a_thousand_keys_and_the_next_ones_make_the_whole() {
-    let mut kv = fresh();
-    let key = |number: u32| Bytes::from(format!("{number:04}"));
-    let puts = (0..2_100)
-        .map(|number| write(Put { key: key(number), ..Put::default() }).encode_to_vec().into());
-    kv.apply_all(puts);
-    let revision = kv.range(range("0", "1")).revision;
-    kv.apply(&remove(delete("", "\0")));
-    for at in [revision, 0] {
-        let (mut start, mut found, mut sizes) = (b("0"), Vec::new(), Vec::new());
-        loop {
-            let end = b("\0");
-            let outcome = kv.range(Range {
-                key: start,
-                range_end: end,
-                revision: at,
-                page_bytes: 1 << 20,
-                ..Range::default()
-            });
-            let RangeOutcome { kvs, more, .. } = ranged(&outcome).clone();
-            sizes.push(kvs.len());
-            found.extend(kvs.into_iter().map(|kv| kv.key));
-            if !more {
-                break;
-            }
-            let last = found.last().expect("more follows something");
-            start = [last, &b"\0"[..]].concat().into();
-        }
-        let expected: Vec<_> = if at == 0 { Vec::new() } else { (0..2_100).map(key).collect() };
-        assert_eq!(found, expected);
-        assert_eq!(sizes, if at == 0 { vec![0] } else { vec![1_000, 1_000, 100] });
-    }
-}
-
-#[test]
 fn a_sort_target_without_an_order_sorts_only_what_the_limit_took() {
     let kv = letters();
     let ask = |sort_order: SortOrder, sort_target: SortTarget| {

@@ -4,6 +4,7 @@
 //! - [`model`]: etcd's keyspace, obviously right and slow.
 //! - [`generate`]: random commands and questions.
 //! - [`etcd_facts`]: what etcd 3.5.1 does in the cases that are easy to get wrong, one test each.
+//! - [`pages`]: ranges that are read in parts.
 //! - [`events`]: what watchers are told as it happens, and what they read later.
 //! - [`histories`]: random histories with compactions, sweeps and crashes, against the model.
 //! - [`snapshots`]: exported, damaged, installed.
@@ -22,5 +23,6 @@ mod generate;
 mod histories;
 mod host;
 mod model;
+mod pages;
 mod snapshots;
 mod upkeep;

@@ -26,7 +26,7 @@ mod wire;
 
 pub(crate) use offer::{Receiving, attend};
 pub use offer::{SnapshotOffer, SnapshotReceiver, Unfinished};
-pub(crate) use pace::Pace;
+pub use pace::Pace;
 pub(crate) use send::{Sending, send};
 pub use send::{SnapshotError, SnapshotSource};
 pub use wire::SNAPSHOT_HEADER_BYTES_MAX;

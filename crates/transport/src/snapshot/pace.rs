@@ -1,13 +1,11 @@
 //! The rate that all snapshots of a node share.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Gives out moments at which so many bytes may go, in the order in which they are asked for. What is
-/// not used is not saved up beyond [`BURST`], so that a pause is not followed by a flood.
+/// not used is not saved up beyond 20 ms, so that a pause is not followed by a flood.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub struct Pace {
     bytes_per_second: u64,
     /// When everything that was given out has gone, at this rate.
     free_at: Option<Instant>,
@@ -17,12 +15,14 @@ pub(crate) struct Pace {
 const BURST: Duration = Duration::from_millis(20);
 
 impl Pace {
-    pub(crate) fn new(bytes_per_second: u64) -> Self {
+    /// Nothing was given out; a rate of 0 counts as 1.
+    #[must_use]
+    pub fn new(bytes_per_second: u64) -> Self {
         Self { bytes_per_second: bytes_per_second.max(1), free_at: None }
     }
 
     /// When `bytes` may go, asked at `now`.
-    pub(crate) fn reserve(&mut self, now: Instant, bytes: usize) -> Instant {
+    pub fn reserve(&mut self, now: Instant, bytes: usize) -> Instant {
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         let at = self.free_at.map_or(now, |free_at| free_at.max(earliest));
         let nanos = bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_second);

@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{SendStream, WriteError};
 use quorate_types::NodeId;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::patience::Patience;
 use super::wire::{ANSWER_BYTES_MAX, Announcement, SNAPSHOT_HEADER_BYTES_MAX, Verdict};
@@ -182,7 +182,7 @@ impl Snapshot<'_> {
     async fn write(&mut self, stream: &mut SendStream, piece: Bytes) -> Result<(), Interrupted> {
         let size = piece.len();
         let at = self.shared.snapshot_pace().reserve(Instant::now(), size);
-        sleep_until(at).await;
+        sleep_until(at.into()).await;
         self.pass_link().await;
         match self.patience.wait(stream.write_chunk(piece)).await {
             Ok(Ok(())) => {
