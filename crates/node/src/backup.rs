@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use quorate_store::etcd::{EtcdError, EtcdMember, keyspace_revision, write_etcd};
 use quorate_store::{Export, GroupRow, GroupRows, ScopedView};
@@ -92,18 +92,26 @@ impl Engine {
     ) -> Result<BackupFile, BackupFailure> {
         let turn = Arc::clone(&self.parts.backups).try_acquire_owned();
         let turn = turn.map_err(|_| BackupFailure::Busy)?;
-        let parts = Arc::clone(&self.parts);
+        let (parts, wanted) = (Arc::clone(&self.parts), Arc::new(()));
+        // Ends with this call: a client that has gone needs no backup, and the next one the turn.
+        let is_wanted = Arc::downgrade(&wanted);
         let write = move || {
             let _turn = turn;
-            parts.backup(group, form)
+            parts.backup(group, form, is_wanted)
         };
         let written = tokio::task::spawn_blocking(write).await;
+        drop(wanted);
         written.unwrap_or_else(|failed| Err(io::Error::other(failed).into()))
     }
 }
 
 impl Parts {
-    fn backup(&self, group: GroupId, form: BackupForm) -> Result<BackupFile, BackupFailure> {
+    fn backup(
+        &self,
+        group: GroupId,
+        form: BackupForm,
+        wanted: Weak<()>,
+    ) -> Result<BackupFile, BackupFailure> {
         if self.router.resident(group).is_err() {
             return Err(BackupFailure::Nothing(group));
         }
@@ -112,7 +120,7 @@ impl Parts {
         let (path, file) = self.snapshots.files.outgoing(group, random_u64()?)?;
         // From here on it goes with those who have it open.
         fs::remove_file(&path)?;
-        let mut out = Counted { file, bytes: 0 };
+        let mut out = Counted { file, bytes: 0, wanted };
         match form {
             BackupForm::Quorate => {
                 let range = self.with_host(|host| {
@@ -150,7 +158,7 @@ impl Read for BackupContent {
 impl Drop for BackupContent {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            self.files.shrink(file, || {});
+            self.files.drop_aside(file);
         }
     }
 }
@@ -158,10 +166,15 @@ impl Drop for BackupContent {
 struct Counted {
     file: EvenFile,
     bytes: u64,
+    /// Gone when nobody waits any more.
+    wanted: Weak<()>,
 }
 
 impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.wanted.strong_count() == 0 {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
         self.file.write(bytes)?;
         self.bytes += bytes.len() as u64;
         Ok(bytes.len())

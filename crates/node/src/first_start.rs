@@ -58,7 +58,8 @@ impl<'s> FirstStart<'s> {
         Self { groups, identity, data_dir, log, is_restored, restored }
     }
 
-    /// Carries out a step. When it returns, it is durable.
+    /// Carries out a step. When it returns, it is durable, but for the removals: what a power cut brings back of those
+    /// the next start removes.
     ///
     /// # Errors
     /// When the disk refuses.

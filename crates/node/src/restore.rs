@@ -149,7 +149,9 @@ pub enum StartRestoredError {
         error: SnapshotError,
     },
     /// What was restored is whole, but not what was written.
-    #[error("what was restored into {0} is not what was written: restore again")]
+    #[error(
+        "what was restored into {0} is not what was written: remove the directory, and restore again"
+    )]
     Changed(PathBuf),
 }
 

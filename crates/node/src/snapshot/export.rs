@@ -56,8 +56,8 @@ pub(crate) struct Exported {
 #[derive(Debug, Default)]
 pub(crate) struct Exports {
     latest: Mutex<BTreeMap<GroupId, Kept>>,
-    /// One export at a time: each holds a view, and all share one rate.
-    turn: Mutex<()>,
+    /// One export of a group at a time, since those who want it share it.
+    turns: Mutex<BTreeMap<GroupId, Arc<Mutex<()>>>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +78,8 @@ impl Exports {
         range: Option<KeyRange>,
         through: LogIndex,
     ) -> Result<Arc<Exported>, ExportError> {
-        let _turn = lock(&self.turn);
+        let turn = Arc::clone(lock(&self.turns).entry(group).or_default());
+        let _turn = lock(&turn);
         if let Some(kept) = lock(&self.latest).get_mut(&group)
             && kept.exported.header.row.applied.index >= through
         {
@@ -109,6 +110,7 @@ impl Exports {
     pub(crate) fn forget_unused(&self, now: Instant) {
         let unused = |kept: &Kept| now.saturating_duration_since(kept.used) >= KEPT;
         lock(&self.latest).retain(|_, kept| Arc::strong_count(&kept.exported) > 1 || !unused(kept));
+        lock(&self.turns).retain(|_, turn| Arc::strong_count(turn) > 1);
     }
 }
 

@@ -19,6 +19,7 @@ use quorate_group::disk::reserve_bytes;
 use quorate_types::GroupId;
 use quorate_wal::directory::{DiskDirectory, publish};
 use rustix::fs::{Advice, fadvise};
+use tokio::runtime::Handle;
 
 use super::pace::DiskPace;
 
@@ -27,7 +28,13 @@ use super::pace::DiskPace;
 const STEP_BYTES: usize = 256 << 10;
 
 /// So much of a file is removed at a time.
-const REMOVED_BYTES: usize = 4 << 20;
+const REMOVED_BYTES: u64 = 4 << 20;
+
+/// What is removed counts for a part of what is written.
+const REMOVED_SHARE: u64 = 4;
+
+/// A step of a removal waits so many times, not longer each than a step of a write.
+const REMOVED_TURNS: u64 = REMOVED_BYTES / REMOVED_SHARE / STEP_BYTES as u64;
 
 /// The room on the disk is looked at whenever so many bytes were written.
 const LOOK_BYTES: usize = 8 << 20;
@@ -87,6 +94,18 @@ impl Files {
         Self { pace: Some(pace), ..self }
     }
 
+    /// Ends whatever is being written, at the end of the node.
+    pub(crate) fn stop(&self) {
+        if let Some(pace) = &self.pace {
+            pace.stop();
+        }
+    }
+
+    /// True once the node ends.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.pace.as_ref().is_some_and(|pace| pace.is_stopped())
+    }
+
     /// The pace, if there is one.
     pub(crate) fn pace(&self) -> Option<Arc<DiskPace>> {
         self.pace.clone()
@@ -103,7 +122,11 @@ impl Files {
             let file = file?;
             let name = file.file_name();
             if !name.to_str().is_some_and(|name| kept.contains(name)) {
-                fs::remove_file(file.path())?;
+                match fs::remove_file(file.path()) {
+                    // What an earlier life in this process was still removing.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    removed => removed?,
+                }
             }
         }
         Ok(())
@@ -118,23 +141,41 @@ impl Files {
         if fs::rename(path, &aside).is_err() {
             return;
         }
-        let Ok(file) = private().write(true).open(&aside) else { return };
-        self.shrink(file, move || drop(fs::remove_file(aside)));
+        let Ok(runtime) = Handle::try_current() else { return drop(fs::remove_file(aside)) };
+        let (file, files) = (private().write(true).open(&aside), self.clone());
+        drop(runtime.spawn_blocking(move || {
+            // At the end of the node a large file is left to the next start, and the end waits for nothing.
+            let is_left = file.is_ok_and(|file| files.shrink(&file).is_err()) && files.is_stopped();
+            if !is_left {
+                drop(fs::remove_file(aside));
+            }
+        }));
     }
 
-    /// Takes the bytes of `file` from it, as [`Files::remove_aside`] does, and then the rest.
-    pub(crate) fn shrink(&self, file: File, then: impl FnOnce() + Send + 'static) {
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                let pace = self.pace();
-                drop(runtime.spawn_blocking(move || {
-                    // What is left is removed at once, in the worst case.
-                    drop(shrink(&file, pace.as_deref()));
-                    then();
-                }));
+    /// Lets go of a file without a name, as [`Files::remove_aside`] does of one that has one. What is left of it
+    /// when the node ends goes at once.
+    pub(crate) fn drop_aside(&self, file: File) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let files = self.clone();
+        drop(runtime.spawn_blocking(move || drop(files.shrink(&file))));
+    }
+
+    /// Makes a file empty from its end on. The blocks of a large one, given back at once, make one large transaction
+    /// of the file system, and one large discard where it tells the disk: syncs were seen to wait 100 ms for 256 MiB.
+    fn shrink(&self, file: &File) -> io::Result<()> {
+        let Some(pace) = &self.pace else { return Ok(()) };
+        let mut bytes = file.metadata()?.len();
+        // On a disk that is full the room is wanted at once.
+        while bytes > 0 && room(file, self.reserve_bytes)? > 0 {
+            let step = bytes.min(REMOVED_BYTES);
+            // Nothing is written: it waits for a part of what a write would.
+            for _ in 0..REMOVED_TURNS {
+                pace.wait((step / (REMOVED_TURNS * REMOVED_SHARE)) as usize)?;
             }
-            Err(_) => then(),
+            bytes -= step;
+            file.set_len(bytes)?;
         }
+        Ok(())
     }
 
     /// Where the file of this name lies; names are those of [`Received::name`].
@@ -165,7 +206,7 @@ impl Files {
             let other = file.file_name();
             let other = other.to_string_lossy();
             if other.starts_with(&prefix) && other.ends_with(PART) && other != part {
-                fs::remove_file(file.path())?;
+                self.remove_aside(&file.path());
             }
         }
         let file = private().create(true).append(true).open(self.path(&part))?;
@@ -243,7 +284,7 @@ impl EvenFile {
     /// The advice that these bytes are not needed in memory has Linux begin to write them, and keep them until
     /// that is done; unlike a sync it waits neither for the disk nor for the file system's journal.
     fn send_off(&self, bytes: u64) {
-        // Without it they are written later: no harm is done.
+        // Where it does nothing they are written later, at the latest by the sync when the file is complete.
         let _ = fadvise(&self.file, self.bytes, NonZeroU64::new(bytes), Advice::DontNeed);
     }
 }
@@ -265,14 +306,19 @@ impl Incoming {
     }
 
     /// Removes it: its bytes are of no use.
-    pub(crate) fn discard(self) -> io::Result<()> {
-        fs::remove_file(self.path())
+    pub(crate) fn discard(self) {
+        self.files.remove_aside(&self.path());
     }
 
-    /// Makes it durable, under its own name.
+    /// Makes it durable, under its own name. One that cannot be synced is removed: a later sync would say nothing
+    /// of the bytes that this one has lost.
     pub(crate) fn complete(self) -> io::Result<Received> {
         let part = format!("{}.{PART}", self.name);
-        publish(&mut DiskDirectory::new(&*self.files.directory), &part, &self.name)?;
+        let mut directory = DiskDirectory::new(&*self.files.directory);
+        if let Err(error) = publish(&mut directory, &part, &self.name) {
+            self.discard();
+            return Err(error);
+        }
         Ok(Received { files: self.files, name: self.name, keep: false })
     }
 }
@@ -305,19 +351,6 @@ impl Drop for Received {
             self.files.remove_aside(&self.path());
         }
     }
-}
-
-/// Makes a file empty from its end on. The blocks of a large one, given back at once, make one large transaction
-/// of the file system, and one large discard where it tells the disk: syncs were seen to wait 100 ms for 256 MiB.
-fn shrink(file: &File, pace: Option<&DiskPace>) -> io::Result<()> {
-    let Some(pace) = pace else { return Ok(()) };
-    let mut bytes = file.metadata()?.len();
-    while bytes > 0 {
-        pace.wait(REMOVED_BYTES)?;
-        bytes = bytes.saturating_sub(REMOVED_BYTES as u64);
-        file.set_len(bytes)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -370,21 +403,35 @@ mod tests {
 
     #[test]
     fn a_file_is_emptied_at_the_pace_until_the_node_stops() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(3 * REMOVED_BYTES as u64 - 1).unwrap();
-        let pace = DiskPace::new(u64::MAX);
-        shrink(&file, None).unwrap();
-        assert_eq!(
-            file.metadata().unwrap().len(),
-            3 * REMOVED_BYTES as u64 - 1,
-            "all at once later"
-        );
-        shrink(&file, Some(&pace)).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 0);
-        file.set_len(9).unwrap();
-        pace.stop();
-        shrink(&file, Some(&pace)).unwrap_err();
-        assert_eq!(file.metadata().unwrap().len(), 9);
+        let (directory, file) = (tempfile::tempdir().unwrap(), tempfile::tempfile().unwrap());
+        let bytes = || file.metadata().unwrap().len();
+        let files = Files::open(directory.path()).unwrap().with_reserve(Some(0));
+        file.set_len(3 * REMOVED_BYTES - 1).unwrap();
+        files.shrink(&file).unwrap();
+        assert_eq!(bytes(), 3 * REMOVED_BYTES - 1, "without a pace it goes at once, with its name");
+        let files = files.with_pace(Arc::new(DiskPace::new(u64::MAX)));
+        files.shrink(&file).unwrap();
+        assert_eq!(bytes(), 0);
+        file.set_len(REMOVED_BYTES).unwrap();
+        files.stop();
+        files.shrink(&file).unwrap_err();
+        assert_eq!(bytes(), REMOVED_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_large_file_that_the_end_of_the_node_meets_is_left_to_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Files::open(directory.path()).unwrap().with_reserve(Some(0));
+        let files = files.with_pace(Arc::new(DiskPace::new(u64::MAX)));
+        let (path, out) = files.outgoing(GROUP, 3).unwrap();
+        out.file().set_len(REMOVED_BYTES).unwrap();
+        files.stop();
+        files.remove_aside(&path);
+        // Threads for blocking work are joined by the end of a runtime, so this one has ended before the next.
+        tokio::task::spawn_blocking(|| {}).await.unwrap();
+        assert_eq!(names(&files).len(), 1);
+        files.remove_all_but(&BTreeSet::new()).unwrap();
+        assert_eq!(names(&files), Vec::<String>::new());
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl DiskPace {
         if *stopped { Err(io::Error::other("the node is stopping")) } else { Ok(()) }
     }
 
+    /// True once nobody may wait any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        *lock(&self.stopped)
+    }
+
     /// Ends the wait of all, now and later: a node that goes down does not stay for a snapshot.
     pub(crate) fn stop(&self) {
         *lock(&self.stopped) = true;

@@ -31,9 +31,9 @@ const GATHERED_BYTES: usize = 256 << 10;
 /// that many groups do not fill the disk with files that wait. As many as the transport sends.
 const SENDING_MAX: usize = 4;
 
-/// Until then a snapshot counts as on its way. Longer than one takes; who has not installed it by then
-/// is not about to.
-const UNDERWAY_MAX: Duration = Duration::from_secs(3_600);
+/// Until then a snapshot counts as on its way. Longer than one takes: at the default rate some 80 GiB, written,
+/// sent, and written as tables; who has not installed it by then is not about to.
+const UNDERWAY_MAX: Duration = Duration::from_secs(4 * 3_600);
 
 /// Everything that sending, receiving and installing a snapshot needs of a node.
 pub(crate) struct Snapshots {
@@ -78,6 +78,9 @@ pub(crate) enum ReceiveError {
     /// What came is no whole snapshot, or not the one that was announced.
     #[error(transparent)]
     Content(#[from] ContentError),
+    /// The sender is to try again.
+    #[error("another snapshot of the group is being received or installed")]
+    Busy,
     /// The announcement cannot be followed.
     #[error("{0}")]
     Refused(String),
@@ -177,12 +180,18 @@ impl Snapshots {
         let group = target.group;
         // Never closed.
         let _turn = self.turns.acquire().await;
+        // What the snapshot will not hold is kept from now on, and not only when it leaves: writing the file
+        // takes as long as sending it.
+        self.note_sending(group, to, through);
         let (this, of) = (Arc::clone(&self), target.clone());
         let exported = spawn_blocking(move || {
             let range = of.descriptor.range.clone();
             this.exports.export(&*this.state, &this.files, group, &of.rows, range, through)
         });
-        let exported = exported.await.map_err(io::Error::other)??;
+        let exported = exported.await.map_err(io::Error::other).map_err(SendError::Io);
+        let exported = exported
+            .and_then(|exported| Ok(exported?))
+            .inspect_err(|_| self.forget_sending(group, to))?;
         let row = &exported.header.row;
         let meta = SnapshotMeta { last: row.applied, membership: row.membership.clone() };
         self.note_sending(group, to, meta.last.index);
@@ -191,8 +200,18 @@ impl Snapshots {
         put_message(&mut frame, &message(meta.clone()));
         let descriptor = target.descriptor.encode();
         let words = Announcement::new(exported.export, descriptor, frame.freeze());
-        let sent = transport.send_snapshot(to, words.bytes(), exported.source()?).await;
-        let bytes = sent.inspect_err(|_| self.forget_sending(group, to))?;
+        let source = exported.source().inspect_err(|_| self.forget_sending(group, to))?;
+        let bytes = match transport.send_snapshot(to, words.bytes(), source).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // Where there is no place now it is tried again, with the same export.
+                let again = matches!(error, SnapshotError::BusyHere | SnapshotError::BusyThere);
+                if !again {
+                    self.forget_sending(group, to);
+                }
+                return Err(error.into());
+            }
+        };
         tracing::info!(%group, peer = %to, last = %meta.last, bytes, "a snapshot was sent");
         self.exports.forget(group, exported.export);
         Ok(meta)
@@ -218,9 +237,12 @@ impl Snapshots {
 
     /// Lets go of the disk: whatever is being written ends with an error.
     pub(crate) fn stop(&self) {
-        if let Some(pace) = self.files.pace() {
-            pace.stop();
-        }
+        self.files.stop();
+    }
+
+    /// Rows could not be written beside the engine: that may be the end of the node and no fault of theirs.
+    fn not_prepared(&self, error: InstallError) -> PlaceError {
+        if self.files.is_stopped() { PlaceError::Stopping } else { error.into() }
     }
 
     fn note_sending(&self, group: GroupId, to: NodeId, through: LogIndex) {
@@ -258,9 +280,8 @@ impl Snapshots {
         target: Target,
     ) -> Result<(Arrived, SnapshotReceiver), ReceiveError> {
         let Some(busy) = Busy::take(&self, target.group) else {
-            let why = "another snapshot of the group is being received or installed";
-            offer.refuse(why).await;
-            return Err(ReceiveError::Refused(why.to_owned()));
+            offer.busy().await;
+            return Err(ReceiveError::Busy);
         };
         let (files, group, export) = (self.files.clone(), target.group, announced.export);
         let total_bytes = offer.total_bytes();
@@ -302,7 +323,7 @@ impl Snapshots {
         let (this, name) = (Arc::clone(&self), file.name().to_owned());
         let prepare = move || Installation::prepare(&target, &this.files, &name, &*this.state);
         let prepared = spawn_blocking(prepare).await.map_err(PlaceError::of_staging)?;
-        let (installation, staged) = prepared?;
+        let (installation, staged) = prepared.map_err(|error| self.not_prepared(error))?;
         assert_eq!(*installation.meta(), meta, "group {group}: another snapshot than arrived");
         let mut staged = Some(staged);
         // The intent names the file from the next write on, whether or not this node learns of it.
@@ -343,7 +364,7 @@ impl Snapshots {
         let (this, name) = (Arc::clone(&self), file.name().to_owned());
         let prepare = move || Installation::prepare(&target, &this.files, &name, &*this.state);
         let prepared = spawn_blocking(prepare).await.map_err(PlaceError::of_staging)?;
-        let (installation, install) = prepared?;
+        let (installation, install) = prepared.map_err(|error| self.not_prepared(error))?;
         assert_eq!(*installation.meta(), meta, "group {group}: another snapshot than arrived");
         let (done, replaced) = oneshot::channel();
         self.applier.install(InstallTask { group, kind, install, done });
@@ -401,7 +422,7 @@ fn complete(incoming: Incoming, target: &Target) -> Result<(Received, SnapshotMe
     match verify(&incoming.path(), target) {
         Ok(meta) => Ok((incoming.complete()?, meta)),
         Err(error) => {
-            incoming.discard()?;
+            incoming.discard();
             Err(error.into())
         }
     }

@@ -28,6 +28,7 @@ use super::*;
 use crate::entry_cache::EntryCache;
 use crate::metrics::NodeMetrics;
 use crate::router::Router;
+use crate::snapshot::pace::DiskPace;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const GROUP: GroupId = GroupId(2);
@@ -241,6 +242,11 @@ fn send(from: &Node, to: u64) -> tokio::task::JoinHandle<Result<SnapshotMeta, Se
     })
 }
 
+/// What the sender keeps the entries behind of, for the receiver.
+fn underway(from: &Node) -> Option<LogIndex> {
+    from.snapshots.on_its_way(GROUP, NodeId(2), LogIndex::ZERO, Instant::now())
+}
+
 /// What the group has at the receiver before.
 async fn old(to: &Node) {
     let label = target(to).descriptor.encode();
@@ -323,6 +329,28 @@ async fn an_interrupted_snapshot_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn what_a_snapshot_will_not_hold_is_kept_while_it_is_written() {
+    let (mut from, _to) = pair(Limits::default()).await;
+    fill(&from.state, 50, 10);
+    // Somebody else has the disk for days.
+    let pace = Arc::new(DiskPace::new(1));
+    pace.wait(1_000_000).unwrap();
+    let snapshots = Arc::get_mut(&mut from.snapshots).unwrap();
+    snapshots.files = snapshots.files.clone().with_pace(pace);
+    let sent = send(&from, 2);
+    let noted = async {
+        while underway(&from).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, noted).await.unwrap();
+    assert_eq!(underway(&from), Some(LogIndex(1)));
+    from.snapshots.stop();
+    assert!(matches!(sent.await.unwrap(), Err(SendError::Export(_))));
+    assert_eq!(underway(&from), None);
+}
+
+#[tokio::test]
 async fn what_cannot_be_taken_is_refused_with_its_reason_and_changes_nothing() {
     let (from, mut to) = pair(Limits::default()).await;
     fill(&from.state, 50, 10);
@@ -348,14 +376,16 @@ async fn what_cannot_be_taken_is_refused_with_its_reason_and_changes_nothing() {
     assert!(matches!(received, Err(ReceiveError::Content(_))), "{received:?}");
     let error = sent.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("another range"), "{error}");
+    assert_eq!(underway(&from), None);
 
     // Another one is under way.
     let sent = send(&from, 2);
     let offer = to.offer().await;
     let busy = Busy::take(&to.snapshots, GROUP).unwrap();
     let received = Arc::clone(&to.snapshots).receive(offer, &announced, target(&to)).await;
-    assert!(matches!(received, Err(ReceiveError::Refused(_))), "{received:?}");
-    assert!(matches!(sent.await.unwrap(), Err(SendError::Transport(SnapshotError::Refused(_)))));
+    assert!(matches!(received, Err(ReceiveError::Busy)), "{received:?}");
+    assert!(matches!(sent.await.unwrap(), Err(SendError::Transport(SnapshotError::BusyThere))));
+    assert_eq!(underway(&from), Some(LogIndex(50)), "it is to be sent again");
     drop(busy);
     assert!(to.state.rows() == rows);
     assert_eq!(to.files(), 0);

@@ -159,6 +159,13 @@ impl SnapshotOffer {
         Ok(SnapshotReceiver { content, left })
     }
 
+    /// Does not take it now; the sender tries again after a while.
+    pub async fn busy(mut self) {
+        // A sender that has gone needs no answer.
+        drop(self.content.say(Verdict::Busy(true)).await);
+        self.content.end(Outcome::Busy);
+    }
+
     /// Does not take it; the sender reads the reason.
     pub async fn refuse(mut self, reason: &str) {
         // A sender that has gone needs no answer.
