@@ -441,13 +441,14 @@ impl Writer<'_> {
 fn page(range: &Range, all: Vec<KeyValue>) -> RangeOutcome {
     let (mut kvs, mut bytes) = (Vec::new(), 0);
     for mut kv in all {
-        if range.limit > 0 && kvs.len() == range.limit as usize || bytes >= range.page_bytes {
-            return RangeOutcome { kvs, more: true, count: 0 };
-        }
         if range.keys_only {
-            kv.value.clear();
+            kv.value = Bytes::new();
         }
         bytes += kv.encoded_len() as u64;
+        let enough = range.limit > 0 && kvs.len() == range.limit as usize;
+        if enough || bytes > range.page_bytes && !kvs.is_empty() {
+            return RangeOutcome { kvs, more: true, count: 0 };
+        }
         kvs.push(kv);
     }
     RangeOutcome { kvs, more: false, count: 0 }

@@ -9,12 +9,13 @@ use quorate_types::kv::{Range, RangeOutcome};
 
 use super::read::{Found, Refusal, View, pair};
 
-/// Keys of a page at most: what is looked up before a value is read.
+/// Keys of a page at most.
 const PAGE_KEYS_MAX: usize = 1_000;
 
 impl View<'_> {
-    /// The pairs of a range in the order of keys, until they are `page_bytes` or there are enough: one at least, if there
-    /// is any. `more` says that others follow.
+    /// The pairs of a range in the order of keys, as many as are `page_bytes` together, if the limit does not come
+    /// first: one at least, however large, if there is any. `more` says that others follow. No more is read than the
+    /// page and one pair.
     pub(super) fn page(&self, request: &Range) -> Result<RangeOutcome, Refusal> {
         let revision = self.readable(request.revision)?;
         let range = KeyRange::from_request(&request.key, &request.range_end);
@@ -22,31 +23,36 @@ impl View<'_> {
             1.. => usize::try_from(request.limit).unwrap_or(usize::MAX).min(PAGE_KEYS_MAX),
             _ => PAGE_KEYS_MAX,
         };
-        let mut found = Vec::new();
-        let mut more = false;
-        if !range.is_empty() {
-            self.each_at(revision, &range, &mut |key, record| {
-                if found.len() == limit {
-                    more = true;
+        let (mut kvs, mut bytes, mut more, mut read) = (Vec::new(), 0, false, Ok(()));
+        if range.is_empty() {
+            return Ok(RangeOutcome { kvs, more, count: 0 });
+        }
+        self.each_at(revision, &range, &mut |key, record| {
+            more = kvs.len() == limit;
+            if more {
+                return ControlFlow::Break(());
+            }
+            let found = Found { key: Bytes::copy_from_slice(key), record };
+            let pair = match request.keys_only {
+                true => Ok(pair(&found, Bytes::new())),
+                false => self.pair(&found),
+            };
+            let pair = match pair {
+                Ok(pair) => pair,
+                Err(error) => {
+                    read = Err(error);
                     return ControlFlow::Break(());
                 }
-                found.push(Found { key: Bytes::copy_from_slice(key), record });
-                ControlFlow::Continue(())
-            })?;
-        }
-        let (mut kvs, mut bytes) = (Vec::new(), 0);
-        for one in &found {
-            if bytes >= request.page_bytes {
-                more = true;
-                break;
-            }
-            let pair = match request.keys_only {
-                true => pair(one, Bytes::new()),
-                false => self.pair(one)?,
             };
             bytes += pair.encoded_len() as u64;
+            more = bytes > request.page_bytes && !kvs.is_empty();
+            if more {
+                return ControlFlow::Break(());
+            }
             kvs.push(pair);
-        }
+            ControlFlow::Continue(())
+        })?;
+        read?;
         Ok(RangeOutcome { kvs, more, count: 0 })
     }
 }
