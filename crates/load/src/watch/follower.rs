@@ -99,11 +99,10 @@ impl Follower {
         };
         for event in response.events {
             match put_of(&event) {
-                Some((put, revision)) => {
+                Some((put, revision)) if self.shared.arrived(put.into(), arrived) => {
                     told.add(put, revision);
-                    self.shared.arrived(put.into(), arrived);
                 }
-                None => told.add_foreign(),
+                _ => told.add_foreign(),
             }
         }
         Ok(())

@@ -40,7 +40,7 @@ impl Plan {
         let all = all.ok_or_else(|| format!("more than {WATCHERS_MAX} watchers"))?;
         let count = |time: Duration| (time.as_secs_f64() * rate) as u64;
         let measured_from = count(args.warmup);
-        let puts = measured_from + count(args.duration);
+        let puts = measured_from.saturating_add(count(args.duration));
         if puts > PUTS_MAX {
             return Err(format!("more than {PUTS_MAX} puts"));
         }
@@ -51,6 +51,16 @@ impl Plan {
     /// The key of a watcher of a stream. Neighbours on a stream watch different keys.
     pub(super) fn watched(&self, stream: usize, watcher: usize) -> u64 {
         (stream * self.watchers + watcher) as u64 % self.keys
+    }
+
+    /// How many watchers each key has.
+    pub(super) fn watchers_by_key(&self) -> Vec<u32> {
+        let mut by_key = vec![0; self.keys as usize];
+        for stream in 0..self.streams {
+            (0..self.watchers)
+                .for_each(|watcher| by_key[self.watched(stream, watcher) as usize] += 1);
+        }
+        by_key
     }
 
     /// The key of put number `put`.
@@ -90,14 +100,13 @@ pub(super) mod tests {
         let plan = plan("").expect("the defaults fit");
         assert_eq!((plan.streams, plan.watchers, plan.keys), (100, 10, 100));
         assert_eq!((plan.puts, plan.measured_from), (11_000, 1_000));
-        let mut watched = vec![0; 100];
         for stream in 0..plan.streams {
             let mut keys: Vec<_> = (0..plan.watchers).map(|w| plan.watched(stream, w)).collect();
-            keys.iter().for_each(|key| watched[*key as usize] += 1);
+            keys.sort_unstable();
             keys.dedup();
             assert_eq!(keys.len(), plan.watchers);
         }
-        assert!(watched.iter().all(|watchers| *watchers == 10), "{watched:?}");
+        assert_eq!(plan.watchers_by_key(), [10; 100]);
     }
 
     #[test]

@@ -87,9 +87,9 @@ impl Report {
         }
     }
 
-    /// Whether every event came as it must, on streams that lasted.
+    /// Whether there were events, and every one came as it must, on streams that lasted.
     pub(super) fn is_clean(&self) -> bool {
-        self.events.is_clean() && self.broken_streams.is_empty()
+        self.acknowledged > 0 && self.events.is_clean() && self.broken_streams.is_empty()
     }
 
     /// Prints to standard output.

@@ -65,19 +65,6 @@ impl Verdict {
     }
 }
 
-/// How many events acknowledged puts cause.
-pub(super) fn expected(plan: &Plan, fates: &[Fate]) -> u64 {
-    let mut acknowledged = vec![0; plan.keys as usize];
-    for (put, _) in (0..).zip(fates).filter(|(_, fate)| **fate == Fate::Acknowledged) {
-        acknowledged[plan.key_of(put) as usize] += 1;
-    }
-    let of_stream = |stream| {
-        let of = |watcher| acknowledged[plan.watched(stream, watcher) as usize];
-        (0..plan.watchers).map(of).sum::<u64>()
-    };
-    (0..plan.streams).map(of_stream).sum()
-}
-
 /// Judges what the watchers of `streams` were told, by what became of each put.
 pub(super) fn judge(plan: &Plan, fates: &[Fate], streams: &[Vec<Told>]) -> Verdict {
     let mut verdict = Verdict::default();
@@ -133,7 +120,6 @@ mod tests {
         let (plan, mut fates, told) = all_well();
         let clean = Verdict { expected: 8, delivered: 8, ..Verdict::default() };
         assert_eq!(judge(&plan, &fates, &told), clean);
-        assert_eq!(expected(&plan, &fates), 8);
         assert!(clean.is_clean());
         // Whether a put happened that nobody answered is open.
         fates[3] = Fate::Unknown;
