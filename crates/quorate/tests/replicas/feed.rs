@@ -17,6 +17,8 @@ struct Follower {
     feed: BoxStream<'static, Result<Happened, BackendError>>,
     through: i64,
     /// Revision and key of each event.
+    /// No batch has come since it began to follow.
+    is_first: bool,
     told: Vec<(i64, String)>,
 }
 
@@ -25,7 +27,7 @@ impl Follower {
         let engine = Arc::clone(&cluster.nodes[node]);
         let (backend, _) = EngineBackend::new(engine, None, Arc::clone(&cluster.auth[node]));
         let feed = backend.follow(0);
-        Self { backend, feed, through: 0, told: Vec::new() }
+        Self { backend, feed, through: 0, is_first: true, told: Vec::new() }
     }
 
     /// Until it has heard of a revision, from wherever.
@@ -34,15 +36,19 @@ impl Follower {
             while self.through < revision {
                 match self.feed.next().await {
                     Some(Ok(Happened::Batch(batch))) => {
-                        // The first one may begin before where it was asked for.
-                        let events =
-                            batch.events.0.iter().filter(|event| event.revision() > self.through);
+                        // The first one may begin before where it was asked for; the others must not.
+                        let from = if self.is_first { self.through } else { 0 };
+                        self.is_first = false;
+                        let events = batch.events.0.iter().filter(|one| one.revision() > from);
                         let event = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
                         self.told.extend(events.map(|one| (one.revision(), event(&one.kv.key))));
                         self.through = batch.through;
                     }
                     Some(Ok(Happened::Compacted)) => panic!("nothing was compacted"),
-                    Some(Err(_)) | None => self.feed = self.backend.follow(self.through),
+                    Some(Err(_)) | None => {
+                        self.feed = self.backend.follow(self.through);
+                        self.is_first = true;
+                    }
                 }
             }
         };
