@@ -256,8 +256,8 @@ pub struct Range {
     /// Leave out pairs created after this revision; 0 for no bound.
     #[prost(int64, tag = "12")]
     pub max_create_revision: i64,
-    /// One page: pairs in the order of keys, until they are this many bytes or more; 0 for the whole range. A page has no
-    /// other order and no filters, and nothing is counted.
+    /// One page: pairs in the order of keys, as many as are this many bytes together, one at least; 0 for the whole range.
+    /// A page has no other order and no filters, and nothing is counted.
     #[prost(uint64, tag = "13")]
     pub page_bytes: u64,
 }
