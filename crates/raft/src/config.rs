@@ -21,6 +21,10 @@ pub struct Config {
     /// Entries in one append message, in bytes; one entry always fits. Default 1 MiB. Higher: fewer
     /// messages while a follower catches up, longer waits for what queues behind one.
     pub append_bytes_max: usize,
+    /// The same for an append to a peer whose log is not known to meet this one, if that is less. Default 64 KiB: the
+    /// peer may refuse it, or drop it while it puts a snapshot in place, and then it is sent again after every
+    /// heartbeat. Higher: fewer messages for a peer that was away for a moment.
+    pub probe_bytes_max: usize,
     /// Unanswered append messages per peer. Default 256.
     pub inflight_appends_max: usize,
     /// With so many unanswered appends, a further one leaves at once only if it is full
@@ -103,6 +107,7 @@ impl Config {
             election_ticks_max: 20,
             heartbeat_ticks: 1,
             append_bytes_max: 1 << 20,
+            probe_bytes_max: 64 << 10,
             inflight_appends_max: 256,
             inflight_partial_max: 256,
             partial_interval_us: 5_000,

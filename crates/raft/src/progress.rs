@@ -294,6 +294,14 @@ impl Progress {
         self.fetch = None;
     }
 
+    /// Bytes of entries in one append to this peer, at most.
+    pub(crate) fn append_bytes_max(&self, config: &Config) -> usize {
+        match self.flow {
+            Flow::Probe { .. } => config.append_bytes_max.min(config.probe_bytes_max),
+            Flow::Replicate(_) | Flow::Snapshot { .. } => config.append_bytes_max,
+        }
+    }
+
     /// True when entries may be sent now.
     pub(crate) fn has_room(&self, config: &Config) -> bool {
         self.fetch.is_none()

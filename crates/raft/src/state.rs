@@ -353,11 +353,10 @@ impl State {
         unsynced > self.config.inflight_bytes_max.saturating_mul(UNSYNCED_WINDOWS_MAX)
     }
 
-    /// Asks for entries from `from` to `to`; returns the number of the request.
-    pub(crate) fn fetch(&mut self, from: LogIndex, to: LogIndex) -> u64 {
+    /// Asks for entries from `from` to `to`, of so many bytes at most; returns the number of the request.
+    pub(crate) fn fetch(&mut self, from: LogIndex, to: LogIndex, bytes_max: usize) -> u64 {
         self.last_fetch += 1;
         let number = self.last_fetch;
-        let bytes_max = self.config.append_bytes_max;
         self.fetches.push(LogFetch { number, from, to, bytes_max });
         number
     }
@@ -436,7 +435,7 @@ impl State {
                 }
                 Applicable::OnDisk { .. } if self.apply_fetch_failed => return,
                 Applicable::OnDisk { from, to } => {
-                    self.fetch(from, to);
+                    self.fetch(from, to, self.config.append_bytes_max);
                     self.apply_fetch = self.fetches.last().cloned();
                 }
             }

@@ -1,7 +1,7 @@
 //! `add-nodes N [voters=(1,2,3)] [outgoing=(..)] [learners=(4)] [index=2] [content=foo]
 //! [async-storage-writes=true] [inflight=N] [inflight-partial=N] [eager-commit=true]
 //! [quiet-commit=false] [inflight-bytes=N] [partial-interval=US] [append-bytes=N]
-//! [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=false]
+//! [probe-bytes=N] [uncommitted-bytes=N] [cached-bytes=N] [election-ticks=(MIN,MAX)] [prevote=false]
 //! [checkquorum=false] [read-only=safe|lease-based] [life=K] [quiesce-ticks=K]`
 //!
 //! Adds nodes with the next ids, each started from a first snapshot at `index` in term 1 with that
@@ -83,6 +83,7 @@ fn config(args: &mut Args<'_>) -> Result<Config, ScriptError> {
         quiet_commit: args.value("quiet-commit")?.unwrap_or(defaults.quiet_commit),
         inflight_bytes_max: positive(args, "inflight-bytes", defaults.inflight_bytes_max)?,
         append_bytes_max: positive(args, "append-bytes", defaults.append_bytes_max)?,
+        probe_bytes_max: positive(args, "probe-bytes", defaults.probe_bytes_max)?,
         uncommitted_bytes_max: positive(args, "uncommitted-bytes", defaults.uncommitted_bytes_max)?,
         cached_bytes_max: args.value("cached-bytes")?.unwrap_or(defaults.cached_bytes_max),
         ..defaults

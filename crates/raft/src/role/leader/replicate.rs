@@ -104,12 +104,13 @@ pub(super) fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, no
     let last = state.log.last().index;
     while may_append(state, peer, now) {
         let cached_from = state.log.cached_from();
+        let bytes_max = peer.append_bytes_max(&state.config);
         if peer.next() < cached_from {
             let to = LogIndex(cached_from.value() - 1);
-            peer.fetch = Some(state.fetch(peer.next(), to));
+            peer.fetch = Some(state.fetch(peer.next(), to, bytes_max));
             return;
         }
-        let (entries, bytes) = state.log.slice(peer.next(), last, state.config.append_bytes_max);
+        let (entries, bytes) = state.log.slice(peer.next(), last, bytes_max);
         send_append(state, node, peer, entries, bytes, now);
     }
     if wants_empty(state, peer, now) {
