@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::process::{Pid, setpriority_process};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 /// How far the threads that flush and compact are set back. RocksDB's own call knows only 19, with which a busy node
 /// would hardly flush at all, and writes would wait for memtables; at 10 a thread gets a tenth of the share of one
@@ -12,6 +15,37 @@ const NICENESS: i32 = 10;
 
 /// What RocksDB calls its threads.
 const THREADS: &str = "rocksdb:";
+
+/// Work has not come to its end: it panicked, or the system gave no thread for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it panicked, or there was no thread for it")]
+pub(crate) struct Unfinished;
+
+impl From<Unfinished> for io::Error {
+    fn from(error: Unfinished) -> Self {
+        Self::other(error)
+    }
+}
+
+/// Does long work that blocks, on a thread of its own that yields to those that serve: one of the runtime's would be
+/// given to requests afterwards, and cannot be set back for a while.
+pub(crate) async fn run<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unfinished> {
+    let (done, result) = oneshot::channel();
+    let runtime = Handle::current();
+    let started = std::thread::Builder::new().name("quorate-bulk".into()).spawn(move || {
+        // What it drops may have work for the runtime.
+        let _inside = runtime.enter();
+        if let Err(error) = setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+            tracing::debug!(%error, "long work competes with requests");
+        }
+        // Nobody may wait any more.
+        drop(done.send(catch_unwind(AssertUnwindSafe(work))));
+    });
+    started.map_err(|_| Unfinished)?;
+    result.await.map_err(|_| Unfinished)?.map_err(|_| Unfinished)
+}
 
 /// Sets the background threads of all RocksDB instances of this process back, and returns how many those are.
 ///
@@ -40,6 +74,13 @@ mod tests {
     use rustix::process::getpriority_process;
 
     use super::*;
+
+    #[tokio::test]
+    async fn long_work_yields_and_its_panic_is_an_error() {
+        let niceness = || getpriority_process(Some(rustix::thread::gettid())).unwrap();
+        assert_eq!(run(niceness).await, Ok(NICENESS));
+        assert_eq!(run(|| panic!("on purpose")).await, Err::<(), _>(Unfinished));
+    }
 
     #[test]
     fn threads_of_the_engines_are_set_back_and_no_others() {

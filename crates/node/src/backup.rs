@@ -14,6 +14,7 @@ use quorate_store::{Export, GroupRow, GroupRows, ScopedView};
 use quorate_types::GroupId;
 use quorate_types::machine::{RowScope, StateError};
 
+use crate::background;
 use crate::engine::{Engine, Parts};
 use crate::identity::random_u64;
 use crate::snapshot::files::{EvenFile, Files};
@@ -99,9 +100,9 @@ impl Engine {
             let _turn = turn;
             parts.backup(group, form, is_wanted)
         };
-        let written = tokio::task::spawn_blocking(write).await;
+        let written = background::run(write).await;
         drop(wanted);
-        written.unwrap_or_else(|failed| Err(io::Error::other(failed).into()))
+        written.unwrap_or_else(|failed| Err(io::Error::from(failed).into()))
     }
 }
 

@@ -14,13 +14,14 @@ use quorate_types::codec::{put_frame_header, put_message, take_frame};
 use quorate_types::{GroupId, LogIndex, Message, NodeId, SnapshotMeta};
 use quorate_wal::Wal;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::export::{ExportError, Exports};
 use super::files::{Files, Incoming, Received};
 use super::installation::{InstallError, Installation, Step, Target};
 use super::words::Announcement;
 use crate::apply::{Applier, InstallTask};
+use crate::background;
 use crate::completions::LogCompletions;
 use crate::engine::{Kinds, lock};
 
@@ -92,19 +93,12 @@ pub(crate) enum PlaceError {
     /// Before anything was changed.
     #[error(transparent)]
     Install(#[from] InstallError),
-    /// A panic while it was staged, before anything was changed.
+    /// A panic while it was staged, or no thread for that, before anything was changed.
     #[error("staging it panicked")]
     Panicked,
     /// The node is stopping, or its log has failed; the next start goes on.
     #[error("the node is stopping")]
     Stopping,
-}
-
-impl PlaceError {
-    /// A task that staged has not come to its end.
-    fn of_staging(error: JoinError) -> Self {
-        if error.is_panic() { Self::Panicked } else { Self::Stopping }
-    }
 }
 
 /// An announcement that was read and found sound.
@@ -184,11 +178,11 @@ impl Snapshots {
         // takes as long as sending it.
         self.note_sending(group, to, through);
         let (this, of) = (Arc::clone(&self), target.clone());
-        let exported = spawn_blocking(move || {
+        let exported = background::run(move || {
             let range = of.descriptor.range.clone();
             this.exports.export(&*this.state, &this.files, group, &of.rows, range, through)
         });
-        let exported = exported.await.map_err(io::Error::other).map_err(SendError::Io);
+        let exported = exported.await.map_err(io::Error::from).map_err(SendError::Io);
         let exported = exported
             .and_then(|exported| Ok(exported?))
             .inspect_err(|_| self.forget_sending(group, to))?;
@@ -295,8 +289,7 @@ impl Snapshots {
         let mut receiver = offer.accept(incoming.bytes()).await?;
         let arrived = async {
             let incoming = content(&mut receiver, incoming).await?;
-            let check = move || Ok(complete(incoming, &target));
-            blocking(check).await?
+            background::run(move || complete(incoming, &target)).await.map_err(io::Error::from)?
         };
         match arrived.await {
             Ok((file, meta)) => Ok((Arrived { file, meta, _busy: busy }, receiver)),
@@ -322,7 +315,7 @@ impl Snapshots {
         let group = target.group;
         let (this, name) = (Arc::clone(&self), file.name().to_owned());
         let prepare = move || Installation::prepare(&target, &this.files, &name, &*this.state);
-        let prepared = spawn_blocking(prepare).await.map_err(PlaceError::of_staging)?;
+        let prepared = background::run(prepare).await.map_err(|_| PlaceError::Panicked)?;
         let (installation, staged) = prepared.map_err(|error| self.not_prepared(error))?;
         assert_eq!(*installation.meta(), meta, "group {group}: another snapshot than arrived");
         let mut staged = Some(staged);
@@ -363,7 +356,7 @@ impl Snapshots {
         let group = target.group;
         let (this, name) = (Arc::clone(&self), file.name().to_owned());
         let prepare = move || Installation::prepare(&target, &this.files, &name, &*this.state);
-        let prepared = spawn_blocking(prepare).await.map_err(PlaceError::of_staging)?;
+        let prepared = background::run(prepare).await.map_err(|_| PlaceError::Panicked)?;
         let (installation, install) = prepared.map_err(|error| self.not_prepared(error))?;
         assert_eq!(*installation.meta(), meta, "group {group}: another snapshot than arrived");
         let (done, replaced) = oneshot::channel();
