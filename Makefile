@@ -55,11 +55,11 @@ mutants:
 TORTURE_STATE = $(CACHE)/quorate/torture/$(shell find crates tests/src Cargo.lock -type f | LC_ALL=C sort \
 	| xargs cat | sha256sum | cut -c1-16)
 
-# 40 more rounds; or: make torture ARGS='--rounds 100 --only kill,power-one,power-all,flip,tear,check,fuzz'
+# 40 more rounds; or: make torture ARGS='--rounds 100 --only kill,power-one,power-all,flip,tear,check,partition,fuzz'
 torture: build
 	@exec $(BIN)/quorate-torture faults --state '$(TORTURE_STATE)' $(ARGS)
 
-# Hostile bytes, ten minutes for each decoder in one go: make fuzz ARGS='--seconds 60 --only Watch,Lease'
+# Hostile bytes, ten minutes for each decoder, eight at a time: make fuzz ARGS='--seconds 60 --only Watch,Lease'
 fuzz: build
 	@exec $(BIN)/quorate-torture fuzz $(ARGS)
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::network::Network;
 use crate::process::Process;
 use crate::programs::{self, Etcd};
 use crate::relay::Relays;
@@ -36,6 +37,8 @@ pub struct Cluster {
     args: Vec<String>,
     /// What lies between the nodes, if their links can be cut.
     relays: Option<Relays>,
+    /// Where its nodes run, if each has a network of its own.
+    network: Option<Network>,
     dir: TempDir,
 }
 
@@ -123,6 +126,34 @@ impl Cluster {
         self.relays.as_ref().expect("its links can be cut")
     }
 
+    /// As [`Self::quorate`], on the nodes of `network`, as its hub; never of the peer.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub fn networked(network: Network) -> Self {
+        let mut cluster = Self::new(|dir| Kind::Quorate { certificates: dir.join("certificates") });
+        for (number, node) in cluster.nodes.iter_mut().enumerate() {
+            let at = |address: String| format!("{address}:{}", ports::free());
+            node.client = at(Network::client_address(number));
+            node.metrics = at(Network::client_address(number));
+            node.peer = at(Network::peer_address(number));
+        }
+        let founder = |node: &Node| (node.name.clone(), node.peer.clone());
+        cluster.founders = cluster.nodes.iter().map(founder).collect();
+        cluster.network = Some(network);
+        cluster.make_certificates();
+        cluster.start_all();
+        cluster
+    }
+
+    /// The network of the nodes.
+    ///
+    /// # Panics
+    /// When they have none of their own.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("its nodes have networks of their own")
+    }
+
     /// A fresh cluster of the peer that serves.
     ///
     /// # Panics
@@ -155,7 +186,7 @@ impl Cluster {
         let founder = |node: &Node| (node.name.clone(), node.peer.clone());
         let founders = nodes.iter().map(founder).collect();
         let kind = kind(dir.path());
-        Self { nodes, kind, founders, args: Vec::new(), relays: None, dir }
+        Self { nodes, kind, founders, args: Vec::new(), relays: None, network: None, dir }
     }
 
     /// A further node of Quorate with a certificate, which has to be added before it is started. Returns
@@ -266,7 +297,11 @@ impl Cluster {
         let mut command = self.command(number);
         let log = self.dir.path().join(format!("{}.log", self.nodes[number].name));
         let node = &mut self.nodes[number];
-        node.process = Some(Process::start(&node.name, &mut command, &log));
+        let mut start = || Process::start(&node.name, &mut command, &log);
+        node.process = Some(match &self.network {
+            Some(network) => network.node(number).within(start),
+            None => start(),
+        });
     }
 
     /// The command that starts node `number`.

@@ -6,9 +6,9 @@
 //! - [`programs`]: where the programs are; the peers are fetched, or the test says that it was skipped.
 //! - [`verify`]: `quorate-load verify` beside a test's faults.
 //! - [`check`]: `quorate-load --check` beside a test's faults.
-//! - [`relay`]: links between nodes that can be cut.
+//! - [`relay`]: links between nodes that can be cut; [`network`]: nodes in network namespaces, whose links the kernel cuts.
 //! - [`torture`]: faults under load, round after round; a few in the tests, many by `make torture`.
-//! - [`fuzz`]: hostile bytes at every method of the client port.
+//! - [`fuzz`]: hostile bytes at everything of the client port that decodes.
 //! - [`measure`]: how clusters do over minutes and gigabytes.
 //! - [`client`], [`http`]: how tests talk to them.
 //! - [`ports`], [`wait`]: free ports, and the one place that polls.
@@ -24,6 +24,7 @@ pub mod cluster;
 pub mod fuzz;
 pub mod http;
 pub mod measure;
+pub mod network;
 pub mod ports;
 pub mod process;
 pub mod programs;

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::fuzz;
 use quorate_tests::measure::{restart, snapshot, steady};
+use quorate_tests::network::with_network;
 use quorate_tests::torture::{Tally, check, damage, kill, power};
 use quorate_tests::verify::say;
 
@@ -28,7 +29,7 @@ enum Command {
     /// Rounds of faults: kills, power cuts, flipped bits, torn logs, links that are cut. Whatever is lost ends the run with
     /// exit code 1, and the data is kept.
     Faults(Faults),
-    /// Random and damaged messages at every method of the client port.
+    /// Random and damaged bytes at every decoder of the client port.
     Fuzz(fuzz::Settings),
     /// How long nodes take to serve again after `kill -9`, with so much data.
     Restart(restart::Settings),
@@ -57,6 +58,9 @@ struct Faults {
     seed: Option<u64>,
 }
 
+/// Decoders that a minute of fuzzing is for.
+const FUZZED_TOGETHER: usize = 8;
+
 /// A kind of round, and how many of it make a full set beside those of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -72,18 +76,21 @@ enum Kind {
     Tear,
     /// The contract checker, while nodes are killed, paused, or cut off.
     Check,
-    /// A minute of hostile bytes at one decoder of the client port.
+    /// The contract checker, while the kernel cuts links of nodes in network namespaces of their own.
+    Partition,
+    /// A minute of hostile bytes at eight decoders of the client port.
     Fuzz,
 }
 
 impl Kind {
-    const EACH: [Self; 7] = [
+    const EACH: [Self; 8] = [
         Self::Kill,
         Self::PowerOne,
         Self::PowerAll,
         Self::Flip,
         Self::Tear,
         Self::Check,
+        Self::Partition,
         Self::Fuzz,
     ];
 
@@ -95,7 +102,8 @@ impl Kind {
             Self::PowerAll => ("power: all", 15),
             Self::Flip => ("flip:", 50),
             Self::Tear => ("tear:", 50),
-            Self::Check => ("check:", 120),
+            Self::Check => ("check:", 80),
+            Self::Partition => ("partition:", 40),
             Self::Fuzz => ("fuzz:", 10 * fuzz::targets(&[]).len() as u64),
         }
     }
@@ -150,22 +158,28 @@ impl Kind {
                 }
                 Some(tally)
             }
+            Self::Partition => with_network("partitions", 3, |network| {
+                let mut cluster = Cluster::networked(network);
+                let mut tally = Tally::default();
+                for _ in 0..rounds {
+                    let fault = check::Fault::OF_NETWORKS[random.usize(..4)];
+                    tally.add(check::round(&mut cluster, fault, random));
+                }
+                tally
+            }),
             Self::Fuzz => {
-                let mut cluster = Cluster::quorate("hostile bytes")?;
                 let mut tally = Tally::default();
                 for _ in 0..rounds {
                     let name = |target: &fuzz::Target| format!("fuzz: {}", target.path());
                     let of = |target: &fuzz::Target| {
                         so_far.count_of(&name(target)) + tally.count_of(&name(target))
                     };
-                    let targets = fuzz::targets(&[]);
-                    let target = targets.iter().min_by_key(|target| of(target)).expect("some");
-                    let extent =
-                        fuzz::Extent { seed: random.u64(..), seconds: 60, calls: u64::MAX };
-                    let seed = extent.seed;
-                    fuzz::one(&mut cluster, target, extent)
-                        .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-                    tally.round(&name(target));
+                    let round = fuzz::least_fuzzed(of, FUZZED_TOGETHER);
+                    let seed = random.u64(..);
+                    let extent = fuzz::Extent { seed, seconds: 60, calls: u64::MAX };
+                    let calls = round.run(extent);
+                    tally.hostile_calls += calls.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+                    round.targets().iter().for_each(|target| tally.round(&name(target)));
                 }
                 Some(tally)
             }

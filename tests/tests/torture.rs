@@ -1,6 +1,8 @@
 //! A few rounds of each kind of torture; `make torture` has many.
 
+use quorate_tests::cluster::Cluster;
 use quorate_tests::fuzz;
+use quorate_tests::network::with_network;
 use quorate_tests::torture::power::disk;
 use quorate_tests::torture::{check, damage, kill, power};
 use quorate_tests::verify::say;
@@ -67,4 +69,15 @@ fn the_contract_is_kept_while_nodes_are_killed_paused_and_cut_off() {
     for fault in check::Fault::EACH {
         say(&check::round(&mut cluster, fault, &mut random).to_string());
     }
+}
+
+#[test]
+fn the_contract_is_kept_while_the_kernel_cuts_links_both_ways_one_way_and_between_two() {
+    with_network("partitions", 3, |network| {
+        let mut cluster = Cluster::networked(network);
+        let mut random = fastrand::Rng::with_seed(1);
+        for fault in check::Fault::OF_NETWORKS {
+            say(&check::round(&mut cluster, fault, &mut random).to_string());
+        }
+    });
 }

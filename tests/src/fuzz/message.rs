@@ -5,6 +5,8 @@ use fastrand::Rng;
 use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 
+use super::mutate::{damage_some, noise};
+
 /// Levels of messages in messages; deeper ones are made by [`Author::nest`].
 const DEPTH_MAX: usize = 5;
 
@@ -33,7 +35,7 @@ impl Author {
         let mut text = Vec::new();
         for _ in 0..self.random.usize(1..4) {
             match self.random.u32(0..20) {
-                0 => text.extend(self.noise(64)),
+                0 => text.extend(noise(&mut self.random, 64)),
                 1 => {
                     let depth = self.random.usize(1..4_000);
                     let inner = self.random.choice([r#"{"failure":["#, r#"{"a":"#, "["]);
@@ -45,23 +47,17 @@ impl Author {
                 }
             }
         }
-        if self.random.bool() {
-            (0..self.random.usize(1..4)).for_each(|_| self.damage(&mut text));
-        }
+        damage_some(&mut self.random, &mut text);
         text
     }
 
     fn bytes(&mut self) -> Bytes {
         let mut bytes = match self.random.u32(0..20) {
-            0 => self.noise(64),
+            0 => noise(&mut self.random, 64),
             1 => self.nest(),
             _ => self.message(&self.kind.clone(), 0).encode_to_vec(),
         };
-        if self.random.bool() {
-            for _ in 0..self.random.usize(1..4) {
-                self.damage(&mut bytes);
-            }
-        }
+        damage_some(&mut self.random, &mut bytes);
         bytes.into()
     }
 
@@ -129,10 +125,6 @@ impl Author {
         }
     }
 
-    fn noise(&mut self, bytes_max: usize) -> Vec<u8> {
-        (0..self.random.usize(0..bytes_max)).map(|_| self.random.u8(..)).collect()
-    }
-
     /// A field within itself, more often than any decoder should follow: a transaction in a transaction, for
     /// types that have such.
     fn nest(&mut self) -> Vec<u8> {
@@ -145,22 +137,6 @@ impl Author {
             inner = outer;
         }
         inner
-    }
-
-    fn damage(&mut self, bytes: &mut Vec<u8>) {
-        let at = self.random.usize(0..=bytes.len());
-        match self.random.u32(0..5) {
-            0 => bytes.truncate(at),
-            1 => bytes.insert(at, self.random.u8(..)),
-            // A length, or the number of a field, that is beyond everything.
-            2 => drop(bytes.splice(at..at, [0xff, 0xff, 0xff, 0xff, 0x0f])),
-            3 => drop(bytes.splice(at..at, self.noise(16))),
-            _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << self.random.u8(0..8);
-                }
-            }
-        }
     }
 }
 

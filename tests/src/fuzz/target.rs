@@ -32,6 +32,25 @@ pub enum Target {
         /// What it takes.
         input: MessageDescriptor,
     },
+    /// A connection, before any call: HTTP/1, HTTP/2 and what is neither.
+    Connection,
+    /// The token of a call, while users count.
+    Token,
+}
+
+/// Targets of one kind can be fuzzed at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Company {
+    /// Most of them.
+    Any,
+    /// Those that may make nodes refuse what others send: alarms, and the switch of users.
+    Switches,
+    /// Those that meet nodes where users count.
+    Users,
+}
+
+impl Company {
+    pub(super) const EACH: [Self; 3] = [Self::Any, Self::Switches, Self::Users];
 }
 
 impl Target {
@@ -43,18 +62,33 @@ impl Target {
                 format!("/{}/{}", method.parent_service().full_name(), method.name())
             }
             Self::Json { path, .. } => (*path).to_owned(),
+            Self::Connection => "connection".to_owned(),
+            Self::Token => "token".to_owned(),
         }
     }
 
-    pub(super) fn input(&self) -> MessageDescriptor {
+    /// The type of its messages, if it takes messages.
+    pub(super) fn input(&self) -> Option<MessageDescriptor> {
         match self {
-            Self::Method(method) => method.input(),
-            Self::Json { input, .. } => input.clone(),
+            Self::Method(method) => Some(method.input()),
+            Self::Json { input, .. } => Some(input.clone()),
+            Self::Connection | Self::Token => None,
+        }
+    }
+
+    pub(super) fn company(&self) -> Company {
+        let path = self.path();
+        match self {
+            Self::Token => Company::Users,
+            _ if path.ends_with("/AuthEnable") || path.to_lowercase().ends_with("/alarm") => {
+                Company::Switches
+            }
+            _ => Company::Any,
         }
     }
 }
 
-/// The methods of the services that this build has, and the paths of [`JSON`]; of those only the ones whose path
+/// The methods of the services that this build has, the paths of [`JSON`], connections and tokens; of those only the ones whose path
 /// contains one of `only`, if there is any.
 ///
 /// # Panics
@@ -69,5 +103,6 @@ pub fn targets(only: &[String]) -> Vec<Target> {
     });
     let wanted =
         |target: &Target| only.is_empty() || only.iter().any(|part| target.path().contains(part));
-    methods.map(Target::Method).chain(json).filter(wanted).collect()
+    let others = [Target::Connection, Target::Token];
+    methods.map(Target::Method).chain(json).chain(others).filter(wanted).collect()
 }

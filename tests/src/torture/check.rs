@@ -25,11 +25,22 @@ pub enum Fault {
     Pause,
     /// A node neither hears nor reaches the others for a while; clients reach it.
     Cut,
+    /// The same, by the kernel: the node's link is down.
+    LinkDown,
+    /// A node hears the others for a while, and none of them hears it.
+    Unheard,
+    /// A node is heard by the others for a while, and hears none of them.
+    Deaf,
+    /// Who leads and one other do not hear each other for a while; the third hears both.
+    Pair,
 }
 
 impl Fault {
-    /// All of them.
+    /// Those of a cluster whose links can be cut by relays.
     pub const EACH: [Self; 4] = [Self::KillLeader, Self::KillAll, Self::Pause, Self::Cut];
+
+    /// Those of a cluster on networks of its own.
+    pub const OF_NETWORKS: [Self; 4] = [Self::LinkDown, Self::Unheard, Self::Deaf, Self::Pair];
 
     fn name(self) -> &'static str {
         match self {
@@ -37,6 +48,10 @@ impl Fault {
             Self::KillAll => "check: all killed",
             Self::Pause => "check: paused",
             Self::Cut => "check: cut off",
+            Self::LinkDown => "partition: link down",
+            Self::Unheard => "partition: unheard",
+            Self::Deaf => "partition: deaf",
+            Self::Pair => "partition: two of three",
         }
     }
 
@@ -65,6 +80,21 @@ impl Fault {
                 std::thread::sleep(away);
                 cluster.relays().mend();
                 assert!(cluster.relays().dropped() > dropped, "nothing was sent meanwhile");
+            }
+            Self::LinkDown | Self::Unheard | Self::Deaf | Self::Pair => {
+                let network = cluster.network();
+                let others = (0..3).filter(|number| *number != one);
+                match self {
+                    Self::Unheard => others.for_each(|other| network.lose(one, other)),
+                    Self::Deaf => others.for_each(|other| network.lose(other, one)),
+                    Self::Pair => {
+                        network.lose(leader, other);
+                        network.lose(other, leader);
+                    }
+                    _ => network.cut(one),
+                }
+                std::thread::sleep(away);
+                network.mend();
             }
         }
         (0..3).for_each(|number| cluster.await_read(number));

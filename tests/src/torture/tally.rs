@@ -27,6 +27,9 @@ pub struct Tally {
     /// What the checks of the contract have seen and held against it, by kind.
     #[serde(default)]
     pub checked: BTreeMap<String, u64>,
+    /// Calls with bytes that no honest client sends.
+    #[serde(default)]
+    pub hostile_calls: u64,
     /// Runs that found something wrong: where the data was kept.
     pub failures: Vec<String>,
 }
@@ -97,6 +100,7 @@ impl Tally {
             *self.checked.entry(what).or_default() += count;
         }
         self.serving_ms.extend(other.serving_ms);
+        self.hostile_calls += other.hostile_calls;
         self.failures.extend(other.failures);
     }
 }
@@ -117,6 +121,9 @@ impl fmt::Display for Tally {
             let seen = self.checked.iter().map(|(what, count)| format!("{what} {count}"));
             let seen: Vec<_> = seen.collect();
             writeln!(f, "the contract was kept in what the checks saw: {}", seen.join(", "))?;
+        }
+        if self.hostile_calls > 0 {
+            writeln!(f, "{} hostile calls survived", self.hostile_calls)?;
         }
         let mut sorted = self.serving_ms.clone();
         sorted.sort_unstable();
