@@ -96,6 +96,10 @@ impl Backend for Constant {
         Err(MemberRefusal::BadTransferee.into())
     }
 
+    async fn defragment(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     async fn backup(&self, _: BackupForm) -> Result<Backup, BackupError> {
         Err(BackupError::Busy)
     }

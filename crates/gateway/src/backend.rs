@@ -374,6 +374,12 @@ pub trait Backend: Send + Sync + 'static {
     /// When this node does not lead, the other cannot, or it has not taken over in time.
     fn move_leader(&self, to: NodeId) -> impl Future<Output = Result<(), MemberError>> + Send;
 
+    /// Gives back the space of what was removed at this node, and says when that is done.
+    ///
+    /// # Errors
+    /// When the node cannot, or goes down meanwhile.
+    fn defragment(&self) -> impl Future<Output = Result<(), BackendError>> + Send;
+
     /// The keyspace of this node's own replica, as of now.
     ///
     /// # Errors

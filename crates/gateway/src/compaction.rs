@@ -1,11 +1,15 @@
 //! When history is forgotten by itself, as etcd's `--auto-compaction-mode` and `--auto-compaction-retention`.
 //!
-//! [`AutoCompaction`] decides, as a value that is handed the time and the revision; [`run`] asks it on the node
-//! that leads, and proposes what it says. The rules are etcd's:
+//! [`AutoCompaction`] decides, as a value that is handed the time and the revision; [`run`] asks it on every node,
+//! and proposes what it says on the one that leads. The rules are etcd's:
 //!
 //! - *Periodic*: everything older than the retention goes, once in a retention, at most once an hour. The
-//!   revision is looked at ten times as often; the first time is a whole retention after the start.
+//!   revision is looked at ten times as often; the first time is a whole retention after the start. What failed is
+//!   tried again at the next look.
 //! - *Revision*: every five minutes everything goes but the last so many revisions.
+//!
+//! A node that does not lead looks all the same, so that it knows what was a retention ago when it begins to lead:
+//! otherwise a leader that changes more often than that would never forget anything.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,31 +42,33 @@ pub enum Retention {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AutoCompaction {
     retention: Retention,
-    /// The revisions of the last looks, the oldest first.
-    seen: VecDeque<i64>,
+    /// The looks of the last period and the one before them: when, and the revision. The oldest first.
+    seen: VecDeque<(Duration, i64)>,
     /// The last compaction, or the beginning.
     last: Duration,
-    /// How long after `last` the next one is due.
-    due_after: Duration,
     compacted: i64,
 }
 
 impl AutoCompaction {
     /// Nothing was compacted yet at `now`, the time since any fixed moment.
     #[must_use]
-    pub fn new(retention: Retention, now: Duration) -> Self {
-        let due_after = match retention {
-            Retention::Period(period) => period,
-            Retention::Revisions(_) => REVISION_INTERVAL,
-        };
-        Self { retention, seen: VecDeque::new(), last: now, due_after, compacted: 0 }
+    pub const fn new(retention: Retention, now: Duration) -> Self {
+        Self { retention, seen: VecDeque::new(), last: now, compacted: 0 }
     }
 
     /// How often to [`look`](Self::look).
     #[must_use]
     pub fn look_interval(&self) -> Duration {
         match self.retention {
-            Retention::Period(period) => period.min(INTERVAL_MAX) / LOOKS,
+            Retention::Period(_) => self.interval() / LOOKS,
+            Retention::Revisions(_) => REVISION_INTERVAL,
+        }
+    }
+
+    /// The least time between two compactions.
+    fn interval(&self) -> Duration {
+        match self.retention {
+            Retention::Period(period) => period.min(INTERVAL_MAX),
             Retention::Revisions(_) => REVISION_INTERVAL,
         }
     }
@@ -71,62 +77,56 @@ impl AutoCompaction {
     pub fn look(&mut self, now: Duration, revision: i64) -> Option<i64> {
         let target = match self.retention {
             Retention::Period(period) => {
-                self.seen.push_back(revision);
-                let looks = period.as_nanos() / self.look_interval().as_nanos().max(1);
-                while self.seen.len() as u128 > looks + 1 {
+                self.seen.push_back((now, revision));
+                let is_old = |(at, _): &(Duration, i64)| now.saturating_sub(*at) >= period;
+                while self.seen.get(1).is_some_and(is_old) {
                     self.seen.pop_front();
                 }
-                *self.seen.front()?
+                // However many looks have failed: what is younger than the period is kept.
+                self.seen.front().filter(|first| is_old(first))?.1
             }
             Retention::Revisions(kept) => revision.saturating_sub(kept),
         };
-        let is_due = now.saturating_sub(self.last) >= self.due_after;
+        let is_due = now.saturating_sub(self.last) >= self.interval();
         (is_due && target > 0 && target != self.compacted).then_some(target)
     }
 
     /// The compaction at `revision` was done at `now`, by whomever.
-    pub fn done(&mut self, now: Duration, revision: i64) {
+    pub const fn done(&mut self, now: Duration, revision: i64) {
         self.last = now;
         self.compacted = revision;
-        if let Retention::Period(period) = self.retention {
-            self.due_after = period.min(INTERVAL_MAX);
-        }
     }
 }
 
-/// Compacts the keyspace behind `backend` for as long as this is polled, while its node leads. A node that
-/// begins to lead begins to look anew: it may keep more than it must, and never less.
+/// Compacts the keyspace behind `backend` for as long as this is polled, whenever its node leads.
 pub async fn run<B: Backend>(backend: Arc<B>, retention: Retention) {
     let began = Instant::now();
-    let mut leading: Option<AutoCompaction> = None;
-    let interval = AutoCompaction::new(retention, Duration::ZERO).look_interval();
+    let mut auto = AutoCompaction::new(retention, Duration::ZERO);
     loop {
-        let status = backend.node_status();
-        if status.leader == Some(status.member_id) {
-            let auto =
-                leading.get_or_insert_with(|| AutoCompaction::new(retention, began.elapsed()));
-            look(&*backend, auto, began).await;
-        } else {
-            leading = None;
-        }
-        tokio::time::sleep(interval).await;
+        look(&*backend, &mut auto, || began.elapsed()).await;
+        tokio::time::sleep(auto.look_interval()).await;
     }
 }
 
-async fn look<B: Backend>(backend: &B, auto: &mut AutoCompaction, began: Instant) {
+/// One look, and the compaction if it is time to and this node leads.
+async fn look<B: Backend>(backend: &B, auto: &mut AutoCompaction, now: impl Fn() -> Duration) {
     let query = kv::Query { body: Some(query::Body::Status(kv::Status {})), caller: None };
     let Ok(answer) = backend.read(query, Consistency::Serializable).await else { return };
-    let Some(revision) = auto.look(began.elapsed(), answer.outcome.revision) else { return };
+    let Some(revision) = auto.look(now(), answer.outcome.revision) else { return };
+    let status = backend.node_status();
+    if status.leader != Some(status.member_id) {
+        return;
+    }
     let body = Some(command::Body::Compact(kv::Compact { revision }));
     let command = kv::Command { body, caller: Some(Caller::system()), ..kv::Command::default() };
     match backend.propose(command).await {
         Ok(answer) => match answer.outcome.body {
             Some(outcome::Body::Compact(_)) => {
                 tracing::info!(revision, "compacted the history by itself");
-                auto.done(began.elapsed(), revision);
+                auto.done(now(), revision);
             }
             Some(outcome::Body::Error(error)) if error == KvError::Compacted as i32 => {
-                auto.done(began.elapsed(), revision);
+                auto.done(now(), revision);
             }
             other => tracing::warn!(revision, ?other, "the history was not compacted"),
         },
@@ -194,5 +194,37 @@ mod tests {
         let mut auto = AutoCompaction::new(Retention::Revisions(8), Duration::ZERO);
         assert_eq!(auto.look(MINUTE * 5, 100), Some(92));
         assert_eq!(auto.look(MINUTE * 10, 101), Some(93));
+        // After a tenth of the period, or of an hour; and then there is a whole one again until the next.
+        for (period, tenth) in [(MINUTE * 10, MINUTE), (MINUTE * 180, MINUTE * 6)] {
+            let mut auto = AutoCompaction::new(Retention::Period(period), Duration::ZERO);
+            assert_eq!(auto.look_interval(), tenth);
+            let (mut now, mut tries) = (Duration::ZERO, Vec::new());
+            while tries.len() < 4 {
+                let revision = 1 + now.as_secs().cast_signed();
+                if let Some(target) = auto.look(now, revision) {
+                    tries.push((now, target));
+                    if tries.len() == 3 {
+                        auto.done(now, target);
+                    }
+                }
+                now += tenth;
+            }
+            let next = period + tenth * 2 + period.min(INTERVAL_MAX);
+            for ((at, target), expected) in
+                tries.into_iter().zip([period, period + tenth, period + tenth * 2, next])
+            {
+                assert_eq!(at, expected);
+                assert_eq!(target, 1 + (at - period).as_secs().cast_signed());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_younger_than_the_period_is_kept_however_many_looks_are_missing() {
+        let mut auto = AutoCompaction::new(Retention::Period(MINUTE * 10), Duration::ZERO);
+        assert_eq!(auto.look(MINUTE * 25, 100), None, "the first look that succeeded");
+        assert_eq!(auto.look(MINUTE * 34, 200), None);
+        assert_eq!(auto.look(MINUTE * 35, 300), Some(100));
+        assert_eq!(auto.look(MINUTE * 60, 400), Some(300));
     }
 }

@@ -34,6 +34,10 @@ const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes that a client may send ahead on one connection: a link of 140 ms carries 30 MB/s so.
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
+/// Calls that a client has taken back before they were looked at, at a time: one more ends its connection. They count
+/// among no other limit, and to begin them costs the client nothing.
+const RESETS_MAX: usize = 20;
+
 /// Largest head of a call.
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
@@ -159,6 +163,7 @@ impl<B: Backend> Connection<B> {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(self.config.max_concurrent_streams)
+            .max_pending_accept_reset_streams(RESETS_MAX)
             .max_header_list_size(HEAD_BYTES_MAX)
             .keep_alive_interval(self.config.grpc_keepalive_interval)
             .keep_alive_timeout(self.config.grpc_keepalive_timeout)

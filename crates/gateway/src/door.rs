@@ -27,12 +27,12 @@ use crate::auth::audit;
 use crate::auth::caller::{Identity, Peer};
 use crate::auth::guard::names_token;
 use crate::auth::service::AuthService;
-use crate::auth::table::{Requirement, requirement};
+use crate::auth::table::{COMPACT, Requirement, is_of_users, is_roots, requirement};
 use crate::backend::Backend;
 use crate::cluster::ClusterService;
 use crate::desk::Desk;
 use crate::election::ElectionService;
-use crate::error::{ApiError, message_too_large};
+use crate::error::{self, ApiError};
 use crate::health::HealthService;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
@@ -60,34 +60,36 @@ impl<B: Backend> Door<B> {
         metrics: Arc<GatewayMetrics>,
         queues: Arc<Queues<B>>,
     ) -> Self {
+        // Of all services alike: each of them falls back to its library's own limit otherwise.
         let bytes_max = desk.config.message_bytes_max();
-        let kv =
-            KvServer::new(KvService::new(Arc::clone(&desk))).max_decoding_message_size(bytes_max);
         let hub = Arc::clone(&queues.hub);
+        let kv = KvServer::new(KvService::new(Arc::clone(&desk)));
+        let watch = WatchServer::new(WatchService::new(Arc::clone(&hub)));
+        let cluster = ClusterServer::new(ClusterService::new(Arc::clone(&desk)));
+        let maintenance = MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk)));
+        let auth = AuthServer::new(AuthService::new(Arc::clone(&desk)));
+        let lease = LeaseServer::new(LeaseService::new(Arc::clone(&hub)));
         let lock = LockServer::new(LockService::new(Arc::clone(&queues)));
         let election = ElectionServer::new(ElectionService::new(queues));
+        let admin = AdminServer::new(AdminService::new(Arc::clone(&desk)));
+        let health = HealthServer::new(HealthService::new(hub));
+        let sound = "the descriptors that this build made are sound";
+        let reflection_v1 = reflection().build_v1().expect(sound);
+        let reflection_v1alpha = reflection().build_v1alpha().expect(sound);
+        let kv = kv.max_decoding_message_size(bytes_max);
         let mut others = Routes::builder();
         others
-            .add_service(
-                WatchServer::new(WatchService::new(Arc::clone(&hub)))
-                    .max_decoding_message_size(bytes_max),
-            )
-            .add_service(ClusterServer::new(ClusterService::new(Arc::clone(&desk))))
-            .add_service(MaintenanceServer::new(MaintenanceService::new(Arc::clone(&desk))))
-            .add_service(AuthServer::new(AuthService::new(Arc::clone(&desk))))
-            .add_service(LeaseServer::new(LeaseService::new(Arc::clone(&hub))))
+            .add_service(watch.max_decoding_message_size(bytes_max))
+            .add_service(cluster.max_decoding_message_size(bytes_max))
+            .add_service(maintenance.max_decoding_message_size(bytes_max))
+            .add_service(auth.max_decoding_message_size(bytes_max))
+            .add_service(lease.max_decoding_message_size(bytes_max))
             .add_service(lock.max_decoding_message_size(bytes_max))
             .add_service(election.max_decoding_message_size(bytes_max))
-            .add_service(AdminServer::new(AdminService::new(Arc::clone(&desk))))
-            .add_service(HealthServer::new(HealthService::new(Arc::clone(&hub))))
-            .add_service(
-                reflection().build_v1().expect("the descriptors that this build made are sound"),
-            )
-            .add_service(
-                reflection()
-                    .build_v1alpha()
-                    .expect("the descriptors that this build made are sound"),
-            );
+            .add_service(admin.max_decoding_message_size(bytes_max))
+            .add_service(health.max_decoding_message_size(bytes_max))
+            .add_service(reflection_v1.max_decoding_message_size(bytes_max))
+            .add_service(reflection_v1alpha.max_decoding_message_size(bytes_max));
         Self { desk, metrics, kv, others: others.routes().prepare() }
     }
 
@@ -112,7 +114,7 @@ impl<B: Backend> Door<B> {
         if is_kv && self.desk.backend.auth_is_off() && !names_token(request.headers()) {
             let (response, code) = in_etcd_words(self.kv.clone().call(request).await?);
             // Users may count by now: this node's replica is behind, and others refused.
-            if code != Code::Ok {
+            if code != Code::Ok || path == COMPACT {
                 self.audit(path, None, &peer, &response);
             }
             call.into_iter().for_each(|call| call.finish(code));
@@ -121,8 +123,11 @@ impl<B: Backend> Door<B> {
         let identity = match self.admit(path, &mut request, peer.clone()).await {
             Ok(identity) => identity,
             Err((identity, refusal)) => {
-                self.metrics.denied_total.increment(1);
-                audit::denied(path, identity.as_ref(), &peer, refusal.text());
+                // Otherwise nobody could be asked.
+                if audit::is_denial(refusal) {
+                    let audit = &self.desk.guard.audit;
+                    audit.denied(path, identity.as_ref(), &peer, refusal.text());
+                }
                 let refusal = Status::from(refusal);
                 call.into_iter().for_each(|call| call.finish(refusal.code()));
                 return Ok(refusal.into_http());
@@ -158,20 +163,17 @@ impl<B: Backend> Door<B> {
         Ok(identity)
     }
 
-    /// Tells of what was refused, and of what changes users or is root's. Logins tell of themselves.
+    /// Tells of what was refused, and of what changes users or is root's. Logins, watches and changes of alarms tell
+    /// of themselves.
     fn audit(&self, path: &str, who: Option<&Identity>, peer: &Peer, response: &Response<Body>) {
         let status = Status::from_header_map(response.headers());
-        let denials = [ApiError::PermissionDenied, ApiError::UserEmpty, ApiError::AuthOldRevision];
-        let of_users = path.starts_with("/etcdserverpb.Auth/") && !path.ends_with("/Authenticate");
+        let mut denials = ApiError::ALL.iter().filter(|error| audit::is_denial(**error));
         match status.filter(|status| status.code() != Code::Ok) {
-            Some(status) if denials.iter().any(|denial| denial.text() == status.message()) => {
-                self.metrics.denied_total.increment(1);
-                audit::denied(path, who, peer, status.message());
+            Some(status) if denials.any(|denial| denial.text() == status.message()) => {
+                self.desk.guard.audit.denied(path, who, peer, status.message());
             }
-            Some(status) if of_users => audit::denied(path, who, peer, status.message()),
-            None if of_users || requirement(path) == Some(Requirement::Root) => {
-                audit::allowed(path, who, peer);
-            }
+            Some(status) if is_of_users(path) => audit::denied(path, who, peer, status.message()),
+            None if is_of_users(path) || is_roots(path) => audit::allowed(path, who, peer),
             Some(_) | None => {}
         }
     }
@@ -189,18 +191,13 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 /// The response with the code that it carries. A call that fails before its first message carries the
-/// status in its head. The only `OutOfRange` that is not of our table is the message decoder's for a
-/// message above its limit, where etcd's library says `ResourceExhausted`.
+/// status in its head.
 fn in_etcd_words(response: Response<Body>) -> (Response<Body>, Code) {
     let Some(status) = Status::from_header_map(response.headers()) else {
         return (response, Code::Ok);
     };
-    if status.code() != Code::OutOfRange || status.message().starts_with("etcdserver: ") {
-        return (response, status.code());
-    }
-    let mut sizes = status.message().split(' ').filter_map(|word| word.parse().ok());
-    let (found, limit) = (sizes.next().unwrap_or(0), sizes.next().unwrap_or(0));
-    let refusal = message_too_large(found, limit);
-    let code = refusal.code();
-    (refusal.into_http(), code)
+    let found = status.code();
+    let status = error::in_etcd_words(status);
+    let code = status.code();
+    (if code == found { response } else { status.into_http() }, code)
 }

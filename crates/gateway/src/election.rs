@@ -249,6 +249,7 @@ impl<B: Backend> Observer<B> {
         let (queues, by) = (&self.queues, self.by.as_ref());
         let looked = async || look(queues, &self.prefix, revision, by).await;
         let (header, found) = persist(looked).await?;
+        self.by = self.by.take().map(Identity::let_in);
         let leader = found.as_ref().map(|found| found.key.clone());
         let range = match &leader {
             Some(key) => KeyRange::single(key),

@@ -320,6 +320,17 @@ pub(crate) fn message_too_large(found_bytes: u64, limit_bytes: u64) -> Status {
     ))
 }
 
+/// A status in etcd's words. The only `OutOfRange` that is not of our table is the message decoder's for a
+/// message above its limit, where etcd's library says `ResourceExhausted`.
+pub(crate) fn in_etcd_words(status: Status) -> Status {
+    if status.code() != Code::OutOfRange || status.message().starts_with("etcdserver: ") {
+        return status;
+    }
+    let mut sizes = status.message().split(' ').filter_map(|word| word.parse().ok());
+    let (found, limit) = (sizes.next().unwrap_or(0), sizes.next().unwrap_or(0));
+    message_too_large(found, limit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

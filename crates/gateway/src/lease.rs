@@ -21,7 +21,7 @@ use crate::auth::caller::{Identity, identity};
 use crate::backend::{Answer, Backend, Consistency};
 use crate::closing::until_closed;
 use crate::desk::Desk;
-use crate::error::ApiError;
+use crate::error::{ApiError, in_etcd_words};
 use crate::watch::Hub;
 
 /// Keep-alives of one stream that are under way at a time; the client's next ones wait in its stream.
@@ -186,7 +186,7 @@ impl<B: Backend> lease_server::Lease for LeaseService<B> {
         let requests = request.into_inner().take_until(self.hub.closed());
         let answers = requests.map(move |request| {
             let (desk, by) = (Arc::clone(&desk), by.clone());
-            async move { desk.keep_alive(request?.id, by.as_ref()).await }
+            async move { desk.keep_alive(request.map_err(in_etcd_words)?.id, by.as_ref()).await }
         });
         let answers = answers.buffered(KEEP_ALIVES_MAX);
         Ok(Response::new(until_closed(answers, self.hub.closed())))

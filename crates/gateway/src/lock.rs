@@ -44,7 +44,8 @@ impl<B: Backend> lock_server::Lock for LockService<B> {
         let lost = ApiError::SessionExpired;
         let wish = Wish { name, lease, value: Bytes::new(), by, lost };
         let owned = self.queues.own(wish).await.map_err(in_their_words)?;
-        Ok(Response::new(LockResponse { header: Some(owned.found), key: owned.key }))
+        let (header, fencing_token) = (Some(owned.found), owned.created);
+        Ok(Response::new(LockResponse { header, key: owned.key, fencing_token }))
     }
 
     async fn unlock(

@@ -19,7 +19,8 @@ use quorate_types::{NodeId, Term};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-use crate::auth::caller::{Identity, identity};
+use crate::auth::audit;
+use crate::auth::caller::{Identity, identity, peer};
 use crate::backend::{Answer, Backend, BackupForm, Consistency};
 use crate::blobs::{Blob, Blobs};
 use crate::desk::{Desk, ETCD_CLUSTER_VERSION, ETCD_VERSION};
@@ -118,12 +119,12 @@ impl<B: Backend> maintenance_server::Maintenance for MaintenanceService<B> {
         }))
     }
 
-    /// `etcdctl endpoint health` asks for the list.
+    /// `etcdctl endpoint health` asks for the list. Only changes are told of, as those of root's are.
     async fn alarm(
         &self,
         request: Request<AlarmRequest>,
     ) -> Result<Response<AlarmResponse>, Status> {
-        let by = identity(&request);
+        let (by, peer) = (identity(&request), peer(&request));
         let AlarmRequest { action, member_id, alarm: kind } = request.into_inner();
         let alarm = Alarm { member: member_id, kind };
         let (found, revision, term) = match AlarmAction::try_from(action) {
@@ -143,6 +144,9 @@ impl<B: Backend> maintenance_server::Maintenance for MaintenanceService<B> {
             }
             Err(_) => return Err(ApiError::BadAlarm.into()),
         };
+        if action != AlarmAction::Get as i32 {
+            audit::allowed("/etcdserverpb.Maintenance/Alarm", by.as_ref(), &peer);
+        }
         let alarms = found.alarms.into_iter();
         Ok(Response::new(AlarmResponse {
             header: Some(self.desk.header(revision, term)),
@@ -152,11 +156,13 @@ impl<B: Backend> maintenance_server::Maintenance for MaintenanceService<B> {
         }))
     }
 
-    /// Nothing to do: the state engine gives space back by itself.
+    /// The state engine gives space back by itself, when it has written enough marks of what was removed; this is for
+    /// whoever does not want to wait for that. Clients are served meanwhile.
     async fn defragment(
         &self,
         _: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        self.desk.backend.defragment().await?;
         // etcd gives no more than an empty head here.
         Ok(Response::new(DefragmentResponse { header: None }))
     }

@@ -72,7 +72,7 @@ impl<B: Backend> Gateway<B> {
         recorder: &dyn Recorder,
     ) -> Self {
         let metrics = Arc::new(GatewayMetrics::new(recorder));
-        let guard = Guard::new(auth, metrics.logins_waiting.clone());
+        let guard = Guard::new(auth, &metrics);
         let desk = Arc::new(Desk::new(backend, config, guard));
         let hub = Arc::new(Hub::new(Arc::clone(&desk), WatchMetrics::new(recorder)));
         let queues = Arc::new(Queues::new(Arc::clone(&hub), UndoMetrics::new(recorder)));

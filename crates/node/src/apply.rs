@@ -5,18 +5,21 @@
 //! the groups. The state engine keeps no log of its own: after a crash a group applies again from the
 //! row that was durable, and since row and data are one batch, nothing is applied twice or left out.
 //!
+//! Between two rounds the machines remove what nobody can read any more, a little at a time: [`Sweeps`] says
+//! whose turn it is.
+//!
 //! A panic in a machine drops that group's part of the batch and that machine alone: the group is told, and
 //! asks for a new one ([`Applier::reload`]). A failure of the engine ends the process, because no later
 //! answer could be trusted, and so does any other panic here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use quorate_group::{Checkpoint, DIGEST_INTERVAL, Generation, is_checkpoint};
 use quorate_store::{GroupRow, Install, Overlay, ScopedView, StateEngine};
 use quorate_types::machine::{Feed, RowScope, StateError};
@@ -29,12 +32,10 @@ use tokio::sync::oneshot;
 use crate::completions::EXIT_STORAGE_FAILED;
 use crate::feed::{Feeds, Ring};
 use crate::metrics::NodeMetrics;
+use crate::sweeps::{STEP_ROWS_MAX, Sweeps, Turn};
 
 /// Bytes of entries that one round takes at most, so that a batch stays a few milliseconds of work.
 const ROUND_BYTES_MAX: usize = 4 << 20;
-
-/// Rows that one sweep removes at most before new entries get their turn.
-const SWEEP_ROWS_MAX: usize = 512;
 
 /// Committed entries of a group. A group has at most one such task outstanding, which bounds the
 /// applier's queue by the number of groups.
@@ -113,7 +114,7 @@ impl Applier {
                 Rounds {
                     engine,
                     machines: BTreeMap::new(),
-                    sweeping: BTreeSet::new(),
+                    sweeps: Sweeps::default(),
                     on_applied,
                     on_failed,
                     metrics,
@@ -175,8 +176,7 @@ fn fail(reason: &str) -> ! {
 struct Rounds {
     engine: Arc<dyn StateEngine>,
     machines: BTreeMap<GroupId, Owned>,
-    /// Groups whose machine may have rows to remove.
-    sweeping: BTreeSet<GroupId>,
+    sweeps: Sweeps,
     on_applied: OnApplied,
     on_failed: OnFailed,
     metrics: Arc<NodeMetrics>,
@@ -228,16 +228,25 @@ impl Rounds {
         }
     }
 
-    /// The next piece of work; sweeps while there is none. `None`: nobody is left to give any.
+    /// The next piece of work; before it, and while there is none, sweeps that are due. `None`: nobody is left to
+    /// give any.
     fn wait(&mut self, queue: &Receiver<Work>) -> Result<Option<Work>, StateError> {
         loop {
-            match queue.try_recv() {
-                Ok(work) => return Ok(Some(work)),
-                Err(TryRecvError::Disconnected) => return Ok(None),
-                Err(TryRecvError::Empty) if self.sweeping.is_empty() => {
-                    return Ok(queue.recv().ok());
+            // However much waits: space must follow a compaction under every load.
+            let now = Instant::now();
+            let turn = self.sweeps.turn(now);
+            let received = match turn {
+                Turn::Now(group) => {
+                    self.sweep(group, now)?;
+                    continue;
                 }
-                Err(TryRecvError::Empty) => self.sweep()?,
+                Turn::At(next) => queue.recv_deadline(next),
+                Turn::Never => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match received {
+                Ok(work) => return Ok(Some(work)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
@@ -265,7 +274,7 @@ impl Rounds {
     fn close(&mut self, group: GroupId) {
         self.feeds.ring(group).close();
         self.machines.remove(&group);
-        self.sweeping.remove(&group);
+        self.sweeps.remove(group);
     }
 
     /// A machine has panicked: it must not be used again, and its group has to know.
@@ -300,7 +309,7 @@ impl Rounds {
             applied: open.applied,
         };
         self.machines.insert(open.group, owned);
-        self.sweeping.insert(open.group);
+        self.sweeps.add(open.group);
         Ok(())
     }
 
@@ -350,11 +359,12 @@ impl Rounds {
                         lost.push((group, generation));
                     }
                 }
-                self.sweeping.insert(group);
+                self.sweeps.add(group);
             }
             overlay.into_rows()
         };
         self.engine.write(rows)?;
+        self.sweeps.earn(entries);
         for (group, generation) in lost {
             self.lose(group, generation);
         }
@@ -369,39 +379,42 @@ impl Rounds {
         Ok(())
     }
 
-    fn sweep(&mut self) -> Result<(), StateError> {
-        let Some(&group) = self.sweeping.first() else { return Ok(()) };
+    /// One step of the group whose turn it is.
+    fn sweep(&mut self, group: GroupId, now: Instant) -> Result<(), StateError> {
         let Some(owned) = self.machines.get_mut(&group) else {
-            self.sweeping.remove(&group);
+            self.sweeps.remove(group);
             return Ok(());
         };
         let generation = owned.generation;
         let mut overlay = Overlay::new(self.engine.view());
         let swept = catch_unwind(AssertUnwindSafe(|| sweep_once(owned, group, &mut overlay)));
-        let Ok(more) = swept else {
+        let Ok(swept) = swept else {
             // What it has written into the batch goes with it.
             drop(overlay);
             self.lose(group, generation);
             return Ok(());
         };
-        let (more, rows) = (more?, overlay.into_rows());
-        self.engine.write(rows)?;
-        if !more {
-            self.sweeping.remove(&group);
+        let (more, rows) = (swept?, overlay.into_rows());
+        let removed = rows.len();
+        if removed > 0 {
+            self.engine.write(rows)?;
         }
+        self.sweeps.took(now, removed, more);
         Ok(())
     }
 }
 
-/// True while there is more to sweep.
+/// True while there is more to sweep. Writes nothing if nothing has changed, as after most entries.
 fn sweep_once(
     owned: &mut Owned,
     group: GroupId,
     overlay: &mut Overlay<'_>,
 ) -> Result<bool, StateError> {
-    let mut batch = overlay.scoped(owned.scope, group);
-    let more = owned.machine.sweep(SWEEP_ROWS_MAX, &mut batch)?;
-    write_group_row(owned, group, overlay);
+    let before = owned.machine.meta();
+    let more = owned.machine.sweep(STEP_ROWS_MAX, &mut overlay.scoped(owned.scope, group))?;
+    if !overlay.is_empty() || owned.machine.meta() != before {
+        write_group_row(owned, group, overlay);
+    }
     Ok(more)
 }
 
@@ -470,3 +483,7 @@ fn write_group_row(owned: &Owned, group: GroupId, overlay: &mut Overlay<'_>) {
     };
     overlay.put_group_row(group, &row);
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

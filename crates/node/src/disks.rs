@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::actor::Input;
 use crate::engine::lock;
-use crate::forward::{Beat, Request};
+use crate::forward::{Beat, Request, reply};
 use crate::router::Router;
 
 /// Looks in an election timeout: a stalled disk is found so much later at most.
@@ -215,9 +215,12 @@ impl DiskWatch {
             let router = Arc::clone(&self.router);
             // Bounded: none waits longer than for the next one.
             drop(tokio::spawn(async move {
-                let deadline = Instant::now() + BEAT_INTERVAL;
+                let began = Instant::now();
+                let answer = router.ask(peer, Request::beat(beat), began + BEAT_INTERVAL).await;
                 // A lost beat is followed by the next one.
-                drop(router.ask(peer, Request::beat(beat), deadline).await);
+                if matches!(answer, Ok(reply::Body::Heard(_))) {
+                    router.distances.note(peer, began.elapsed());
+                }
             }));
         }
     }

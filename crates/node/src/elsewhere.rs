@@ -1,8 +1,8 @@
 //! Requests to a group that this node has no part in, or none any more: it was fenced or quarantined here.
 //!
-//! Nobody here knows who leads. The placement map names the members: one after the other is asked, those whose
-//! connection is gone last, and each either serves the request or says who does. A proposal goes on to the
-//! next only when it is certain that it was not proposed.
+//! Nobody here knows who leads. The placement map names the members: one after the other is asked, the nearest
+//! first and those whose connection is gone last, and each either serves the request or says who does. A proposal
+//! goes on to the next only when it is certain that it was not proposed.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -20,6 +20,32 @@ use crate::router::{EngineError, LOOK_AGAIN, ReadAnswer, Router, refusal_of};
 /// How long one member may take to answer a read before the next one is asked; the leader answers sooner,
 /// unless all is slow, and then asking again costs little.
 const READ_PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// How a member looks from here; the least is asked first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Outlook {
+    /// Nothing is heard of its node.
+    gone: bool,
+    /// It did not serve lately.
+    passed_over: bool,
+    far: Far,
+}
+
+/// How far a node is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Far {
+    /// So far, there and back.
+    By(Duration),
+    /// Nobody knows yet.
+    Unknown,
+}
+
+/// The members in the order in which they are asked.
+fn in_order(members: impl IntoIterator<Item = (NodeId, Outlook)>) -> Vec<NodeId> {
+    let mut members: Vec<_> = members.into_iter().collect();
+    members.sort_by_key(|(member, outlook)| (*outlook, *member));
+    members.into_iter().map(|(member, _)| member).collect()
+}
 
 /// Whom to ask next for a group that does not live here.
 #[derive(Debug)]
@@ -67,7 +93,7 @@ impl Router {
         command: Bytes,
         deadline: Instant,
     ) -> Result<Proposed, EngineError> {
-        let mut search = self.search(group)?;
+        let mut search = self.search(group, |_| false)?;
         // Of the same bound as proposals here: what waits is held in memory.
         let _permit = self.permit(command.len())?;
         loop {
@@ -96,7 +122,7 @@ impl Router {
         led: bool,
         deadline: Instant,
     ) -> Result<ReadAnswer, EngineError> {
-        let mut search = self.search(group)?;
+        let mut search = self.search(group, |_| false)?;
         loop {
             let request = Request::read(group, query.clone(), led);
             let until = deadline.min(Instant::now() + READ_PATIENCE);
@@ -115,16 +141,22 @@ impl Router {
         }
     }
 
-    /// The other members of `group`, if the map has it.
-    pub(crate) fn search(&self, group: GroupId) -> Result<Search, EngineError> {
+    /// The other members of `group`, if the map has it; those that are to be passed over come after the others.
+    pub(crate) fn search(
+        &self,
+        group: GroupId,
+        passed_over: impl Fn(NodeId) -> bool,
+    ) -> Result<Search, EngineError> {
         let map = self.map.load();
         let members = map.group(group).map(|group| group.replicas.nodes()).unwrap_or_default();
         let others = members.into_iter().filter(|member| *member != self.node);
-        let (gone, there): (Vec<_>, Vec<_>) = {
-            let wheel = lock(&self.wheel);
-            others.partition(|member| wheel.is_gone(*member))
+        let wheel = lock(&self.wheel);
+        let outlook = |member| {
+            let far = self.distances.of(member).map_or(Far::Unknown, Far::By);
+            let (gone, passed_over) = (wheel.is_gone(member), passed_over(member));
+            (member, Outlook { gone, passed_over, far })
         };
-        Search::new(there.into_iter().chain(gone)).ok_or(EngineError::UnknownGroup(group))
+        Search::new(in_order(others.map(outlook))).ok_or(EngineError::UnknownGroup(group))
     }
 
     pub(crate) async fn go_on(
@@ -166,6 +198,25 @@ mod tests {
 
     fn search() -> Search {
         Search::new([2, 3, 4].map(NodeId)).expect("there are members")
+    }
+
+    #[test]
+    fn the_nearest_is_asked_first_and_then_who_is_not_known_who_was_of_no_use_and_who_is_gone() {
+        let by = |ms| Far::By(Duration::from_millis(ms));
+        let outlook = |gone, passed_over, far| Outlook { gone, passed_over, far };
+        let members = [
+            (1, outlook(true, false, by(1))),
+            (2, outlook(false, true, by(1))),
+            (3, outlook(false, false, Far::Unknown)),
+            (4, outlook(false, false, by(70))),
+            (5, outlook(false, false, by(3))),
+            (6, outlook(false, true, by(40))),
+            (7, outlook(true, true, by(1))),
+            (8, outlook(false, false, by(70))),
+        ];
+        let order = in_order(members.map(|(member, outlook)| (NodeId(member), outlook)));
+        let order: Vec<_> = order.into_iter().map(NodeId::value).collect();
+        assert_eq!(order, [5, 4, 8, 3, 2, 6, 1, 7]);
     }
 
     #[test]

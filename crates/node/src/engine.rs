@@ -25,6 +25,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::actor::{Drive, Glance, GroupActor, GroupReport, Input, Reloader, Rest};
 use crate::apply::Applier;
+use crate::background;
 use crate::completions::LogCompletions;
 use crate::config::EngineConfig;
 use crate::entry_cache::CachePart;
@@ -79,6 +80,8 @@ pub(crate) struct Parts {
     pub(crate) placement_applied: Arc<Notify>,
     /// Backups that are being written: one at a time.
     pub(crate) backups: Arc<Semaphore>,
+    /// Held by whoever gives space back: one at a time.
+    pub(crate) compacting: Arc<tokio::sync::Mutex<()>>,
     /// Which groups were found damaged, now or earlier, and why.
     pub(crate) fenced: BTreeMap<GroupId, String>,
     /// Locks the directory as long as anything of the node is left.
@@ -290,6 +293,27 @@ impl Engine {
         self.parts.state.size_bytes()
     }
 
+    /// Gives back the space of what was removed, see [`StateEngine::compact`]. Of several calls one is carried out at
+    /// a time. It comes to its end although nobody waits any more, unless the node stops.
+    ///
+    /// # Errors
+    /// When the engine fails, or the node stops.
+    pub async fn compact_state(&self) -> Result<(), EngineError> {
+        let turn = Arc::clone(&self.parts.compacting).lock_owned().await;
+        let (state, router) = (Arc::clone(&self.parts.state), Arc::clone(&self.parts.router));
+        let compacted = background::run(move || {
+            let compacted = state.compact(&|| !router.stopping.load(Ordering::Acquire));
+            drop((state, turn));
+            compacted.map(|()| !router.stopping.load(Ordering::Acquire))
+        });
+        match compacted.await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(EngineError::Stopping),
+            Ok(Err(error)) => Err(EngineError::Read(error.to_string())),
+            Err(unfinished) => Err(EngineError::Read(unfinished.to_string())),
+        }
+    }
+
     /// How the node and its groups are. Asks all groups that are awake: not for every request.
     pub async fn status(&self) -> NodeStatus {
         let parts = &self.parts;
@@ -363,6 +387,8 @@ impl Engine {
             let _ = resident.actor.stop_gracefully().await;
             resident.actor.wait_for_shutdown().await;
         }
+        // It ends after its piece, and nobody closes the state's files before.
+        drop(parts.compacting.lock().await);
         parts.applier.stop();
         let thread = lock(&parts.applier_thread).take();
         let (wal, state) = (Arc::clone(&parts.wal), Arc::clone(&parts.state));

@@ -36,6 +36,7 @@ mod clock;
 mod completions;
 pub mod config;
 mod disks;
+mod distances;
 mod doubt;
 mod elsewhere;
 mod engine;
@@ -63,6 +64,7 @@ mod router;
 mod snapshot;
 mod state;
 mod steward;
+mod sweeps;
 mod ticker;
 mod witness;
 

@@ -46,6 +46,8 @@ pub(crate) struct NodeMetrics {
     pub(crate) apply_entries: Histogram,
     pub(crate) apply_queue_depth: Gauge,
     pub(crate) feed_bytes: Gauge,
+    pub(crate) follows_asked: Counter,
+    pub(crate) follows_answered: Counter,
     /// The figures of each kind of machine.
     figures: Vec<(Arc<dyn MachineKind>, Vec<Gauge>)>,
     /// By peer: the most that any group led here has not yet heard back from it.
@@ -209,6 +211,14 @@ impl NodeMetrics {
             feed_bytes: registry.gauge(
                 "quorate_node_feed_bytes",
                 "Bytes of late feeds that are held for those who follow groups of this node.",
+            ),
+            follows_asked: registry.counter(
+                "quorate_node_follows_asked_total",
+                "Questions to other nodes for what happens in groups that this node has no replica of.",
+            ),
+            follows_answered: registry.counter(
+                "quorate_node_follows_answered_total",
+                "Such questions of other nodes that a replica here has answered; not those that were refused.",
             ),
             figures: Vec::new(),
             replication_lag_entries: Mutex::new(peers.iter().take(PEERS_MAX).map(lag).collect()),

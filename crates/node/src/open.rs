@@ -190,6 +190,7 @@ pub(crate) async fn open(
         metrics: Arc::clone(&metrics),
         stopping: AtomicBool::new(false),
         disks: Arc::default(),
+        distances: Arc::default(),
         entries: Arc::new(EntryCache::new(GROUP_CACHE_BYTES_MAX)),
         feeds: Arc::new(Feeds::new(metrics.feed_bytes.clone())),
     });
@@ -280,6 +281,7 @@ pub(crate) async fn open(
         tasks: Mutex::new(Vec::new()),
         placement_applied,
         backups: Arc::new(Semaphore::new(1)),
+        compacting: Arc::default(),
         fenced: fence.groups().clone(),
         data_dir,
     });

@@ -27,6 +27,7 @@ use crate::actor::{
     ReadSlot,
 };
 use crate::disks::{Disks, View};
+use crate::distances::Distances;
 use crate::engine::lock;
 use crate::entry_cache::EntryCache;
 use crate::feed::Feeds;
@@ -156,6 +157,8 @@ pub(crate) struct Router {
     pub(crate) stopping: AtomicBool,
     /// How the disks of this node and of the others are.
     pub(crate) disks: Arc<Disks>,
+    /// How far the other nodes are.
+    pub(crate) distances: Arc<Distances>,
     /// What the groups keep of their logs in memory.
     pub(crate) entries: Arc<EntryCache>,
     /// What the groups of this node did lately.

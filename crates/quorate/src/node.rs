@@ -421,3 +421,97 @@ where
 {
     RuntimeThread::start(node, part, threads, main).map_err(NodeError::Thread)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use quorate_gateway::compaction::Retention;
+
+    use super::*;
+    use crate::config::{Layers, Settings};
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn checked(flags: &[&str]) -> ServeConfig {
+        let always = ["serve", "--cert=c", "--key=k", "--ca=a"];
+        let flags = Flags::try_parse_from(always.iter().chain(flags)).unwrap().settings;
+        ServeConfig::check(&Layers { flags, ..Layers::default() }).unwrap()
+    }
+
+    #[test]
+    fn every_flag_about_clients_reaches_the_gateway() {
+        let config = gateway_config(&checked(&[
+            "--max-request-bytes=1001",
+            "--max-txn-ops=102",
+            "--grpc-keepalive-interval=103s",
+            "--grpc-keepalive-timeout=104s",
+            "--grpc-keepalive-min-time=105s",
+            "--watch-progress-notify-interval=106s",
+            "--election-timeout=4700",
+            "--max-concurrent-streams=108",
+            "--max-connections=109",
+        ]));
+        let seconds = Duration::from_secs;
+        let expected = GatewayConfig {
+            max_request_bytes: 1001,
+            max_txn_ops: 102,
+            grpc_keepalive_interval: seconds(103),
+            grpc_keepalive_timeout: seconds(104),
+            grpc_keepalive_min_time: seconds(105),
+            watch_progress_interval: seconds(106),
+            election_timeout: Duration::from_millis(4_700),
+            max_concurrent_streams: 108,
+            max_connections: 109,
+            // 7.05 s, rounded up.
+            lease_ttl_min_s: 8,
+            // No setting says anything about the others.
+            ..GatewayConfig::default()
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn without_flags_the_gateway_has_its_own_defaults_but_pings_as_seldom_as_etcd() {
+        let expected = GatewayConfig {
+            grpc_keepalive_interval: Duration::from_secs(2 * 60 * 60),
+            ..GatewayConfig::default()
+        };
+        assert_eq!(gateway_config(&checked(&[])), expected);
+        let never = gateway_config(&checked(&["--grpc-keepalive-interval=0s"]));
+        assert_eq!(never.grpc_keepalive_interval, NEVER);
+    }
+
+    #[test]
+    fn the_flags_of_compaction_say_what_history_is_kept() {
+        let retention = |flags| checked(flags).retention;
+        assert_eq!(retention(&[]), None);
+        let hours = retention(&["--auto-compaction-retention=2"]);
+        assert_eq!(hours, Some(Retention::Period(Duration::from_secs(2 * 60 * 60))));
+        let revisions =
+            retention(&["--auto-compaction-mode=revision", "--auto-compaction-retention=7"]);
+        assert_eq!(revisions, Some(Retention::Revisions(7)));
+    }
+
+    #[test]
+    fn the_flags_of_tokens_say_how_they_are_made_and_how_long_they_live() {
+        let simple = auth_config(&checked(&["--auth-token-ttl=7"])).unwrap();
+        assert!(matches!(simple.tokens, TokenKind::Simple));
+        assert_eq!(simple.token_ttl, Duration::from_secs(7));
+
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        let jwt = format!("--auth-token=jwt,sign-method=HS256,priv-key={},ttl=5m", key.display());
+        let missing = auth_config(&checked(&[&jwt])).unwrap_err().to_string();
+        assert!(missing.starts_with("auth-token: priv-key "), "{missing}");
+        std::fs::write(&key, b"a secret of thirty-two bytes or more").unwrap();
+        let signed = auth_config(&checked(&[&jwt])).unwrap();
+        assert!(matches!(signed.tokens, TokenKind::Jwt(_)));
+
+        let other = auth_config(&checked(&["--auth-token=paper"])).unwrap_err().to_string();
+        assert_eq!(other, "auth-token: must be simple or jwt,..., found \"paper\"");
+    }
+}

@@ -173,7 +173,15 @@ impl Backend for EngineBackend {
         };
         let group = self.engine.route(query_key(&query)).group;
         let read = self.engine.read(group, query.encode_to_vec().into(), consistency).await;
-        let read = read.map_err(backend_error)?;
+        let read = match (read, query.body) {
+            (Err(EngineError::TooLarge { .. }), Some(kv::query::Body::Events(asked))) => {
+                let (found, raft_term) = events::in_parts(&self.engine, group, asked).await?;
+                let revision = found.through;
+                let body = Some(kv::outcome::Body::Events(found));
+                return Ok(Answer { outcome: kv::Outcome { revision, body }, raft_term });
+            }
+            (read, _) => read.map_err(backend_error)?,
+        };
         Ok(Answer { outcome: outcome(read.answer)?, raft_term: read.term })
     }
 
@@ -243,6 +251,10 @@ impl Backend for EngineBackend {
 
     async fn move_leader(&self, to: NodeId) -> Result<(), MemberError> {
         self.engine.move_leader(GroupId::FIRST_DATA, to).await.map_err(member_error)
+    }
+
+    async fn defragment(&self) -> Result<(), BackendError> {
+        self.engine.compact_state().await.map_err(backend_error)
     }
 
     async fn backup(&self, form: BackupForm) -> Result<Backup, BackupError> {

@@ -123,7 +123,7 @@ impl World {
         let Ok(Outcome { body: Some(outcome::Body::Events(found)), .. }) = answer else {
             return Err(Oracle::Watch.broken(format!("node {node} has no events: {answer:?}")));
         };
-        let EventsOutcome { events, through, compacted } = found;
+        let EventsOutcome { events, through, compacted, .. } = found;
         let Some(floor) = compacted else { return self.told(number, through, &events, prev_kv) };
         if let Some(model) = self.model() {
             watch::on_compacted(&self.watcher_name(number), model, after, floor)?;

@@ -158,8 +158,8 @@ pub trait StateMachine: Send {
         None
     }
 
-    /// Removes up to `budget_rows` rows that no read can see any more. Called when there is nothing to
-    /// apply; returns true while there is more to remove.
+    /// Removes up to `budget_rows` rows that no read can see any more. Called now and then between
+    /// applies; returns true while there is more to remove.
     ///
     /// # Errors
     /// When the engine fails.

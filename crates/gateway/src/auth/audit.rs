@@ -2,7 +2,39 @@
 //! `audit`, which is its message as well: lines for people show no target. Keys, values, passwords and tokens
 //! are never in it; names are shown escaped, so that nobody can write lines of their own.
 
+use metrics::Counter;
+
 use super::caller::{Identity, Peer};
+use crate::error::ApiError;
+
+/// What counts refusals.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    denied_total: Counter,
+}
+
+impl Audit {
+    pub(crate) const fn new(denied_total: Counter) -> Self {
+        Self { denied_total }
+    }
+
+    /// Counts that somebody was refused for who it is, and tells it.
+    pub(crate) fn denied(&self, path: &str, who: Option<&Identity>, peer: &Peer, reason: &str) {
+        self.denied_total.increment(1);
+        denied(path, who, peer, reason);
+    }
+}
+
+/// Whether a refusal is one for who asks.
+pub(crate) const fn is_denial(error: ApiError) -> bool {
+    matches!(
+        error,
+        ApiError::PermissionDenied
+            | ApiError::UserEmpty
+            | ApiError::AuthOldRevision
+            | ApiError::InvalidAuthToken
+    )
+}
 
 /// Tells that a call was let in.
 pub(crate) fn allowed(path: &str, who: Option<&Identity>, peer: &Peer) {
@@ -11,7 +43,7 @@ pub(crate) fn allowed(path: &str, who: Option<&Identity>, peer: &Peer) {
     tracing::info!(target: "audit", method = path, user, source, peer, verdict = "allowed", "audit");
 }
 
-/// Tells that a call was refused.
+/// Tells that a call was refused, or that a change failed.
 pub(crate) fn denied(path: &str, who: Option<&Identity>, peer: &Peer, reason: &str) {
     let (user, source) = shown(who);
     let peer = address(peer);
@@ -31,7 +63,7 @@ pub(crate) fn login(user: &str, peer: &Peer, result: Result<(), &str>) {
 
 fn shown(who: Option<&Identity>) -> (String, &'static str) {
     use super::caller::Source;
-    let Some(Identity { caller, source }) = who else { return (String::new(), "none") };
+    let Some(Identity { caller, source, .. }) = who else { return (String::new(), "none") };
     let source = match source {
         Source::Token => "token",
         Source::Jwt => "jwt",

@@ -44,6 +44,21 @@ impl Peer {
 pub(crate) struct Identity {
     pub(crate) caller: Caller,
     pub(crate) source: Source,
+    /// The stream that it has opened goes on, so it is looked at as of now from then on.
+    pub(crate) is_let_in: bool,
+}
+
+impl Identity {
+    /// Of a call that begins.
+    pub(crate) const fn new(caller: Caller, source: Source) -> Self {
+        Self { caller, source, is_let_in: false }
+    }
+
+    /// The same for the rest of a stream that was let in: a signed token too holds on there for as long as its user
+    /// is the same. etcd looks no more at all.
+    pub(crate) fn let_in(self) -> Self {
+        Self { is_let_in: true, ..self }
+    }
 }
 
 /// How a caller is known.
@@ -51,7 +66,7 @@ pub(crate) struct Identity {
 pub(crate) enum Source {
     /// By a token of ours, which follows the auth revision.
     Token,
-    /// By a signed token, which holds for the auth revision that stands in it and for no other.
+    /// By a signed token, which opens calls at the auth revision that stands in it and at no other.
     Jwt,
     /// By the certificate of the connection.
     Certificate,
@@ -60,4 +75,9 @@ pub(crate) enum Source {
 /// Who makes a request; none while users do not count, or when nobody said.
 pub(crate) fn identity<T>(request: &tonic::Request<T>) -> Option<Identity> {
     request.extensions().get::<Identity>().cloned()
+}
+
+/// From where a request came.
+pub(crate) fn peer<T>(request: &tonic::Request<T>) -> Peer {
+    request.extensions().get::<Peer>().cloned().unwrap_or_default()
 }

@@ -6,11 +6,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
-use metrics::Gauge;
 use quorate_types::KeyRange;
 use quorate_types::auth::{AuthQuery, Caller, Directory, Needs, outcome as told, query as asked};
 use quorate_types::kv::{self, KvError, outcome, query};
 
+use super::audit::Audit;
 use super::caller::{Identity, Peer, Source};
 use super::config::{AuthConfig, TokenKind};
 use super::passwords::Passwords;
@@ -19,6 +19,7 @@ use super::token::{Now, SimpleTokens, Unproven};
 use crate::backend::{Backend, BackendError, Consistency};
 use crate::desk::Desk;
 use crate::error::ApiError;
+use crate::metrics::GatewayMetrics;
 
 /// Metadata in which clients send their token; the second is how they do over HTTP/1.
 const TOKEN_KEYS: [&str; 2] = ["token", "authorization"];
@@ -32,6 +33,7 @@ pub(crate) fn names_token(headers: &HeaderMap) -> bool {
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub(crate) passwords: Passwords,
+    pub(crate) audit: Audit,
     simple: SimpleTokens,
     kind: TokenKind,
     /// The directory that was fetched last, for a node whose own replica lags or is none.
@@ -42,9 +44,10 @@ pub(crate) struct Guard {
 pub(crate) type Refusal = (Option<Identity>, ApiError);
 
 impl Guard {
-    pub(crate) fn new(config: AuthConfig, logins_waiting: Gauge) -> Self {
+    pub(crate) fn new(config: AuthConfig, metrics: &GatewayMetrics) -> Self {
         Self {
-            passwords: Passwords::new(&config, logins_waiting),
+            passwords: Passwords::new(&config, metrics.logins_waiting.clone()),
+            audit: Audit::new(metrics.denied_total.clone()),
             simple: SimpleTokens::new(config.token_ttl),
             kind: config.tokens,
             fetched: Mutex::new(None),
@@ -83,7 +86,7 @@ impl Guard {
         if !known || revision > directory.revision() {
             return Err(invalid(revision > directory.revision()));
         }
-        Ok(Identity { caller: Caller::user(user, directory.revision()), source })
+        Ok(Identity::new(Caller::user(user, directory.revision()), source))
     }
 }
 
@@ -134,9 +137,9 @@ impl<B: Backend> Desk<B> {
         peer: &Peer,
     ) -> Result<(Arc<Directory>, Option<Identity>), ApiError> {
         let Some(token) = TOKEN_KEYS.iter().find_map(|key| headers.get(*key)) else {
-            let certified = peer.certificate_user().map(|user| Identity {
-                caller: Caller::user(user, directory.revision()),
-                source: Source::Certificate,
+            let certified = peer.certificate_user().map(|user| {
+                let caller = Caller::user(user, directory.revision());
+                Identity::new(caller, Source::Certificate)
             });
             return Ok((directory, certified));
         };
@@ -175,6 +178,21 @@ impl<B: Backend> Desk<B> {
                 Err(_) => Err(error),
             },
         }
+    }
+
+    /// Whether a caller may do what only root may, as of now: for what costs this node much before any replica
+    /// looks at it. Also gives the identity as it is now.
+    ///
+    /// # Errors
+    /// etcd's refusals, or that nobody can be asked.
+    pub(crate) async fn permit_root(
+        &self,
+        by: Option<&Identity>,
+    ) -> Result<Option<Identity>, ApiError> {
+        let newest = self.newest_directory().await?;
+        let by = renewed(by, &newest);
+        newest.check(by.as_ref().map(|by| &by.caller), &Needs::Root)?;
+        Ok(by)
     }
 
     /// Whether a caller may watch a range, which no replica looks at again.
@@ -256,17 +274,19 @@ impl<B: Backend> Desk<B> {
     }
 }
 
-/// The identity as of a later directory. One by a signed token stays as it is: it is of its revision.
+/// The identity as of a later directory. One by a signed token stays as it is where a call begins: it is of its
+/// revision.
 fn renewed(by: Option<&Identity>, newest: &Directory) -> Option<Identity> {
     let by = by?;
     let known = newest.user(&by.caller.user);
     // Nothing has ended what it was known by.
     let holds = known.is_some_and(|user| user.known_since <= by.caller.auth_revision);
-    if by.source == Source::Jwt || !holds {
+    let is_fixed = by.source == Source::Jwt && !by.is_let_in;
+    if is_fixed || !holds {
         return Some(by.clone());
     }
     let caller = Caller::user(by.caller.user.clone(), newest.revision());
-    Some(Identity { caller, source: by.source })
+    Some(Identity { caller, ..by.clone() })
 }
 
 /// True for what a replica says of a caller whose gateway was behind.

@@ -22,13 +22,13 @@ use quorate_types::auth::command::{
     self as change, Body, Named, RolePermission, UserAdd, UserChangePassword, UserRole,
 };
 use quorate_types::auth::{
-    AuthCommand, AuthOutcome, AuthQuery, Caller, Directory, Needs, Permission, outcome as told,
+    AuthCommand, AuthOutcome, AuthQuery, Caller, Directory, Permission, outcome as told,
     query as asked,
 };
 use quorate_types::kv::{self, KvError, command, outcome, query};
 use tonic::{Request, Response, Status};
 
-use super::caller::{Identity, Peer, identity};
+use super::caller::{Identity, identity, peer};
 use super::{audit, token};
 use crate::backend::{Answer, Backend, Consistency};
 use crate::desk::Desk;
@@ -160,7 +160,7 @@ impl<B: Backend> auth_server::Auth for AuthService<B> {
         &self,
         request: Request<AuthenticateRequest>,
     ) -> Result<Response<AuthenticateResponse>, Status> {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let peer = peer(&request);
         let AuthenticateRequest { name, password } = request.into_inner();
         let made = self.login(&name, password).await;
         audit::login(&name, &peer, made.as_ref().map(|_| ()).map_err(Status::message));
@@ -172,8 +172,7 @@ impl<B: Backend> auth_server::Auth for AuthService<B> {
         &self,
         request: Request<AuthUserAddRequest>,
     ) -> Result<Response<AuthUserAddResponse>, Status> {
-        let by = self.desk.permit(identity(&request).as_ref(), &Needs::Root).await;
-        let by = by.map_err(ApiError::from)?;
+        let by = self.desk.permit_root(identity(&request).as_ref()).await?;
         let AuthUserAddRequest { name, password, options, .. } = request.into_inner();
         if name.is_empty() {
             return Err(ApiError::UserEmpty.into());
@@ -229,8 +228,7 @@ impl<B: Backend> auth_server::Auth for AuthService<B> {
         &self,
         request: Request<AuthUserChangePasswordRequest>,
     ) -> Result<Response<AuthUserChangePasswordResponse>, Status> {
-        let by = self.desk.permit(identity(&request).as_ref(), &Needs::Root).await;
-        let by = by.map_err(ApiError::from)?;
+        let by = self.desk.permit_root(identity(&request).as_ref()).await?;
         let AuthUserChangePasswordRequest { name, password, .. } = request.into_inner();
         let password_hash = self.hash(password).await?;
         let change = Body::UserChangePassword(UserChangePassword { name, password_hash });

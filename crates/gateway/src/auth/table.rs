@@ -59,6 +59,19 @@ table! {
     "grpc.reflection.v1alpha.ServerReflection": User { ServerReflectionInfo };
 }
 
+/// Takes history from everybody: only root may, which the replicas decide.
+pub(crate) const COMPACT: &str = "/etcdserverpb.KV/Compact";
+
+/// Whether a call is about users; a login tells of itself.
+pub(crate) fn is_of_users(path: &str) -> bool {
+    path.starts_with("/etcdserverpb.Auth/") && !path.ends_with("/Authenticate")
+}
+
+/// Whether only root may make a call, whatever it says. A change of an alarm is told of by its service.
+pub(crate) fn is_roots(path: &str) -> bool {
+    path == COMPACT || requirement(path) == Some(Requirement::Root)
+}
+
 /// What the RPC asks; `None` for one that has no row.
 pub(crate) fn requirement(path: &str) -> Option<Requirement> {
     TABLE.iter().find(|(named, _)| *named == path).map(|(_, requirement)| *requirement)

@@ -3,7 +3,8 @@
 //! A token says whose it is, at which auth revision and when it was made, under a MAC with the secret that all
 //! replicas have since users count. So every node can check one that it has never seen, none is replicated or
 //! stored, and a storm of clients that log in again writes nothing to the log. Switching users off and on draws
-//! a new secret, which ends all tokens; a new password, a deleted role or user ends the user's.
+//! a new secret, which ends all tokens; a new password ends its user's, and so does the end of the user. What roles
+//! are taken or deleted changes what a token opens, not whether it is one.
 //!
 //! As etcd's, a token lives for its time to live after its last use *at a node*: what a node has not seen it takes
 //! for that long after it was made. Clocks of nodes are compared with each other only there.

@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::batch::Batch;
 use super::ending::{Ending, Outlook, look_interval};
+use super::prev_kvs::PrevKvs;
 use super::registry::{Bounds, Census, Registry};
 use crate::backend::{Backend, BackendError, Consistency, Happened};
 use crate::desk::Desk;
@@ -31,6 +32,7 @@ pub(crate) struct Hub<B> {
     task: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     ending: watch::Sender<Ending>,
     reads: Semaphore,
+    pub(super) prev_kvs: PrevKvs,
 }
 
 impl<B: Backend> Hub<B> {
@@ -42,6 +44,7 @@ impl<B: Backend> Hub<B> {
             task: tokio::sync::Mutex::new(None),
             ending: watch::Sender::default(),
             reads: Semaphore::new(READS_MAX),
+            prev_kvs: PrevKvs::default(),
         }
     }
 
@@ -61,7 +64,7 @@ impl<B: Backend> Hub<B> {
         self.ending.subscribe()
     }
 
-    /// Held by a lagging watcher while it reads.
+    /// Held by whoever reads for one watcher, while it reads: never while it waits for a client.
     pub(crate) async fn turn_to_read(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.reads.acquire().await.map_err(|_| ApiError::Stopped.into())
     }

@@ -12,6 +12,7 @@
 //! - `registry`: all watchers of a gateway, as a value.
 //! - `hub`: the registry between the backend's feed and the streams.
 //! - `catch_up`: events from the rows.
+//! - `prev_kvs`: the pairs before events.
 //! - `ending`: which streams have to end without a leader.
 //! - `permits`: whether a client may watch what it watches.
 //! - `respond`: events as responses; fragments.
@@ -24,10 +25,9 @@ mod catch_up;
 mod ending;
 mod hub;
 mod permits;
+mod prev_kvs;
 mod ranges;
 mod registry;
-#[cfg(test)]
-mod registry_tests;
 mod respond;
 mod service;
 mod stream;

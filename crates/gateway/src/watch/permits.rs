@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use quorate_types::KeyRange;
 use tonic::Status;
 
-use crate::auth::caller::Identity;
+use crate::auth::audit::is_denial;
+use crate::auth::caller::{Identity, Peer};
 use crate::backend::Backend;
 use crate::desk::Desk;
 use crate::error::ApiError;
@@ -15,14 +16,36 @@ use crate::error::ApiError;
 #[derive(Default)]
 pub(super) struct Permits {
     by: Option<Identity>,
-    /// The range of each watch, and the auth revision at which it was allowed; 0 while users do not count.
-    allowed: BTreeMap<i64, (KeyRange, i64)>,
+    peer: Peer,
+    /// The range of each watch, and what was known of users when it was allowed.
+    allowed: BTreeMap<i64, (KeyRange, Known)>,
+}
+
+/// What this node knows of users.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Known {
+    /// They do not count.
+    Off,
+    /// They count, and this is the auth revision.
+    Revision(i64),
+    /// Nothing, since no replica here takes part: they may change at any time, and others are to be asked.
+    Nothing,
+}
+
+impl Known {
+    fn of<B: Backend>(desk: &Desk<B>) -> Self {
+        match (desk.backend.auth_is_off(), desk.backend.directory()) {
+            (true, _) => Self::Off,
+            (false, Some(directory)) => Self::Revision(directory.revision()),
+            (false, None) => Self::Nothing,
+        }
+    }
 }
 
 impl Permits {
     /// Of a client that is known, or is not.
-    pub(super) const fn of(by: Option<Identity>) -> Self {
-        Self { by, allowed: BTreeMap::new() }
+    pub(super) const fn of(by: Option<Identity>, peer: Peer) -> Self {
+        Self { by, peer, allowed: BTreeMap::new() }
     }
 
     /// Whether a watch of `range` may be created.
@@ -30,14 +53,15 @@ impl Permits {
         &self,
         desk: &Desk<B>,
         range: &KeyRange,
-    ) -> Result<i64, ApiError> {
-        let now = auth_revision(desk);
-        desk.authorize_watch(self.by.as_ref(), range).await?;
+    ) -> Result<Known, ApiError> {
+        let now = Known::of(desk);
+        let asked = desk.authorize_watch(self.by.as_ref(), range).await;
+        self.audit(desk, asked)?;
         Ok(now)
     }
 
-    /// A watch that was allowed at an auth revision has got its id.
-    pub(super) fn note(&mut self, watch: i64, range: KeyRange, allowed_at: i64) {
+    /// A watch that was allowed has got its id.
+    pub(super) fn note(&mut self, watch: i64, range: KeyRange, allowed_at: Known) {
         self.allowed.insert(watch, (range, allowed_at));
     }
 
@@ -51,30 +75,44 @@ impl Permits {
         desk: &Desk<B>,
         watch: i64,
     ) -> Result<(), ApiError> {
-        let Some((range, allowed_at)) = self.allowed.get_mut(&watch) else { return Ok(()) };
-        let now = auth_revision(desk);
-        if now != *allowed_at {
-            desk.authorize_watch(self.by.as_ref(), range).await?;
+        let Some((range, allowed_at)) = self.allowed.get(&watch) else { return Ok(()) };
+        let now = Known::of(desk);
+        if now == *allowed_at && now != Known::Nothing {
+            return Ok(());
+        }
+        let by = self.by.clone().map(Identity::let_in);
+        let asked = desk.authorize_watch(by.as_ref(), range).await;
+        self.audit(desk, asked)?;
+        if let Some((_, allowed_at)) = self.allowed.get_mut(&watch) {
             *allowed_at = now;
         }
         Ok(())
     }
-}
 
-/// Why a watch is cancelled, in the words in which etcd 3.5.1 says it, whatever is wrong with its caller.
-pub(super) fn reason(error: ApiError) -> String {
-    let status = Status::from(match error {
-        ApiError::UserEmpty | ApiError::AuthOldRevision | ApiError::InvalidAuthToken => {
-            ApiError::PermissionDenied
+    /// A stream of watches is let in by itself, so that its calls' audit hears nothing of them.
+    fn audit<B: Backend>(
+        &self,
+        desk: &Desk<B>,
+        asked: Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
+        if let Err(why) = asked
+            && is_denial(why)
+        {
+            let (path, by) = ("/etcdserverpb.Watch/Watch", self.by.as_ref());
+            desk.guard.audit.denied(path, by, &self.peer, why.text());
         }
-        other => other,
-    });
-    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+        asked
+    }
 }
 
-fn auth_revision<B: Backend>(desk: &Desk<B>) -> i64 {
-    match desk.backend.auth_is_off() {
-        true => 0,
-        false => desk.backend.directory().map_or(0, |directory| directory.revision()),
+/// Why a watch is cancelled, in the words in which etcd 3.5.1 says it, whatever is wrong with its caller; or, where
+/// nobody could be asked, why its stream ends, for its client to resume it here or elsewhere. For want of a leader
+/// clients' libraries would give it up.
+pub(super) fn reason(error: ApiError) -> Result<String, Status> {
+    if !is_denial(error) {
+        let error = if error == ApiError::NoLeader { ApiError::Unhealthy } else { error };
+        return Err(error.into());
     }
+    let status = Status::from(ApiError::PermissionDenied);
+    Ok(format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
 }

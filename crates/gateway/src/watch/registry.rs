@@ -93,7 +93,19 @@ struct Stream {
     bytes: usize,
     news: Arc<Notify>,
     next_id: i64,
+    /// Numbers of watchers that compaction has ended: to etcd they are taken until their client cancels them too.
+    compacted: BTreeSet<i64>,
 }
+
+impl Stream {
+    fn is_taken(&self, watch: i64) -> bool {
+        self.watchers.contains_key(&watch) || self.compacted.contains(&watch)
+    }
+}
+
+/// Watchers that compaction has ended and that are remembered for that, for each stream: beyond, the smallest
+/// numbers are free again.
+const COMPACTED_MAX: usize = 1_000;
 
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -183,6 +195,7 @@ impl Registry {
             bytes: 0,
             news,
             next_id: 0,
+            compacted: BTreeSet::new(),
         };
         self.streams.insert(id, stream);
         id
@@ -191,7 +204,7 @@ impl Registry {
     pub(crate) fn close_stream(&mut self, id: StreamId) {
         let watches: Vec<i64> = self.stream(id).watchers.keys().copied().collect();
         for watch in watches {
-            self.cancel(id, watch);
+            self.remove(id, watch);
         }
         self.streams.remove(&id);
         self.census.streams -= 1;
@@ -232,13 +245,13 @@ impl Registry {
         let stream = self.streams.get_mut(&id).expect("the stream is open");
         let watch = match chosen {
             0 => {
-                while stream.watchers.contains_key(&stream.next_id) {
+                while stream.is_taken(stream.next_id) {
                     stream.next_id += 1;
                 }
                 stream.next_id += 1;
                 stream.next_id - 1
             }
-            chosen if stream.watchers.contains_key(&chosen) => return Err(Unwatchable::Duplicate),
+            chosen if stream.is_taken(chosen) => return Err(Unwatchable::Duplicate),
             chosen => chosen,
         };
         stream.watchers.insert(watch, Watcher { wish, next: start, live: false, bytes: 0 });
@@ -249,8 +262,23 @@ impl Registry {
         Ok(watch)
     }
 
-    /// Removes a watcher with all that waits for it; false if there is none.
+    /// Removes a watcher with all that waits for it; false if there is none, nor one that compaction has ended.
     pub(crate) fn cancel(&mut self, id: StreamId, watch: i64) -> bool {
+        self.remove(id, watch) || self.stream_mut(id).compacted.remove(&watch)
+    }
+
+    /// As [`Self::cancel`], but the number is not free before its client cancels it.
+    pub(crate) fn end_compacted(&mut self, id: StreamId, watch: i64) {
+        if self.remove(id, watch) {
+            let compacted = &mut self.stream_mut(id).compacted;
+            compacted.insert(watch);
+            if compacted.len() > COMPACTED_MAX {
+                compacted.pop_first();
+            }
+        }
+    }
+
+    fn remove(&mut self, id: StreamId, watch: i64) -> bool {
         self.retire((id, watch));
         self.drop_notes((id, watch));
         let stream = self.stream_mut(id);
@@ -364,7 +392,7 @@ impl Registry {
             event(place).revision() >= watcher.next && watcher.wish.wants(event(place))
         });
         let Some(first) = picks.first() else { return };
-        let bytes = picks.iter().map(|place| event(place).cost_bytes()).sum();
+        let bytes = cost_bytes(batch, &picks);
         let over = |held: usize, bound: usize| held > 0 && held + bytes > bound;
         if over(watcher.bytes, bounds.watcher_bytes) || over(stream.bytes, bounds.stream_bytes) {
             watcher.next = event(first).revision();
@@ -411,6 +439,24 @@ impl Registry {
         Some(note)
     }
 
+    /// Puts back what is left of a note that was taken just now, from a pick on that begins a revision: it goes out
+    /// next. What came meanwhile stays, so that as much may be held over a bound.
+    pub(crate) fn put_back(&mut self, id: StreamId, note: &Note, from: usize) {
+        let picks = note.picks[from..].to_vec();
+        let stream = self.stream_mut(id);
+        let Some(watcher) = stream.watchers.get_mut(&note.watch).filter(|_| !picks.is_empty())
+        else {
+            return;
+        };
+        let (watch, batch) = (note.watch, Arc::clone(&note.batch));
+        let bytes = cost_bytes(&batch, &picks);
+        watcher.bytes += bytes;
+        stream.bytes += bytes;
+        let pending = picks.len();
+        stream.queue.push_front(Note { watch, batch, picks, bytes });
+        self.census.pending += pending;
+    }
+
     /// The next watcher after `last` that lags and for which nothing waits: its number, its wish, and where
     /// it stands.
     pub(crate) fn next_lagging(&self, id: StreamId, last: i64) -> Option<(i64, Wish, i64)> {
@@ -454,3 +500,12 @@ impl Registry {
         self.streams.get_mut(&id).expect("the stream is open")
     }
 }
+
+/// What a note of these events counts.
+fn cost_bytes(batch: &Batch, picks: &[u32]) -> usize {
+    picks.iter().map(|place| batch.events()[*place as usize].cost_bytes()).sum()
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::hub::Hub;
 use super::permits::Permits;
 use super::stream::ClientStream;
-use crate::auth::caller::identity;
+use crate::auth::caller::{identity, peer};
 use crate::backend::Backend;
 use crate::door::REQUIRE_LEADER;
 
@@ -40,7 +40,7 @@ impl<B: Backend> watch_server::Watch for WatchService<B> {
         let required = request.metadata().get(REQUIRE_LEADER);
         let requires_leader = required.is_some_and(|value| value == "true");
         let (responses, sent) = mpsc::channel(RESPONSES_MAX);
-        let permits = Permits::of(identity(&request));
+        let permits = Permits::of(identity(&request), peer(&request));
         let stream = ClientStream::new(Arc::clone(&self.hub), requires_leader, permits, responses);
         // It ends when its client has gone: then nobody takes the responses.
         drop(tokio::spawn(stream.run(request.into_inner())));

@@ -1,20 +1,22 @@
 //! One client's stream: what it asks, and what it is told.
 //!
-//! One task, one thing at a time, so that a response is sent before anything that follows from it. What
-//! waits in the registry's queue goes out first; then one step of one lagging watcher, in turn.
+//! One task, one thing at a time, so that a response is sent before anything that follows from it. In a turn one
+//! note goes out, and what one lagging watcher has read; and one request is taken, which so waits for no more than
+//! that. Only reads go on meanwhile, by themselves: a client that does not take its responses must not hold on to
+//! what others need to read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use quorate_api::etcdserverpb::watch_create_request::FilterType;
 use quorate_api::etcdserverpb::watch_request::RequestUnion;
 use quorate_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use quorate_types::kv::EventKind;
 use quorate_types::{KeyRange, Term};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tonic::{Status, Streaming};
 
@@ -22,15 +24,14 @@ use super::catch_up::{self, Read};
 use super::ending::{Ending, must_end};
 use super::hub::Hub;
 use super::permits::{self, Permits};
+use super::prev_kvs::PrevKvs;
 use super::registry::{Note, StreamId, Wish};
 use super::respond;
 use crate::backend::Backend;
+use crate::error::in_etcd_words;
 
 /// The watch of responses that are about the whole stream.
 const EVERY_WATCH: i64 = -1;
-
-/// Watches that compaction has cancelled and that are remembered for that, for each stream.
-const COMPACTED_MAX: usize = 1_000;
 
 /// A stream, and how its watches want to be told.
 pub(crate) struct ClientStream<B: Backend> {
@@ -42,11 +43,11 @@ pub(crate) struct ClientStream<B: Backend> {
     responses: mpsc::Sender<Result<WatchResponse, Status>>,
     manners: BTreeMap<i64, Manner>,
     permits: Permits,
-    /// Watches that compaction has cancelled: to etcd they are there until their client cancels them too.
-    compacted: BTreeSet<i64>,
     /// Progress requests that wait until everything is sent.
     progress_asked: usize,
-    /// The lagging watcher that read last.
+    /// One at most; it ends with its stream.
+    reading: JoinSet<Reading>,
+    /// The lagging watcher that reads, or read last.
     last_read: i64,
     /// It found nothing at all, and has to wait.
     found_nothing: bool,
@@ -84,7 +85,7 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 type Lagging = (i64, Wish, i64);
 
 /// A read of a lagging watcher, and what came of it.
-type Reading = BoxFuture<'static, (Lagging, Result<Read, Status>)>;
+type Reading = (Lagging, Result<Read, Status>);
 
 impl<B: Backend> ClientStream<B> {
     pub(crate) fn new(
@@ -105,8 +106,8 @@ impl<B: Backend> ClientStream<B> {
             responses,
             manners: BTreeMap::new(),
             permits,
-            compacted: BTreeSet::new(),
             progress_asked: 0,
+            reading: JoinSet::new(),
             last_read: EVERY_WATCH,
             found_nothing: false,
         }
@@ -114,9 +115,12 @@ impl<B: Backend> ClientStream<B> {
 
     /// To the end of the stream.
     pub(crate) async fn run(mut self, requests: Streaming<WatchRequest>) {
-        if let Err(End::Status(status)) = self.serve(requests).await {
+        let (served, responses) = (self.serve(requests).await, self.responses.clone());
+        // Nothing is held for it any more, however long its client takes to hear the reason.
+        drop(self);
+        if let Err(End::Status(status)) = served {
             // Whoever has gone needs no reason.
-            drop(self.responses.send(Err(status)).await);
+            drop(responses.send(Err(status)).await);
         }
     }
 
@@ -124,36 +128,34 @@ impl<B: Backend> ClientStream<B> {
         let interval = self.hub.desk.config.watch_progress_interval;
         let mut ticks = interval_at(Instant::now() + interval, interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut asks, mut reading) = (true, None::<Reading>);
+        let mut asks = true;
         let (mut ending, news) = (self.ending.clone(), Arc::clone(&self.news));
         let (responses, requires_leader) = (self.responses.clone(), self.requires_leader);
         loop {
-            while let Some(note) = self.hub.with(|registry| registry.take(self.id)) {
+            if let Some(read) = self.reading.try_join_next() {
+                self.told_by_rows(read).await?;
+            }
+            if let Some(note) = self.hub.with(|registry| registry.take(self.id)) {
                 self.tell(note).await?;
+                // There may be more.
+                news.notify_one();
             }
             self.answer_progress().await?;
-            if reading.is_none() {
-                reading = self.read_next();
-            }
+            self.read_next();
             tokio::select! {
                 biased;
                 why = must_end(&mut ending, requires_leader) => {
                     return Err(Status::from(why).into());
                 }
                 () = responses.closed() => return Err(End::Gone),
-                request = requests.message(), if asks => match request? {
+                request = requests.message(), if asks => match request.map_err(in_etcd_words)? {
                     Some(request) => self.take(request).await?,
                     // It says nothing more, and may go on to listen.
                     None => asks = false,
                 },
                 _ = ticks.tick() => self.tick().await?,
+                Some(read) = self.reading.join_next() => self.told_by_rows(read).await?,
                 () = news.notified() => {}
-                (lagging, read) = async { reading.as_mut().expect("it reads").await },
-                    if reading.is_some() =>
-                {
-                    reading = None;
-                    self.told_by_rows(lagging, read?).await?;
-                }
             }
         }
     }
@@ -194,7 +196,7 @@ impl<B: Backend> ClientStream<B> {
                     watch_id: EVERY_WATCH,
                     created: true,
                     canceled: true,
-                    cancel_reason: permits::reason(why),
+                    cancel_reason: permits::reason(why)?,
                     ..WatchResponse::default()
                 };
                 return self.send(response).await;
@@ -224,7 +226,6 @@ impl<B: Backend> ClientStream<B> {
                 };
                 self.manners.insert(watch_id, manner);
                 self.permits.note(watch_id, range, allowed_at);
-                self.compacted.remove(&watch_id);
                 WatchResponse { watch_id, ..response }
             }
             Err(why) => WatchResponse {
@@ -239,7 +240,7 @@ impl<B: Backend> ClientStream<B> {
 
     /// Of a watch that is not there: nothing, as etcd.
     async fn cancel(&mut self, watch_id: i64) -> Result<(), End> {
-        if !self.remove(watch_id) && !self.compacted.remove(&watch_id) {
+        if !self.remove(watch_id) {
             return Ok(());
         }
         let header = Some(self.here());
@@ -248,9 +249,18 @@ impl<B: Backend> ClientStream<B> {
     }
 
     fn remove(&mut self, watch: i64) -> bool {
+        self.forget(watch);
+        self.hub.with(|registry| registry.cancel(self.id, watch))
+    }
+
+    /// But for what the registry knows.
+    fn forget(&mut self, watch: i64) {
         self.manners.remove(&watch);
         self.permits.forget(watch);
-        self.hub.with(|registry| registry.cancel(self.id, watch))
+        if self.last_read == watch {
+            // Another one may have its number next, and want to be told in another way.
+            self.reading = JoinSet::new();
+        }
     }
 
     /// The head of a response that is about no event.
@@ -259,23 +269,27 @@ impl<B: Backend> ClientStream<B> {
         self.hub.desk.header(revision, term)
     }
 
+    /// Of a note whose pairs of before are too large, a part; the rest goes out next.
     async fn tell(&mut self, note: Note) -> Result<(), End> {
-        let Note { watch, batch, picks, .. } = note;
+        let Note { watch, batch, picks, .. } = &note;
         // Cancelled since.
-        let Some(manner) = self.manners.get(&watch).copied() else { return Ok(()) };
+        let Some(manner) = self.manners.get(watch).copied() else { return Ok(()) };
         let is_old = |place: &u32| !batch.events()[*place as usize].is_create();
         let prev_kvs = match manner.prev_kv && picks.iter().any(is_old) {
-            true => catch_up::prev_kvs(&self.hub.desk, &batch).await?,
-            false => &[],
+            true => Some(PrevKvs::of(&self.hub, batch, picks).await?),
+            false => None,
         };
-        let event = |place: &u32| {
-            let place = *place as usize;
-            let prev_kv = prev_kvs.get(place).and_then(Option::as_ref);
-            respond::event(&batch.events()[place], prev_kv)
+        let told = &picks[..prev_kvs.as_ref().map_or(picks.len(), Vec::len)];
+        let event = |(nth, place): (usize, &u32)| {
+            let prev_kv = prev_kvs.as_ref().and_then(|prev_kvs| prev_kvs[nth].as_ref());
+            respond::event(&batch.events()[*place as usize], prev_kv)
         };
-        let last = &batch.events()[*picks.last().expect("a note has events") as usize];
+        let events = told.iter().enumerate().map(event).collect();
+        let last = &batch.events()[*told.last().expect("a note has events") as usize];
         let header = (last.revision(), batch.raft_term);
-        self.send_events(watch, manner, header, picks.iter().map(event).collect()).await
+        // Before anybody waits for the client, so that it is counted meanwhile, and may be dropped.
+        self.hub.with(|registry| registry.put_back(self.id, &note, told.len()));
+        self.send_events(*watch, manner, header, events).await
     }
 
     async fn send_events(
@@ -287,7 +301,7 @@ impl<B: Backend> ClientStream<B> {
     ) -> Result<(), End> {
         if let Err(why) = self.permits.ask_again(&self.hub.desk, watch).await {
             self.remove(watch);
-            let (header, cancel_reason) = (Some(self.here()), permits::reason(why));
+            let (header, cancel_reason) = (Some(self.here()), permits::reason(why)?);
             return self
                 .send(WatchResponse {
                     header,
@@ -346,14 +360,17 @@ impl<B: Backend> ClientStream<B> {
         Ok(())
     }
 
-    /// The read of the lagging watcher whose turn it is.
-    fn read_next(&mut self) -> Option<Reading> {
+    /// Begins the read of the lagging watcher whose turn it is, unless one reads.
+    fn read_next(&mut self) {
+        if !self.reading.is_empty() {
+            return;
+        }
         let next = self.hub.with(|registry| registry.next_lagging(self.id, self.last_read));
-        let (watch, wish, next) = next?;
+        let Some((watch, wish, next)) = next else { return };
         self.last_read = watch;
         let prev_kv = self.manners.get(&watch).is_some_and(|manner| manner.prev_kv);
         let (hub, waits) = (Arc::clone(&self.hub), self.found_nothing);
-        Some(Box::pin(async move {
+        self.reading.spawn(async move {
             if waits {
                 sleep(LOOK_AGAIN).await;
             }
@@ -362,23 +379,21 @@ impl<B: Backend> ClientStream<B> {
                 Err(status) => Err(status),
             };
             ((watch, wish, next), read)
-        }))
+        });
     }
 
-    async fn told_by_rows(&mut self, lagging: Lagging, read: Read) -> Result<(), End> {
+    async fn told_by_rows(&mut self, read: Result<Reading, JoinError>) -> Result<(), End> {
+        let (lagging, read) = read.expect("a read does not panic, and ends with its stream");
+        let Read { found, raft_term } = read?;
         // Cancelled since; another one may have its number by now.
         let still = self.hub.with(|registry| registry.is_lagging(self.id, &lagging));
         let (watch, wish, next) = lagging;
         let Some(manner) = self.manners.get(&watch).copied().filter(|_| still) else {
             return Ok(());
         };
-        let Read { found, raft_term } = read;
         if let Some(compact_revision) = found.compacted {
-            self.remove(watch);
-            self.compacted.insert(watch);
-            if self.compacted.len() > COMPACTED_MAX {
-                self.compacted.pop_first();
-            }
+            self.forget(watch);
+            self.hub.with(|registry| registry.end_compacted(self.id, watch));
             // As etcd's: there is nothing to resume from.
             let header = Some(self.hub.desk.header(0, raft_term));
             return self

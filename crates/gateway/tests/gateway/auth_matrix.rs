@@ -44,7 +44,7 @@ fn refused_watch(message: Bytes) -> Option<Status> {
 }
 
 /// A request about the key `b`, which the user `right` may read and write; without one, an empty message.
-fn request(path: &str) -> Bytes {
+pub(crate) fn request(path: &str) -> Bytes {
     let key = Bytes::from_static(b"b");
     let bytes = match path {
         "/etcdserverpb.KV/Range" | "/etcdserverpb.KV/RangeStream" => {
@@ -84,7 +84,6 @@ fn request(path: &str) -> Bytes {
             // Refused before anything is hashed or added.
             pb::AuthUserAddRequest { name: "x".into(), ..Default::default() }.encode_to_vec()
         }
-        // Nobody is to be left without users in the middle of the matrix.
         _ => Vec::new(),
     };
     bytes.into()
@@ -92,7 +91,7 @@ fn request(path: &str) -> Bytes {
 
 /// Who may call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Who {
+pub(crate) enum Who {
     Anybody,
     Users,
     /// Users with a role that fits, and root.
@@ -100,7 +99,7 @@ enum Who {
     Root,
 }
 
-fn who_may(path: &str) -> Who {
+pub(crate) fn who_may(path: &str) -> Who {
     let (service, method) = path[1..].split_once('/').expect("a service and a method");
     match (service, method) {
         ("etcdserverpb.Auth", "Authenticate") => Who::Anybody,
@@ -128,10 +127,10 @@ async fn every_rpc_lets_in_whom_it_should_and_nobody_else() {
     let channel = door.channel().await;
     let login = async |user: &str| Client::of(channel.clone()).login(user).await;
     let (wrong, right, root) = (login("wrong").await, login("right").await, login("root").await);
-    for &path in METHODS {
-        if path == "/etcdserverpb.Auth/AuthDisable" {
-            continue;
-        }
+    // The last one leaves nobody without rights.
+    let disable = "/etcdserverpb.Auth/AuthDisable";
+    let others = METHODS.iter().copied().filter(|path| *path != disable);
+    for path in others.chain([disable]) {
         let may = who_may(path);
         let callers = [
             ("nobody", None, may == Who::Anybody),
@@ -154,6 +153,7 @@ async fn every_rpc_lets_in_whom_it_should_and_nobody_else() {
             assert!(refused != let_in || by_name && let_in, "{path} as {name}: {status:?}");
         }
     }
+    assert!(!door.backend.directory_now().enabled(), "root may switch users off");
 }
 
 #[tokio::test]

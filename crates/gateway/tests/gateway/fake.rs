@@ -11,7 +11,7 @@ use quorate_gateway::{
     NodeStatus, PeerLag, Role,
 };
 use quorate_types::auth::Directory;
-use quorate_types::kv::{Command, Query, WatchEvents};
+use quorate_types::kv::{Command, Query, WatchEvents, command};
 use quorate_types::{ClusterId, GroupId, LogIndex, NodeId, Term};
 
 use crate::keyspace::Keyspace;
@@ -48,6 +48,12 @@ struct State {
     stale: Option<Keyspace>,
     /// What the local replica knows of users, if it lags behind.
     stale_directory: Option<Directory>,
+    /// The local replica takes part, and so knows of users.
+    has_directory: bool,
+    /// How often space was given back.
+    defragmented: u64,
+    /// What every backup fails with.
+    backup_failure: Option<BackupError>,
 }
 
 impl FakeBackend {
@@ -74,6 +80,9 @@ impl FakeBackend {
                 proposals: Vec::new(),
                 stale: None,
                 stale_directory: None,
+                has_directory: true,
+                defragmented: 0,
+                backup_failure: None,
             })),
         }
     }
@@ -106,10 +115,29 @@ impl FakeBackend {
         state.stale = Some(state.keyspace.clone());
     }
 
+    /// The sweep behind compactions has come to a revision, and stays there.
+    pub(crate) fn sweep_to(&self, revision: i64) {
+        self.state().keyspace.sweep_to(revision);
+    }
+
+    /// How often space was given back.
+    pub(crate) fn defragmented(&self) -> u64 {
+        self.state().defragmented
+    }
+
+    pub(crate) fn fail_backups(&self, failure: BackupError) {
+        self.state().backup_failure = Some(failure);
+    }
+
     /// From now on the local replica knows users as they are now.
     pub(crate) fn lag_behind_in_users(&self) {
         let mut state = self.state();
         state.stale_directory = Some(state.keyspace.directory.clone());
+    }
+
+    /// From now on this node knows nothing of users: it has no replica that takes part.
+    pub(crate) fn lose_directory(&self) {
+        self.state().has_directory = false;
     }
 
     /// These are the users from now on.
@@ -147,10 +175,29 @@ impl FakeBackend {
         self.answers.send_replace(false);
     }
 
+    /// The reads that were held come back.
+    pub(crate) fn release_reads(&self) {
+        self.answers.send_replace(true);
+    }
+
     /// Waits until a read is held.
     pub(crate) async fn read_is_held(&self) {
+        self.reads_are_held(1).await;
+    }
+
+    /// Waits until so many reads were held.
+    pub(crate) async fn reads_are_held(&self, reads: usize) {
         let mut held = self.held.subscribe();
-        held.wait_for(|count| *count > 0).await.map(drop).expect("the sender is here");
+        held.wait_for(|count| *count >= reads).await.map(drop).expect("the sender is here");
+    }
+
+    /// Applies commands in one go, so that whoever follows is told of all of them at once.
+    pub(crate) fn apply_all(&self, commands: impl IntoIterator<Item = command::Body>) {
+        let mut state = self.state();
+        for body in commands {
+            state.keyspace.apply(&Command { body: Some(body), ..Command::default() });
+        }
+        self.changed.send_replace(state.keyspace.revision());
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -203,13 +250,13 @@ impl Backend for FakeBackend {
     }
 
     fn auth_is_off(&self) -> bool {
-        !self.directory().is_some_and(|directory| directory.enabled())
+        self.directory().is_some_and(|directory| !directory.enabled())
     }
 
     fn directory(&self) -> Option<Arc<Directory>> {
         let state = self.state();
         let known = state.stale_directory.as_ref().unwrap_or(&state.keyspace.directory);
-        Some(Arc::new(known.clone()))
+        state.has_directory.then(|| Arc::new(known.clone()))
     }
 
     fn node_status(&self) -> NodeStatus {
@@ -254,6 +301,15 @@ impl Backend for FakeBackend {
         Ok(MembersAnswer { id, members: state.roster.members(), raft_term: TERM })
     }
 
+    async fn defragment(&self) -> Result<(), BackendError> {
+        let mut state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        state.defragmented += 1;
+        Ok(())
+    }
+
     async fn move_leader(&self, to: NodeId) -> Result<(), MemberError> {
         let state = self.state();
         if !state.has_leader {
@@ -267,6 +323,9 @@ impl Backend for FakeBackend {
     }
 
     async fn backup(&self, form: BackupForm) -> Result<Backup, BackupError> {
+        if let Some(failure) = &self.state().backup_failure {
+            return Err(failure.clone());
+        }
         let content = format!("{form:?} ").repeat(30_000);
         let bytes = content.len() as u64;
         Ok(Backup { revision: 1, bytes, content: Box::new(std::io::Cursor::new(content)) })

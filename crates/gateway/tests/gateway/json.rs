@@ -9,7 +9,7 @@ use crate::peer::Etcd;
 use crate::support::{Door, exchange};
 
 /// Posts `body` as curl would: the status and the body.
-async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
+pub(crate) async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
     let request = format!(
         "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -19,7 +19,7 @@ async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
 }
 
 /// An answer without what must differ: who answered, its sizes, indexes and addresses.
-fn anonymous(mut answer: String) -> String {
+fn anonymous(answer: String) -> String {
     const DIFFERENT: [&str; 12] = [
         "cluster_id",
         "member_id",
@@ -34,18 +34,24 @@ fn anonymous(mut answer: String) -> String {
         "ID",
         "hash",
     ];
-    for name in DIFFERENT {
-        let field = format!(r#""{name}":""#);
-        if let Some(at) = answer.find(&field).map(|at| at + field.len()) {
-            let end = answer[at..].find('"').map_or(answer.len(), |length| at + length);
-            answer.replace_range(at..end, "N");
-        }
-    }
+    let mut answer = without(answer, &DIFFERENT);
     for name in ["peerURLs", "clientURLs"] {
         let field = format!(r#""{name}":["#);
         if let Some(at) = answer.find(&field).map(|at| at + field.len()) {
             let end = answer[at..].find(']').map_or(answer.len(), |length| at + length);
             answer.replace_range(at..end, "URLS");
+        }
+    }
+    answer
+}
+
+/// An answer without the first values of fields whose values are quoted.
+pub(crate) fn without(mut answer: String, names: &[&str]) -> String {
+    for name in names {
+        let field = format!(r#""{name}":""#);
+        if let Some(at) = answer.find(&field).map(|at| at + field.len()) {
+            let end = answer[at..].find('"').map_or(answer.len(), |length| at + length);
+            answer.replace_range(at..end, "N");
         }
     }
     answer
@@ -178,6 +184,21 @@ async fn json_and_grpc_are_one_keyspace_and_counted_together() {
     let counted = r#"grpc_server_handled_total{grpc_type="unary",grpc_service="etcdserverpb.KV",grpc_method="Put",grpc_code="OK"} 2"#;
     assert!(metrics.contains(counted), "{metrics}");
     assert!(metrics.contains("quorate_gateway_json_refused_total 0"), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_answer_of_a_lock_names_its_token() {
+    let door = Door::open().await;
+    let address = door.address.to_string();
+    post(&address, "/v3/kv/put", r#"{"key":"aw==","value":"dg=="}"#).await;
+    let (status, answer) = post(&address, "/v3/lock/lock", r#"{"name":"bg=="}"#).await;
+    assert_eq!(status, 200, "{answer}");
+    let locked: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    let range = format!(r#"{{"key":{}}}"#, locked["key"]);
+    let answer = post(&address, "/v3/kv/range", &range).await.1;
+    let found: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(locked["fencing_token"], "3");
+    assert_eq!(locked["fencing_token"], found["kvs"][0]["create_revision"]);
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ pub(crate) struct Keyspace {
     events: Vec<WatchEvent>,
     revision: i64,
     compacted: i64,
+    /// How far the sweep has come, if it lags behind the compaction.
+    swept: Option<i64>,
     /// Its users and roles.
     pub(crate) directory: Directory,
     /// Times to live in seconds; here they do not pass.
@@ -37,6 +39,9 @@ pub(crate) struct Keyspace {
     downgrade: String,
 }
 
+/// Events of one answer, but for the rest of a revision.
+const EVENTS_LOOKED_AT_MAX: usize = 1_000;
+
 impl Keyspace {
     pub(crate) fn new() -> Self {
         Self {
@@ -44,11 +49,17 @@ impl Keyspace {
             events: Vec::new(),
             revision: 1,
             compacted: -1,
+            swept: None,
             directory: Directory::default(),
             leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
             downgrade: String::new(),
         }
+    }
+
+    /// The sweep has come to a revision, and stays there.
+    pub(crate) const fn sweep_to(&mut self, revision: i64) {
+        self.swept = Some(revision);
     }
 
     pub(crate) const fn revision(&self) -> i64 {
@@ -64,7 +75,7 @@ impl Keyspace {
     fn events(&self, asked: &Events) -> EventsOutcome {
         if asked.after + 1 < self.compacted {
             let (compacted, through) = (Some(self.compacted), self.revision);
-            return EventsOutcome { compacted, through, events: Vec::new() };
+            return EventsOutcome { compacted, through, ..EventsOutcome::default() };
         }
         let through = if asked.through == 0 { self.revision } else { asked.through };
         let range = KeyRange::from_request(&asked.key, &asked.range_end);
@@ -80,14 +91,16 @@ impl Keyspace {
         let (mut bytes, mut through) = (0, through);
         for (at, event) in events.iter().enumerate() {
             let starts = at > 0 && events[at - 1].revision() < event.revision();
-            if starts && asked.bytes_max > 0 && bytes >= asked.bytes_max {
+            let is_full = asked.bytes_max > 0 && bytes >= asked.bytes_max;
+            if starts && (is_full || at >= EVENTS_LOOKED_AT_MAX) {
                 through = event.revision() - 1;
                 break;
             }
             bytes += event.cost_bytes() as u64;
+            bytes += event.prev_kv.as_ref().map_or(0, |prev| prev.value.len() as u64);
         }
         events.retain(|event| event.revision() <= through);
-        EventsOutcome { events, through, compacted: None }
+        EventsOutcome { events, through, ..EventsOutcome::default() }
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
@@ -149,7 +162,7 @@ impl Keyspace {
             query::Body::Txn(txn) => reader.checked(&[op::Body::Txn(txn.clone())]),
             query::Body::Status(_) => Ok(outcome::Body::Status(StatusOutcome {
                 compact_revision: reader.keyspace.compacted.max(0),
-                swept_revision: reader.keyspace.compacted.max(0),
+                swept_revision: reader.keyspace.swept.unwrap_or(reader.keyspace.compacted).max(0),
             })),
             query::Body::Events(asked) => Ok(outcome::Body::Events(reader.keyspace.events(asked))),
             query::Body::Auth(question) => reader

@@ -112,6 +112,14 @@ fn told<T: Debug>(
     }
 }
 
+/// An answer of Lock as etcd gives it: without the token, which is not of etcd's.
+fn locked(mut answer: Result<Response<LockResponse>, Status>) -> String {
+    if let Ok(response) = &mut answer {
+        response.get_mut().fencing_token = 0;
+    }
+    told(answer, |r| &mut r.header)
+}
+
 fn lock(name: &'static str, lease: i64) -> LockRequest {
     LockRequest { name: name.into(), lease }
 }
@@ -129,25 +137,24 @@ async fn session(server: &mut Server) -> Vec<String> {
     let mut said = Vec::new();
     server.grant([10, 11, 12, 13]).await;
     for request in [lock("n", 10), lock("n", 99), lock("n", -5), lock("", 10), lock("m/x", 11)] {
-        said.push(told(server.lock.lock(request).await, |r| &mut r.header));
+        said.push(locked(server.lock.lock(request).await));
     }
     // Whose lease ends while it waits is told when the one before it goes, at the latest.
     let waiter = server.locking("n", 12);
     server.until("n/", 2).await;
     server.revoke(12).await;
     server.unlock("n/a").await;
-    said.push(told(done(waiter).await.map(Response::new), |r| &mut r.header));
+    said.push(locked(done(waiter).await.map(Response::new)));
     for key in ["nope", ""] {
         let unlocked = server.lock.unlock(UnlockRequest { key: key.into() }).await;
         said.push(told(unlocked, |r| &mut r.header));
     }
     // Who waits gets the header of the look that found the turn.
-    let holder = server.lock.lock(lock("n", 10)).await;
-    said.push(told(holder, |r| &mut r.header));
+    said.push(locked(server.lock.lock(lock("n", 10)).await));
     let waiter = server.locking("n", 11);
     server.until("n/", 2).await;
     server.unlock("n/a").await;
-    said.push(told(done(waiter).await.map(Response::new), |r| &mut r.header));
+    said.push(locked(done(waiter).await.map(Response::new)));
 
     let nobody = LeaderRequest { name: "e".into() };
     let election = &mut server.election;
@@ -215,10 +222,32 @@ async fn waiters_are_granted_in_the_order_in_which_they_came() {
             keys.iter().all(|kv| kv.create_revision >= own.create_revision),
             "it is the oldest"
         );
-        tokens.push(own.create_revision);
+        assert_eq!(locked.fencing_token, own.create_revision);
+        tokens.push(locked.fencing_token);
         server.lock.unlock(UnlockRequest { key: locked.key }).await.expect("an answer");
     }
     assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+}
+
+#[tokio::test]
+async fn the_token_is_the_create_revision_also_for_who_waited_and_who_asks_again() {
+    let door = Door::open().await;
+    let mut server = Server::new(door.channel().await);
+    server.grant(1..=2).await;
+    let first = done(server.locking("n", 1)).await.expect("the lock");
+    let waiter = server.locking("n", 2);
+    server.until("n/", 2).await;
+    server.unlock("n/1").await;
+    let second = done(waiter).await.expect("the lock");
+    let own = &server.keys("n/").await[0];
+    assert_eq!((&own.key, own.create_revision), (&second.key, second.fencing_token));
+    assert!(second.fencing_token > first.fencing_token);
+    // The look that found the lock free saw the end of the one before, which came later than the place.
+    assert!(second.header.expect("a header").revision > second.fencing_token);
+    // The holder that asks again writes its key anew, and keeps its token.
+    let again = done(server.locking("n", 2)).await.expect("the lock");
+    assert_eq!((again.key, again.fencing_token), (second.key, second.fencing_token));
+    assert_eq!(server.keys("n/").await[0].version, 2);
 }
 
 #[tokio::test]

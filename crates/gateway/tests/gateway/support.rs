@@ -12,7 +12,7 @@ use quorate_api::etcdserverpb::watch_client::WatchClient;
 use quorate_api::etcdserverpb::watch_request::RequestUnion;
 use quorate_api::etcdserverpb::{RangeRequest, WatchCreateRequest, WatchRequest};
 use quorate_api::mvccpb::KeyValue;
-use quorate_gateway::{ClientTls, Gateway, GatewayConfig};
+use quorate_gateway::{AuthConfig, ClientTls, Gateway, GatewayConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -43,7 +43,8 @@ impl Door {
 
     /// A gateway whose client port speaks TLS.
     pub(crate) async fn open_with_tls(config: GatewayConfig, tls: ClientTls) -> Self {
-        Self::open_whole(config, "127.0.0.1:0", FakeBackend::new(), Some(tls)).await
+        let auth = AuthConfig::default();
+        Self::open_whole(config, auth, "127.0.0.1:0", FakeBackend::new(), Some(tls)).await
     }
 
     pub(crate) async fn open_at(
@@ -51,11 +52,18 @@ impl Door {
         address: &str,
         backend: FakeBackend,
     ) -> Self {
-        Self::open_whole(config, address, backend, None).await
+        Self::open_whole(config, AuthConfig::default(), address, backend, None).await
+    }
+
+    /// A gateway with other tokens, or less room for passwords.
+    pub(crate) async fn open_with_auth(auth: AuthConfig) -> Self {
+        let config = GatewayConfig::default();
+        Self::open_whole(config, auth, "127.0.0.1:0", FakeBackend::new(), None).await
     }
 
     async fn open_whole(
         config: GatewayConfig,
+        auth: AuthConfig,
         address: &str,
         backend: FakeBackend,
         tls: Option<ClientTls>,
@@ -68,8 +76,8 @@ impl Door {
         let backend = Arc::new(backend);
         let recorder = PrometheusBuilder::new().build_recorder();
         let page = recorder.handle();
-        let gateway =
-            Gateway::new(Arc::clone(&backend), config, Arc::new(move || page.render()), &recorder);
+        let page = Arc::new(move || page.render());
+        let gateway = Gateway::with_auth(Arc::clone(&backend), config, auth, page, &recorder);
         let gateway = Arc::new(match tls {
             Some(tls) => gateway.with_tls(tls),
             None => gateway,

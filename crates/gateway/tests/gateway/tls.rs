@@ -23,13 +23,13 @@ use crate::peer::programs;
 use crate::support::Door;
 
 /// An authority, and a directory of what it has signed.
-struct Authority {
+pub(crate) struct Authority {
     dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -39,17 +39,23 @@ impl Authority {
         Self { dir, issuer: Issuer::new(params, key) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Signs a certificate and writes it as `name`.crt and `name`.key.
-    fn sign(&self, name: &str, common_name: &str, usage: ExtendedKeyUsagePurpose) {
+    pub(crate) fn sign(&self, name: &str, common_name: &str, usage: ExtendedKeyUsagePurpose) {
+        self.sign_until(name, common_name, usage, 4095);
+    }
+
+    /// The same, until a year ends.
+    fn sign_until(&self, name: &str, common_name: &str, usage: ExtendedKeyUsagePurpose, year: i32) {
         let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(hosts).expect("names");
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![usage];
+        params.not_after = rcgen::date_time_ymd(year, 12, 31);
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).expect("a file");
@@ -57,7 +63,7 @@ impl Authority {
     }
 
     /// What a server is started with that asks clients for certificates if `trusted_ca` is given.
-    fn server(&self, trusted_ca: Option<&Path>) -> ClientTls {
+    pub(crate) fn server(&self, trusted_ca: Option<&Path>) -> ClientTls {
         self.sign("server", "server", ExtendedKeyUsagePurpose::ServerAuth);
         let files = ClientTlsFiles {
             cert: self.path("server.crt"),
@@ -69,7 +75,7 @@ impl Authority {
     }
 
     /// A client that trusts this authority, and shows the certificate called `name`.
-    fn client(&self, name: Option<&str>) -> ClientConfig {
+    pub(crate) fn client(&self, name: Option<&str>) -> ClientConfig {
         self.client_of(name, rustls::ALL_VERSIONS)
     }
 
@@ -150,9 +156,12 @@ async fn with_a_trusted_authority_a_client_needs_its_certificate() {
     }
     page(&door, authority.client(Some("other-alice")), &[]).await.expect_err("a stranger's");
     page(&door, authority.client(Some("server")), &[]).await.expect_err("not made for clients");
+    let usage = ExtendedKeyUsagePurpose::ClientAuth;
+    authority.sign_until("ended", "alice", usage, 2020);
+    page(&door, authority.client(Some("ended")), &[]).await.expect_err("it has ended");
     let metrics = metrics(&door).await;
     assert!(metrics.contains("quorate_gateway_tls_handshakes_total 1\n"), "{metrics}");
-    assert!(metrics.contains("quorate_gateway_tls_handshakes_failed_total 3\n"), "{metrics}");
+    assert!(metrics.contains("quorate_gateway_tls_handshakes_failed_total 4\n"), "{metrics}");
     assert!(metrics.contains("quorate_gateway_tls_handshakes_count 0\n"), "{metrics}");
 }
 

@@ -1,18 +1,26 @@
-//! Alarms, downgrades and snapshots: the same calls to a real etcd and to the gateway.
+//! Alarms, downgrades, compactions and snapshots: the same calls to a real etcd and to the gateway, and what the
+//! gateway does by itself.
+
+use std::time::Duration;
 
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_api::etcdserverpb::{
-    AlarmRequest, CompactionRequest, DeleteRangeRequest, DowngradeRequest, PutRequest,
-    RangeRequest, SnapshotRequest, StatusRequest,
+    AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, DowngradeRequest,
+    PutRequest, RangeRequest, SnapshotRequest, StatusRequest,
 };
+use quorate_gateway::{BackendError, BackupError, Consistency};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::peer::Etcd;
 use crate::support::Door;
+
+/// How long anything may take, on however slow a machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn code<T>(result: Result<T, Status>) -> (Code, String) {
     result.map_or_else(
@@ -110,6 +118,17 @@ async fn a_kind_of_alarm_that_does_not_exist_is_refused() {
 }
 
 #[tokio::test]
+async fn space_is_given_back_before_a_defragmentation_is_answered() {
+    let door = Door::open().await;
+    let answer = door.maintenance().await.defragment(DefragmentRequest {}).await;
+    assert_eq!(answer.expect("it is done").into_inner().header, None, "as etcd's");
+    assert_eq!(door.backend.defragmented(), 1);
+    door.backend.fail_with(Some(BackendError::Stopping));
+    let refused = code(door.maintenance().await.defragment(DefragmentRequest {}).await);
+    assert_eq!(refused.0, Code::Unavailable);
+}
+
+#[tokio::test]
 async fn a_snapshot_counts_down_and_ends_with_its_checksum() {
     let door = Door::open().await;
     let mut maintenance = door.maintenance().await;
@@ -127,4 +146,72 @@ async fn a_snapshot_counts_down_and_ends_with_its_checksum() {
     assert!(left.is_sorted_by(|before, after| before >= after) && parts.len() > 1);
     assert_eq!(left[0], (content.len() - parts[0].len()) as u64);
     assert_eq!(left.last(), Some(&0));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_would_be_too_large_is_refused_and_told_what_to_do_instead() {
+    let door = Door::open().await;
+    let mut maintenance = door.maintenance().await;
+    for (failure, code, text) in [
+        (
+            BackupError::TooLarge,
+            Code::ResourceExhausted,
+            "quorate: more than 8 GiB for a snapshot: use `quorate backup`",
+        ),
+        (BackupError::Busy, Code::ResourceExhausted, "quorate: a snapshot is being taken already"),
+        (
+            BackupError::NoSpace,
+            Code::ResourceExhausted,
+            "etcdserver: mvcc: database space exceeded",
+        ),
+        (
+            BackupError::Failed("the disk".to_owned()),
+            Code::Unavailable,
+            "quorate: the snapshot failed; the node's log says why",
+        ),
+    ] {
+        door.backend.fail_backups(failure);
+        let refused = maintenance.snapshot(SnapshotRequest {}).await.expect_err("no snapshot");
+        assert_eq!((refused.code(), refused.message()), (code, text));
+    }
+}
+
+/// Waits until the local replica was asked so often.
+async fn looks(door: &Door, count: usize) {
+    let looks = async {
+        let mut seen = 0;
+        while seen < count {
+            let reads = door.backend.take_reads();
+            seen += reads.iter().filter(|read| **read == Consistency::Serializable).count();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, looks).await.expect("the compaction waits for the sweep");
+}
+
+#[tokio::test]
+async fn a_physical_compaction_is_answered_when_its_rows_are_gone_and_another_one_at_once() {
+    let door = Door::open().await;
+    let mut kv = door.kv().await;
+    for _ in 0..5 {
+        let put = PutRequest { key: "k".into(), ..PutRequest::default() };
+        kv.put(put).await.expect("a put");
+    }
+    door.backend.sweep_to(0);
+    let mut other = kv.clone();
+    let physical = CompactionRequest { revision: 3, physical: true };
+    let waits = tokio::spawn(async move { other.compact(physical).await });
+    door.backend.take_reads();
+    for swept in [0, 1, 2] {
+        door.backend.sweep_to(swept);
+        looks(&door, 2).await;
+        assert!(!waits.is_finished(), "swept to {swept}");
+    }
+    let logical = CompactionRequest { revision: 5, physical: false };
+    kv.compact(logical).await.expect("nobody waits for the sweep");
+    assert!(!waits.is_finished());
+    // The sweep is at its revision, and behind the other one's.
+    door.backend.sweep_to(3);
+    let compacted = waits.await.expect("no panic").expect("it is done");
+    assert_eq!(compacted.into_inner().header.expect("a header").revision, 6);
 }

@@ -11,14 +11,14 @@ use tonic::{Code, Request};
 use crate::support::Door;
 use crate::watch_beside_etcd::{Watching, put, watch};
 
-fn revisions(response: &WatchResponse) -> Vec<i64> {
+pub(crate) fn revisions(response: &WatchResponse) -> Vec<i64> {
     let revision = |event: &quorate_api::mvccpb::Event| {
         event.kv.as_ref().expect("every event has a pair").mod_revision
     };
     response.events.iter().map(revision).collect()
 }
 
-fn revision(response: &WatchResponse) -> i64 {
+pub(crate) fn revision(response: &WatchResponse) -> i64 {
     response.header.expect("every response has a header").revision
 }
 
@@ -165,7 +165,7 @@ async fn streams_end_when_the_gateway_does() {
 }
 
 /// A door where an election takes next to no time, so that nobody waits long in vain.
-async fn hasty() -> Door {
+pub(crate) async fn hasty() -> Door {
     let election_timeout = Duration::from_millis(20);
     Door::open_with(GatewayConfig { election_timeout, ..GatewayConfig::default() }).await
 }

@@ -1,31 +1,41 @@
 //! Watches while users count: who may create one, and whose ends when a right is taken.
 
+use std::time::Duration;
+
 use quorate_api::etcdserverpb::watch_client::WatchClient;
 use quorate_api::etcdserverpb::watch_request::RequestUnion;
 use quorate_api::etcdserverpb::{
     self as pb, PutRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
+use quorate_gateway::{Backend, BackendError};
+use quorate_types::auth::Caller;
+use quorate_types::kv;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::auth::{Client, READ, grant_role, permission, set_up, with_users};
 use crate::peer::Etcd;
 use crate::support::Door;
 use crate::watch_beside_etcd::watch;
 
-const DENIED: &str = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+pub(crate) const DENIED: &str =
+    "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+
+/// How long anything may take, on however slow a machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A watch stream of a user, or of nobody.
-struct Stream {
+pub(crate) struct Stream {
     requests: mpsc::Sender<WatchRequest>,
     responses: tonic::Streaming<WatchResponse>,
 }
 
 impl Stream {
     /// Opens the stream with its first watch: etcd sends no head before it has something to say.
-    async fn open(
+    pub(crate) async fn open(
         channel: Channel,
         token: Option<&str>,
         first: WatchCreateRequest,
@@ -46,12 +56,13 @@ impl Stream {
         self.requests.send(request).await.expect("the stream is open");
     }
 
-    async fn create(&self, create: WatchCreateRequest) {
+    pub(crate) async fn create(&self, create: WatchCreateRequest) {
         self.send(RequestUnion::CreateRequest(create)).await;
     }
 
-    async fn next(&mut self) -> WatchResponse {
-        self.responses.message().await.expect("no error").expect("no end")
+    pub(crate) async fn next(&mut self) -> WatchResponse {
+        let next = timeout(PATIENCE, self.responses.message()).await.expect("in time");
+        next.expect("no error").expect("no end")
     }
 }
 
@@ -118,12 +129,12 @@ async fn a_watch_needs_to_read_its_whole_range_as_with_etcd() {
     }
 }
 
-async fn put(root: &Client, key: &'static str) {
+pub(crate) async fn put(root: &Client, key: &'static str) {
     let request = PutRequest { key: key.into(), ..PutRequest::default() };
     root.put(request).await.expect("root may");
 }
 
-fn keys(response: &WatchResponse) -> Vec<&[u8]> {
+pub(crate) fn keys(response: &WatchResponse) -> Vec<&[u8]> {
     assert!(!response.canceled, "{response:?}");
     let pairs = response.events.iter().map(|event| event.kv.as_ref().expect("a pair"));
     pairs.map(|pair| &pair.key[..]).collect()
@@ -240,4 +251,69 @@ async fn a_watch_of_nobody_ends_once_users_count_and_goes_on_where_it_may_when_t
     assert_eq!(keys(&of_right.next().await), [b"b"]);
     stream.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
     assert_eq!(stream.next().await.watch_id, -1, "the stream itself lives on");
+}
+
+#[tokio::test]
+async fn a_node_that_knows_nothing_of_users_asks_others_before_it_tells_a_watch_more() {
+    let door = with_users().await;
+    let client = Client::of(door.channel().await);
+    let (root, split) = (client.to_be("root").await, client.login("split").await);
+    door.backend.lose_directory();
+    let mut stream =
+        Stream::open(door.channel().await, Some(&split), watch("b", "c")).await.expect("a stream");
+    assert!(stream.next().await.created);
+    put(&root, "b").await;
+    assert_eq!(keys(&stream.next().await), [b"b"]);
+    let request = pb::AuthRoleRevokePermissionRequest {
+        role: "s".into(),
+        key: "b".into(),
+        range_end: "c".into(),
+    };
+    root.role_revoke_permission(request).await.expect("it was granted");
+    put(&root, "b1").await;
+    let ended = stream.next().await;
+    assert_eq!((ended.canceled, &*ended.cancel_reason, ended.events.len()), (true, DENIED, 0));
+}
+
+#[tokio::test]
+async fn a_watch_of_nobody_ends_once_users_count_though_its_node_does_not_hear_of_it() {
+    let door = Door::open().await;
+    let mut stream =
+        Stream::open(door.channel().await, None, watch("b", "")).await.expect("a stream");
+    assert!(stream.next().await.created);
+    door.backend.lose_directory();
+    let client = Client::of(door.channel().await);
+    client.put(PutRequest { key: "b".into(), ..PutRequest::default() }).await.expect("anybody may");
+    assert_eq!(keys(&stream.next().await), [b"b"], "nobody has switched users on");
+    set_up(&client).await;
+    put(&client.to_be("root").await, "b").await;
+    let ended = stream.next().await;
+    assert_eq!((ended.canceled, &*ended.cancel_reason, ended.events.len()), (true, DENIED, 0));
+}
+
+#[tokio::test]
+async fn a_stream_ends_for_its_client_to_resume_when_nobody_can_be_asked_about_its_watch() {
+    let door = with_users().await;
+    let right = Client::of(door.channel().await).login("right").await;
+    door.backend.lose_directory();
+    let mut stream =
+        Stream::open(door.channel().await, Some(&right), watch("b", "")).await.expect("a stream");
+    assert!(stream.next().await.created);
+    door.backend.hold_reads();
+    let put = kv::Put { key: "b".into(), ..kv::Put::default() };
+    let command = kv::Command {
+        body: Some(kv::command::Body::Put(put)),
+        caller: Some(Caller::system()),
+        ..kv::Command::default()
+    };
+    door.backend.propose(command).await.expect("a put that asks nobody");
+    let asked = timeout(PATIENCE, door.backend.read_is_held()).await;
+    asked.expect("it asks others before it tells of the put");
+    door.backend.fail_with(Some(BackendError::NoLeader));
+    door.backend.release_reads();
+    let ended = timeout(PATIENCE, stream.responses.message()).await.expect("in time");
+    let ended = ended.expect_err("nobody can be asked");
+    // With these words stock clients resume; for want of a leader they would give the watch up.
+    let said = (ended.code(), ended.message());
+    assert_eq!(said, (Code::Unavailable, "etcdserver: unhealthy cluster"));
 }

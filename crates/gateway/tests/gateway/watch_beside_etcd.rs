@@ -26,7 +26,7 @@ use crate::peer::Etcd;
 use crate::support::Door;
 
 /// How long a response may take, on however slow a machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client with one watch stream.
 pub(crate) struct Watching {
@@ -154,7 +154,7 @@ pub(crate) fn watch(key: &str, end: &str) -> WatchCreateRequest {
     WatchCreateRequest { key: bytes(key), range_end: bytes(end), ..WatchCreateRequest::default() }
 }
 
-fn from(start_revision: i64, create: WatchCreateRequest) -> WatchCreateRequest {
+pub(crate) fn from(start_revision: i64, create: WatchCreateRequest) -> WatchCreateRequest {
     WatchCreateRequest { start_revision, ..create }
 }
 
@@ -162,7 +162,7 @@ fn numbered(watch_id: i64, create: WatchCreateRequest) -> WatchCreateRequest {
     WatchCreateRequest { watch_id, ..create }
 }
 
-fn with_prev(create: WatchCreateRequest) -> WatchCreateRequest {
+pub(crate) fn with_prev(create: WatchCreateRequest) -> WatchCreateRequest {
     WatchCreateRequest { prev_kv: true, ..create }
 }
 
@@ -266,7 +266,33 @@ async fn a_watch_that_needs_what_is_compacted_is_cancelled_as_by_etcd() {
         ("at it", vec![Create(from(4, watch("a", "")))], 2),
         ("far below", vec![Create(numbered(11, from(1, watch("x", ""))))], 2),
         ("no revision at all", vec![Create(numbered(12, from(-5, watch("a", ""))))], 2),
+        ("its number is taken", vec![Create(numbered(11, watch("a", "")))], 1),
         ("it is gone", vec![Cancel(11), Cancel(11), Put("a", "4")], 2),
+        ("its number is free", vec![Create(numbered(11, watch("a", "")))], 1),
+        ("it is told, as the one that goes on", vec![Put("a", "5")], 2),
+        ("a number that others come to", vec![Create(numbered(3, from(1, watch("a", ""))))], 2),
+        ("the number before", vec![Create(watch("x", ""))], 1),
+        ("the number after", vec![Create(watch("x", ""))], 1),
+        ("the number is taken all the while", vec![Create(numbered(3, watch("x", "")))], 1),
+        ("it is cancelled, and watched", vec![Cancel(3), Create(numbered(3, watch("y", "")))], 2),
+        ("the new watch is told", vec![Put("y", "1")], 1),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_revision_is_cut_into_fragments_where_etcd_cuts_it() {
+    let in_fragments = |create| WatchCreateRequest { fragment: true, ..create };
+    let value = |bytes: usize| -> &'static str { "v".repeat(bytes).leak() };
+    let (large, middle) = (value(700_000), value(650_000));
+    let delete_all = || Txn(vec![Op::RequestDeleteRange(delete("a", "z"))]);
+    same_story(vec![
+        ("three large ones", vec![Put("b", large), Put("c", large), Put("d", large)], 0),
+        ("a watch", vec![Create(with_prev(in_fragments(watch("a", "z"))))], 1),
+        ("they are deleted at once: two, and one", vec![delete_all()], 2),
+        ("five", vec![Put("b", large), Put("c", middle), Put("d", middle), Put("e", large)], 4),
+        ("the fifth is small", vec![Put("f", "v")], 1),
+        ("deleted at once: three, and two", vec![delete_all()], 2),
     ])
     .await;
 }

@@ -8,6 +8,7 @@ use quorate_types::GroupId;
 use quorate_types::machine::Feed;
 use tokio::time::timeout;
 
+use super::elsewhere::PassedOver;
 use super::ring::{Held, Ring};
 use crate::router::{EngineError, ReadAnswer, Router};
 
@@ -25,6 +26,8 @@ pub struct Subscription {
     ring: Arc<Ring>,
     group: GroupId,
     after: i64,
+    /// Of the other members.
+    passed_over: PassedOver,
 }
 
 /// What [`Subscription::next`] has found.
@@ -43,7 +46,7 @@ impl Subscription {
     pub(crate) fn new(router: Arc<Router>, group: GroupId, after: i64) -> Self {
         let ring = router.feeds.ring(group);
         ring.subscribe();
-        Self { router, ring, group, after }
+        Self { router, ring, group, after, passed_over: PassedOver::default() }
     }
 
     /// Up to where everything was given.
@@ -84,13 +87,15 @@ impl Subscription {
         }
     }
 
-    /// Answers `query` by a replica of another node, once that has something after the position, or after
-    /// a while without.
+    /// Answers `query` by a replica of another node, the nearest that serves, once that has something after the
+    /// position, or after a while without.
     ///
     /// # Errors
-    /// When no such replica can be reached, or the query has no answer.
-    pub async fn ask(&self, query: Bytes) -> Result<ReadAnswer, EngineError> {
-        self.router.follow_elsewhere(self.group, self.after, query).await
+    /// When no such replica can be reached that hears of the cluster, or the query has no answer, or one that is
+    /// too large for a frame.
+    pub async fn ask(&mut self, query: Bytes) -> Result<ReadAnswer, EngineError> {
+        let (group, after) = (self.group, self.after);
+        self.router.follow_elsewhere(group, after, query, &mut self.passed_over).await
     }
 }
 

@@ -102,6 +102,7 @@ fn router(node: NodeId) -> Arc<Router> {
         request_timeout: PATIENCE,
         metrics: Arc::new(NodeMetrics::new(&NoopRecorder, &[])),
         disks: Arc::default(),
+        distances: Arc::default(),
         entries: Arc::new(EntryCache::new(0)),
         feeds: Arc::default(),
         wheel: Arc::new(Mutex::new(Wheel::new(node, FailureDetector::new(1), 1))),

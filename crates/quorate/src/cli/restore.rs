@@ -40,7 +40,8 @@ pub struct Args {
     /// Token of the new cluster, as `serve` is given it
     #[arg(long, value_name = "TOKEN", default_value = "quorate-cluster")]
     initial_cluster_token: String,
-    /// How far above the backup's revision the new cluster goes on
+    /// How far above the backup's revision the new cluster goes on: more than the old one has written since. At
+    /// 10,000 writes a second the default is enough for a day
     #[arg(long, value_name = "COUNT", default_value_t = BUMP_REVISION)]
     bump_revision: i64,
     /// Take a file of etcd's that has no checksum behind it, or a wrong one

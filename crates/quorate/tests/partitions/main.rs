@@ -4,6 +4,7 @@
 
 mod nodes;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -45,7 +46,8 @@ impl Check {
                 "{} is missing",
                 program.display()
             );
-            eprintln!("skipped: {} is not built", program.display());
+            let missing = program.display();
+            writeln!(std::io::stderr(), "skipped: {missing} is not built").expect("it can be said");
             return None;
         }
         let mut command = Command::new(program);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use prost::Message;
 use quorate::exporter::Exporter;
-use quorate_node::{Consistency, Engine, InitialGroup, KvKind, local};
+use quorate_node::{Consistency, Engine, InitialGroup, KvKind, Shape, Shaped, local};
 use quorate_types::auth::{AuthCell, Caller};
 use quorate_types::kv::{self, command, query};
 use quorate_types::{GroupId, KeyRange};
@@ -34,12 +34,16 @@ pub(crate) struct Cluster {
     pub(crate) trouble: Vec<Arc<Trouble>>,
     pub(crate) exporters: Vec<Exporter>,
     pub(crate) auth: Vec<Arc<AuthCell>>,
+    /// Between the nodes; straight at first.
+    pub(crate) link: Arc<Shaped>,
 }
 
 impl Cluster {
     pub(crate) async fn open(count: usize, dir: &Path) -> Self {
         let mut configs = local::configs(count, dir).expect("settings");
+        let link = Arc::new(Shaped::new(1));
         for config in &mut configs {
+            config.link = link.clone();
             let (id, kind, range) = (GROUP, KvKind::NAME.to_owned(), Some(KeyRange::all()));
             config.initial_groups = vec![InitialGroup { id, kind, range }];
         }
@@ -53,7 +57,7 @@ impl Cluster {
         let opening =
             opening.map(|((config, kind), to)| Engine::open(config, vec![kind as _], &**to));
         let nodes = try_join_all(opening).await.expect("the nodes open");
-        Self { nodes: nodes.into_iter().map(Arc::new).collect(), trouble, exporters, auth }
+        Self { nodes: nodes.into_iter().map(Arc::new).collect(), trouble, exporters, auth, link }
     }
 
     /// Proposed at a node, and applied.
@@ -82,6 +86,19 @@ impl Cluster {
                 None => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         }
+    }
+
+    /// How frames travel between two nodes, both ways.
+    pub(crate) fn shape(&self, one: usize, other: usize, shape: Shape) {
+        self.link.set_both(self.nodes[one].node(), self.nodes[other].node(), shape);
+    }
+
+    /// What a node has counted so far under a name without labels of its own.
+    pub(crate) fn counted(&self, node: usize, name: &str) -> u64 {
+        let page = self.exporters[node].page()();
+        let line = page.lines().find(|line| line.split(['{', ' ']).next() == Some(name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {page}"))
     }
 
     /// Nobody else may have a part of it any more.

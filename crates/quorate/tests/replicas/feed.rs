@@ -1,12 +1,20 @@
 //! A watch is fed by the node's own replica while it has one, through reloads, and by others when it has none.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures::future::join_all;
 use futures::stream::{BoxStream, StreamExt};
 use quorate::wiring::EngineBackend;
-use quorate_gateway::{Backend, BackendError, Happened};
-use quorate_types::kv::{Compact, command};
+use quorate_gateway::{Backend, BackendError, Consistency, Happened};
+use quorate_node::Shape;
+use quorate_types::kv::{
+    self, Compact, DeleteRange, EventKind, Events, EventsOutcome, Put, WatchEvents, command,
+    outcome, query,
+};
 use tokio::time::timeout;
 
 use super::cluster::{Cluster, GROUP, PATIENCE, command, put};
@@ -56,8 +64,44 @@ impl Follower {
     }
 }
 
+const ASKED: &str = "quorate_node_follows_asked_total";
+const ANSWERED: &str = "quorate_node_follows_answered_total";
+
+/// Makes a node lose its replica for the rest of its life: the machine panics whenever it is given commands.
+async fn lose_replica(cluster: &Cluster, node: usize) {
+    let mut leadership = cluster.nodes[node].leadership(GROUP).expect("it lives here");
+    cluster.trouble[node].panics.store(3, Ordering::Relaxed);
+    let leaves = async {
+        let other = (node + 1) % cluster.nodes.len();
+        while !timeout(Duration::from_millis(20), leadership.wait_for(|_| false))
+            .await
+            .is_ok_and(|waited| waited.is_err())
+        {
+            cluster.propose_at(other, put("lost")).await;
+        }
+    };
+    timeout(PATIENCE, leaves).await.expect("it leaves");
+    assert!(cluster.nodes[node].leadership(GROUP).is_err(), "there is no replica here");
+}
+
+/// Puts at a node until another one, which follows through others, has answers of `member`.
+async fn until_answered_by(
+    cluster: &Cluster,
+    writer: usize,
+    member: usize,
+    follower: &mut Follower,
+) {
+    let before = cluster.counted(member, ANSWERED);
+    let answered = async {
+        while cluster.counted(member, ANSWERED) < before + 5 {
+            follower.until(put_all(cluster, writer, 0..1).await).await;
+        }
+    };
+    timeout(PATIENCE, answered).await.expect("it answers");
+}
+
 /// Puts the keys `keys` at a node; the revision of the last.
-async fn put_all(cluster: &Cluster, node: usize, keys: std::ops::Range<u32>) -> i64 {
+async fn put_all(cluster: &Cluster, node: usize, keys: Range<u32>) -> i64 {
     let mut revision = 0;
     for key in keys {
         revision = cluster.propose_at(node, put(&format!("{key}"))).await.revision;
@@ -75,6 +119,7 @@ async fn a_watch_misses_nothing_when_its_replica_is_loaded_again_nor_when_there_
     let panics = &cluster.trouble[astray].panics;
 
     follower.until(put_all(&cluster, whole, 0..20).await).await;
+    assert_eq!(cluster.counted(astray, ASKED), 0, "it has a replica of its own");
     panics.store(1, Ordering::Relaxed);
     follower.until(put_all(&cluster, whole, 20..40).await).await;
     assert_eq!(panics.load(Ordering::Relaxed), 0, "its machine was lost once");
@@ -90,6 +135,10 @@ async fn a_watch_misses_nothing_when_its_replica_is_loaded_again_nor_when_there_
     follower.until(through).await;
     let through = put_all(&cluster, astray, 60..80).await;
     follower.until(through).await;
+    assert!(cluster.counted(astray, ASKED) > 0, "where else would it know from?");
+    for node in [whole, (whole + 2) % 3] {
+        assert_eq!(cluster.counted(node, ASKED), 0, "it has a replica of its own");
+    }
 
     let keys: Vec<_> = follower.told.iter().map(|(_, key)| key.clone()).collect();
     let all: Vec<_> = (0..80).map(|key| key.to_string()).collect();
@@ -106,5 +155,118 @@ async fn a_watch_misses_nothing_when_its_replica_is_loaded_again_nor_when_there_
     let heard = timeout(PATIENCE, late.next()).await.expect("it is told");
     assert!(matches!(heard, Some(Ok(Happened::Compacted))), "{heard:?}");
     drop((late, follower));
+    cluster.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_watch_without_a_replica_is_served_by_the_nearest_that_has_one() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let cluster = Cluster::open(3, dir.path()).await;
+    let leader = cluster.leader().await;
+    let astray = (leader + 1) % 3;
+    lose_replica(&cluster, astray).await;
+    // The far one is the one that would be asked first otherwise.
+    let mut others = [leader, (leader + 2) % 3];
+    others.sort_by_key(|node| cluster.nodes[*node].node());
+    let [far, near] = others;
+    let delay = Duration::from_millis(60);
+    cluster.shape(astray, far, Shape { delay, ..Shape::default() });
+    let mut follower = Follower::new(&cluster, astray);
+    until_answered_by(&cluster, leader, near, &mut follower).await;
+    drop(follower);
+    cluster.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_watch_without_a_replica_goes_past_a_member_that_is_cut_off_and_misses_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let cluster = Cluster::open(5, dir.path()).await;
+    let leader = cluster.leader().await;
+    let [astray, near, one, other] = [1, 2, 3, 4].map(|after| (leader + after) % 5);
+    lose_replica(&cluster, astray).await;
+    for far in [leader, one, other] {
+        let delay = Duration::from_millis(60);
+        cluster.shape(astray, far, Shape { delay, ..Shape::default() });
+    }
+    let mut follower = Follower::new(&cluster, astray);
+    until_answered_by(&cluster, leader, near, &mut follower).await;
+    for member in [leader, one, other] {
+        cluster.shape(near, member, Shape { cut: true, ..Shape::default() });
+    }
+    let cut_off = async {
+        let mut leadership = cluster.nodes[near].leadership(GROUP).expect("it lives here");
+        while leadership.borrow_and_update().leader.is_some() {
+            put_all(&cluster, leader, 0..1).await;
+        }
+    };
+    timeout(PATIENCE, cut_off).await.expect("it forgets its leader");
+    follower.until(put_all(&cluster, leader, 100..110).await).await;
+    let keys: Vec<_> = follower.told.iter().rev().take(10).map(|(_, key)| key.clone()).collect();
+    let last: Vec<_> = (100..110).rev().map(|key| key.to_string()).collect();
+    assert_eq!(keys, last);
+    let revisions: Vec<_> = follower.told.iter().map(|(revision, _)| *revision).collect();
+    assert!(revisions.windows(2).all(|two| two[1] == two[0] + 1), "{revisions:?}");
+    cluster.link.heal();
+    drop(follower);
+    cluster.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_revision_that_fits_no_frame_is_told_whole_where_there_is_no_replica() {
+    const KEYS: usize = 400;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let cluster = Cluster::open(3, dir.path()).await;
+    let leader = cluster.leader().await;
+    let astray = (leader + 1) % 3;
+    lose_replica(&cluster, astray).await;
+    // Deletes are told with their keys: these are 20 MB.
+    let key = |number: usize| Bytes::from(format!("{number:050000}"));
+    let put = |number: usize| {
+        let put = Put { key: key(number), value: "v".into(), ..Put::default() };
+        cluster.propose_at(leader, command(command::Body::Put(put)))
+    };
+    for first in (0..KEYS).step_by(50) {
+        join_all((first..first + 50).map(put)).await;
+    }
+    let before = put_all(&cluster, leader, 7..8).await;
+    let mut follower = Follower::new(&cluster, astray);
+    follower.feed = follower.backend.follow(before);
+    let delete = DeleteRange { key: "0".into(), range_end: "1".into(), ..DeleteRange::default() };
+    let at = cluster.propose_at(leader, command(command::Body::DeleteRange(delete))).await.revision;
+    let expect = |events: &WatchEvents, through: i64| {
+        let deletes = events.0.iter().filter(|event| event.kind == EventKind::Delete as i32);
+        assert!(events.0.iter().all(|event| event.revision() == at), "nothing else happened");
+        assert!(deletes.map(|event| &event.kv.key).eq(&(0..KEYS).map(key).collect::<Vec<_>>()));
+        assert_eq!(through, at);
+    };
+    let told = timeout(PATIENCE, follower.feed.next()).await.expect("it is told");
+    match told {
+        Some(Ok(Happened::Batch(batch))) => expect(&batch.events, batch.through),
+        other => panic!("{:?}", other.map(|other| other.map(drop))),
+    }
+    // And whoever comes late, with a bound and without; and with what was there before.
+    for (bytes_max, through) in [(1 << 20, 0), (0, at)] {
+        let range_end = Bytes::from_static(&[0]);
+        let asked = Events {
+            after: before,
+            range_end,
+            bytes_max,
+            through,
+            prev_kv: true,
+            ..Events::default()
+        };
+        let query = kv::Query { body: Some(query::Body::Events(asked)), caller: None };
+        let read =
+            follower.backend.read(query, Consistency::Serializable).await.expect("an answer");
+        let Some(outcome::Body::Events(EventsOutcome { events, through, .. })) = read.outcome.body
+        else {
+            panic!("a question for events has another answer");
+        };
+        assert!(
+            events.iter().all(|event| event.prev_kv.as_ref().is_some_and(|kv| kv.value == "v"))
+        );
+        expect(&WatchEvents(events), through);
+    }
+    drop(follower);
     cluster.shut_down().await;
 }

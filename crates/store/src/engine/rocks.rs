@@ -11,8 +11,9 @@ use bytes::Bytes;
 use quorate_types::StateReader;
 use quorate_types::machine::{Direction, StateError, Visit};
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType,
-    ErrorKind, Options, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, CompactOptions, DB, DBCompressionType,
+    DataBlockIndexType, ErrorKind, LiveFile, Options, ReadOptions, ReadTier, Snapshot, WriteBatch,
+    WriteOptions,
 };
 
 use super::overlay::Rows;
@@ -244,6 +245,17 @@ impl RocksState {
     }
 }
 
+/// Where a compaction of everything may stop and go on: where the files of the lowest level begin.
+fn pieces(files: &[LiveFile]) -> Vec<Vec<u8>> {
+    let lowest = files.iter().map(|file| file.level).max();
+    let of_lowest = files.iter().filter(|file| Some(file.level) == lowest);
+    let mut starts: Vec<_> = of_lowest.filter_map(|file| file.start_key.clone()).collect();
+    starts.sort();
+    // What lies before the first one goes with it.
+    starts.drain(..1.min(starts.len()));
+    starts
+}
+
 impl StateEngine for RocksState {
     fn view(&self) -> Box<dyn StateReader + Send + '_> {
         Box::new(RocksView::new(&self.db))
@@ -269,6 +281,22 @@ impl StateEngine for RocksState {
 
     fn flush(&self) -> Result<(), StateError> {
         self.db.rocks.flush().map_err(|error| self.db.failed(error))
+    }
+
+    fn compact(&self, goes_on: &dyn Fn() -> bool) -> Result<(), StateError> {
+        self.flush()?;
+        let files = self.db.rocks.live_files().map_err(|error| self.db.failed(error))?;
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        let mut from = None;
+        for to in pieces(&files).into_iter().map(Some).chain([None]) {
+            if !goes_on() {
+                return Ok(());
+            }
+            self.db.rocks.compact_range_opt(from.as_deref(), to.as_deref(), &options);
+            from = to;
+        }
+        Ok(())
     }
 
     fn stage(

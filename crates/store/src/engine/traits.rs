@@ -57,6 +57,14 @@ pub trait StateEngine: Send + Sync {
     /// When the engine fails; the caller must stop using it.
     fn flush(&self) -> Result<(), StateError>;
 
+    /// Makes every batch written so far durable, and gives back the space of rows that were removed or overwritten,
+    /// as far as no view needs them: piece after piece, before each of which `goes_on` is asked. Batches and
+    /// views are not held up. Takes as long as it takes to write the whole once.
+    ///
+    /// # Errors
+    /// When the engine fails; the caller must stop using it.
+    fn compact(&self, goes_on: &dyn Fn() -> bool) -> Result<(), StateError>;
+
     /// Writes rows beside the engine, in any time it takes, without holding up batches or views: those
     /// that [`Staged::ingest`] is to put in the place of everything in `spans`. Rows that lie in none of
     /// them only replace what has their own keys.

@@ -17,7 +17,7 @@ use crate::layout::{self, Stamp};
 const EVENTS_LOOKED_AT_MAX: usize = 20_000;
 
 /// All that happened in a range after a revision, in order. An answer that would be too large ends early,
-/// at the end of a revision, and says so.
+/// at the end of a revision unless parts will do, and says so.
 pub(crate) fn events(asked: &Events, view: &View<'_>) -> Result<EventsOutcome, Refusal> {
     let first = asked.after.saturating_add(1);
     if first < view.floor {
@@ -34,45 +34,76 @@ pub(crate) fn events(asked: &Events, view: &View<'_>) -> Result<EventsOutcome, R
     let range = KeyRange::from_request(&asked.key, &asked.range_end);
     let bytes_max = usize::try_from(asked.bytes_max).unwrap_or(usize::MAX);
     let bytes_max = if bytes_max == 0 { usize::MAX } else { bytes_max };
+    let within = Within {
+        from: Stamp { revision: first.max(0), sub: asked.from },
+        last,
+        bytes_max,
+        parts: asked.parts,
+    };
     // Positions first: values are read only of what is in the range.
-    let (found, through) = positions(view, &range, first.max(0), last, bytes_max)?;
+    let (found, mut end) = positions(view, &range, within)?;
     let (mut events, mut bytes) = (Vec::with_capacity(found.len()), 0);
     for (stamp, event) in found {
         let whole = events.last().is_none_or(|last: &WatchEvent| last.revision() < stamp.revision);
-        if (whole || defect!(EventsSplitRevision)) && bytes >= bytes_max {
-            let through = stamp.revision - 1;
-            return Ok(EventsOutcome { events, through, compacted: None });
+        if (whole || asked.parts || defect!(EventsSplitRevision)) && bytes >= bytes_max {
+            end = End::before(stamp, asked.parts);
+            break;
         }
         let event = told(view, stamp, event, asked.prev_kv)?;
         bytes += event.cost_bytes();
         bytes += event.prev_kv.as_ref().map_or(0, |prev| prev.key.len() + prev.value.len());
         events.push(event);
     }
-    Ok(EventsOutcome { events, through, compacted: None })
+    Ok(EventsOutcome { events, through: end.through, compacted: None, rest_from: end.rest_from })
 }
 
-/// The events of `range` in the revisions `first..=last`, and up to where they were looked for.
+/// What of the history is looked at.
+#[derive(Clone, Copy)]
+struct Within {
+    from: Stamp,
+    /// The last revision.
+    last: i64,
+    bytes_max: usize,
+    /// It may end within a revision.
+    parts: bool,
+}
+
+/// Up to where events were looked for.
+#[derive(Clone, Copy)]
+struct End {
+    through: i64,
+    rest_from: u32,
+}
+
+impl End {
+    /// Everything before `stamp`, or before its revision.
+    const fn before(stamp: Stamp, parts: bool) -> Self {
+        Self { through: stamp.revision - 1, rest_from: if parts { stamp.sub } else { 0 } }
+    }
+}
+
+/// The events of `range` there, and up to where they were looked for.
 fn positions(
     view: &View<'_>,
     range: &KeyRange,
-    first: i64,
-    last: i64,
-    bytes_max: usize,
-) -> Result<(Vec<(Stamp, Event)>, i64), StateError> {
-    let (mut found, mut through, mut result) = (Vec::new(), last, Ok(()));
-    if first > last {
-        return Ok((found, through.max(first - 1)));
+    within: Within,
+) -> Result<(Vec<(Stamp, Event)>, End), StateError> {
+    let Within { from, last, bytes_max, parts } = within;
+    let (mut found, mut result) = (Vec::new(), Ok(()));
+    let mut until = End { through: last, rest_from: 0 };
+    if from.revision > last {
+        until.through = last.max(from.revision - 1);
+        return Ok((found, until));
     }
-    let start = layout::event(Stamp { revision: first, sub: 0 });
-    let end = layout::event(Stamp::last_of(last));
-    let (mut looked_at, mut bytes, mut at) = (0, 0, first);
+    let (start, end) = (layout::event(from), layout::event(Stamp::last_of(last)));
+    let (mut looked_at, mut bytes, mut at) = (0, 0, from.revision);
     view.rows.scan(&start, Some(&end), Direction::Forward, &mut |row, value| {
         let stamp = layout::parse_event(row).ok_or_else(|| damaged(row, &"not an event"));
         match stamp.and_then(|stamp| Ok((stamp, decode_event(row, value)?))) {
             Ok((stamp, event)) => {
-                if stamp.revision > at && (looked_at >= EVENTS_LOOKED_AT_MAX || bytes >= bytes_max)
-                {
-                    through = stamp.revision - 1;
+                let may_end = stamp.revision > at || parts;
+                if may_end && (looked_at >= EVENTS_LOOKED_AT_MAX || bytes >= bytes_max) {
+                    until = End::before(stamp, parts);
                     return ControlFlow::Break(());
                 }
                 (looked_at, at) = (looked_at + 1, stamp.revision);
@@ -88,7 +119,7 @@ fn positions(
             }
         }
     })?;
-    result.map(|()| (found, through))
+    result.map(|()| (found, until))
 }
 
 /// The event with its pairs.

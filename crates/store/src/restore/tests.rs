@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 
 use super::*;
 use crate::engine::{MemState, Overlay, ScopedView, StateEngine};
-use crate::etcd::write_etcd;
+use crate::etcd::{EtcdError, FRONT_BYTES, write_etcd};
 use crate::kv::check_keyspace;
 use crate::layout;
 use crate::snapshot::{Export, GroupRows, Install, SnapshotReader};
@@ -128,13 +128,22 @@ fn quorate_backup(engine: &MemState) -> Vec<u8> {
 }
 
 fn etcd_backup(engine: &MemState) -> Vec<u8> {
+    etcd_backup_within(engine, 1 << 30).0.unwrap()
+}
+
+/// A backup of at most `bytes_max` bytes, and how many were written.
+fn etcd_backup_within(engine: &MemState, bytes_max: u64) -> (Result<Vec<u8>, EtcdError>, u64) {
     let view = engine.view();
     let row = GroupRow::load(GROUP, &*view).unwrap().unwrap();
     let rows = ScopedView::new(&*view, RowScope::Keyspace, GROUP);
     let mut backup = Vec::new();
-    let front = write_etcd(&row, &rows, &[], &mut backup, 1 << 30).unwrap();
-    backup[..front.len()].copy_from_slice(&front);
-    backup
+    let front = write_etcd(&row, &rows, &[], &mut backup, bytes_max);
+    let written = backup.len() as u64;
+    let whole = front.map(|front| {
+        backup[..front.len()].copy_from_slice(&front);
+        backup
+    });
+    (whole, written)
 }
 
 /// What a restored snapshot makes of an engine.
@@ -187,6 +196,22 @@ fn expect_sound(engine: &MemState, contents: &Contents) -> Meta {
     assert_eq!((meta.auth.enabled, meta.auth.revision), (true, directory.revision()));
     assert_eq!((contents.users, contents.roles), (3, 2));
     meta
+}
+
+#[test]
+fn a_file_of_etcds_is_refused_above_its_size_and_not_written_beyond() {
+    let engine = keyspace();
+    let bytes = etcd_backup(&engine).len() as u64;
+    assert_eq!(etcd_backup_within(&engine, bytes).0.unwrap().len() as u64, bytes);
+    for bytes_max in [bytes - 1, bytes / 2, 1] {
+        let (refused, written) = etcd_backup_within(&engine, bytes_max);
+        assert!(
+            matches!(refused, Err(EtcdError::TooLarge(told)) if told == bytes_max),
+            "{refused:?}"
+        );
+        // The front is there before anything is known to be too much.
+        assert!(written <= bytes_max.max(FRONT_BYTES as u64), "{written} of {bytes_max}");
+    }
 }
 
 #[test]

@@ -276,6 +276,32 @@ mod rocks {
         RocksState::open(&RocksConfig::new(dir.path())).unwrap()
     }
 
+    #[test]
+    fn space_of_what_was_removed_and_overwritten_comes_back_when_it_is_asked_for() {
+        let dir = TempDir::new().unwrap();
+        let engine = open(&dir);
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut value = || Bytes::from((0..64 << 10).map(|_| random.u8(..)).collect::<Vec<_>>());
+        let key = |number: u32| Bytes::from(format!("C{number:03}"));
+        for _ in 0..2 {
+            let all = (0..100).map(|number| (key(number), Some(value())));
+            engine.write(batch(&all.collect::<Vec<_>>())).unwrap();
+            engine.flush().unwrap();
+        }
+        let removed: Vec<_> = (1..100).map(|number| (key(number), None)).collect();
+        engine.write(batch(&removed)).unwrap();
+        engine.flush().unwrap();
+        let before = engine.size_bytes();
+        assert!(before > 12 << 20, "{before}");
+        engine.compact(&|| false).unwrap();
+        assert_eq!(engine.size_bytes(), before, "it was to stop before the first piece");
+        engine.compact(&|| true).unwrap();
+        let after = engine.size_bytes();
+        assert!(after < 1 << 20, "{after}");
+        assert!(engine.view().get(&key(0)).unwrap().is_some());
+        assert!(engine.view().get(&key(1)).unwrap().is_none());
+    }
+
     /// What a crash now would leave: the files as they are, while the engine still runs.
     fn crash_image(dir: &TempDir) -> TempDir {
         let image = TempDir::new().unwrap();

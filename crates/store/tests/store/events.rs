@@ -85,7 +85,34 @@ impl Watcher {
         events
     }
 
+    /// The same events in parts of any size, which end anywhere and leave nothing out.
+    fn check_parts(&self, range: &Range, after: i64, bytes_max: u64, expected: &[WatchEvent]) {
+        let now = self.through.expect("it listens");
+        let (mut through, mut from, mut read) = (after, 0, Vec::new());
+        while through < now {
+            let (key, range_end) = (range.key.clone(), range.range_end.clone());
+            let asked = Events {
+                after: through,
+                key,
+                range_end,
+                prev_kv: true,
+                bytes_max,
+                through: 0,
+                parts: true,
+                from,
+            };
+            let found = self.events(asked);
+            assert_eq!(found.compacted, None);
+            assert!((found.through, found.rest_from) > (through, from), "it comes to an end");
+            assert!(bytes_max != 1 || found.events.len() <= 1, "a part ends after any event");
+            (through, from) = (found.through, found.rest_from);
+            read.extend(found.events);
+        }
+        assert_eq!((read.as_slice(), from), (expected, 0));
+    }
+
     fn check(&self, range: &Range, mut after: i64, bytes_max: u64) {
+        let from = after;
         let floor = self.events(Events { after: -10, ..Events::default() }).compacted;
         let floor = floor.expect("below every floor");
         let (key, range_end) = (range.key.clone(), range.range_end.clone());
@@ -93,13 +120,14 @@ impl Watcher {
         let mut read = Vec::new();
         loop {
             let (key, range_end) = (key.clone(), range_end.clone());
-            let asked = Events { after, key, range_end, prev_kv: true, bytes_max, through: 0 };
+            let asked =
+                Events { after, key, range_end, prev_kv: true, bytes_max, ..Events::default() };
             let found = self.events(asked);
             if after + 1 < floor {
                 assert_eq!((found.compacted, found.events.len()), (Some(floor), 0));
                 return;
             }
-            assert_eq!(found.compacted, None);
+            assert_eq!((found.compacted, found.rest_from), (None, 0));
             let now = self.through.expect("it listens");
             assert!(found.through > after || found.through >= now, "it comes to an end");
             read.extend(found.events);
@@ -109,6 +137,7 @@ impl Watcher {
             }
         }
         assert_eq!(read, expected);
+        self.check_parts(range, from, bytes_max, &expected);
     }
 }
 

@@ -26,6 +26,12 @@ pub struct Events {
     /// The answer ends with the revision that brings it to this many bytes; 0 for no bound.
     #[prost(uint64, tag = "6")]
     pub bytes_max: u64,
+    /// The answer may end within a revision: for whoever puts it together again.
+    #[prost(bool, tag = "7")]
+    pub parts: bool,
+    /// Of the first revision only the writes from this one on: [`EventsOutcome::rest_from`] of the part before.
+    #[prost(uint32, tag = "8")]
+    pub from: u32,
 }
 
 /// Of a question for events.
@@ -40,6 +46,10 @@ pub struct EventsOutcome {
     /// The compaction floor, if what was asked for lies below it: then there is nothing else.
     #[prost(int64, optional, tag = "3")]
     pub compacted: Option<i64>,
+    /// Not 0: the events of the revision after `through` are told up to this write, and it has more. Only where
+    /// parts are asked for.
+    #[prost(uint32, tag = "4")]
+    pub rest_from: u32,
 }
 
 /// What one write did to one key.
