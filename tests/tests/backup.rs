@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 /// What is added to revisions.
-const BUMP: i64 = 1_000_000;
+const BUMP: i64 = 1_000_000_000;
 
 const LEASE: i64 = 0x1e45e;
 const TTL_S: i64 = 6_000;

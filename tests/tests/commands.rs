@@ -1,9 +1,11 @@
 //! The commands that a newcomer types, and what an operator scrapes.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use quorate_api::etcdserverpb::RangeRequest;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::process::Process;
 use quorate_tests::{client, http, ports, programs, wait};
@@ -165,6 +167,74 @@ fn a_scrape_tells_of_commits_syncs_elections_lags_and_queues() {
     cluster.write_through(others[0]);
     let after = (count(&cluster, timeouts), count(&cluster, won));
     assert!(after.0 > before.0 && after.1 > before.1, "{before:?} became {after:?}");
+}
+
+#[test]
+fn a_node_forgets_history_by_itself_as_its_flags_say() {
+    // The shortest time that may be asked for; by a count of revisions, etcd and we look every five minutes.
+    let flags = ["--auto-compaction-mode=periodic", "--auto-compaction-retention=1s"];
+    let test = "a node forgets history by itself";
+    let Some(cluster) = Cluster::quorate_with(test, &flags) else { return };
+    let endpoint = &cluster.nodes[0].client;
+    client::put(endpoint, b"k", b"old").expect("a put");
+    let old = cluster.revision();
+    client::put(endpoint, b"k", b"new").expect("a put");
+    let refused = wait::until("the old value is forgotten", BOUND, || {
+        let request = RangeRequest { key: "k".into(), revision: old, ..RangeRequest::default() };
+        let read = client::runtime()
+            .block_on(async { client::Client::new(endpoint).kv.range(request).await });
+        read.map(drop).err().ok_or_else(|| format!("revision {old} can be read"))
+    });
+    let expected = "etcdserver: mvcc: required revision has been compacted";
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::OutOfRange, expected));
+    let got = client::get(endpoint, b"k").expect("a get");
+    assert_eq!(got.kvs.iter().map(|kv| &kv.value[..]).collect::<Vec<_>>(), [b"new"]);
+}
+
+#[test]
+fn every_flag_of_the_real_etcd_has_its_row_and_no_row_is_about_none() {
+    let Some(etcd) = programs::etcd("the flags of the real etcd") else { return };
+    let etcd = etcd.program("etcd");
+    let page = std::fs::read_to_string(root().join("docs/from-etcd.md")).expect("the page");
+    let (page, _) = page.split_once("## Settings that etcd does not have").expect("a chapter");
+    let row = |line: &str| Some(line.strip_prefix("| `--")?.split_once('`')?.0.to_owned());
+    let rows: BTreeSet<String> = page.lines().filter_map(row).collect();
+    let help = output(Command::new(&etcd).arg("--help"));
+    let help = [help.stdout, help.stderr].concat();
+    let printed = flags_of_help(&String::from_utf8_lossy(&help));
+    assert!(printed.len() > 80, "{printed:?}");
+    let missing: Vec<_> = printed.difference(&rows).collect();
+    assert!(missing.is_empty(), "no row in docs/from-etcd.md: {missing:?}");
+    // There are flags that the help is silent about: the program knows them.
+    let unknown = |flag: &&String| {
+        let tried = output(Command::new(&etcd).args([&format!("--{flag}="), "--version"]));
+        let said = [tried.stdout, tried.stderr].concat();
+        String::from_utf8_lossy(&said).contains("flag provided but not defined")
+    };
+    let invented: Vec<_> = rows.iter().filter(unknown).collect();
+    assert_eq!(invented, LATER_FLAGS, "rows that are about no flag of etcd 3.5.1");
+}
+
+/// Rows of the page about flags that etcd has got since.
+const LATER_FLAGS: [&str; 2] = ["max-concurrent-streams", "watch-progress-notify-interval"];
+
+/// The flags that begin a line of etcd's help, or follow the program's name there.
+fn flags_of_help(help: &str) -> BTreeSet<String> {
+    let flag = |line: &str| {
+        let line = line.trim_start();
+        let flag = line.strip_prefix("etcd ").unwrap_or(line).strip_prefix("--")?;
+        let end = flag.find(|letter: char| letter != '-' && !letter.is_ascii_alphanumeric());
+        Some(flag[..end.unwrap_or(flag.len())].to_owned())
+    };
+    // It shows the version and ends, as ours does.
+    help.lines().filter_map(flag).filter(|flag| flag != "version").collect()
+}
+
+#[test]
+fn flags_are_found_in_a_help() {
+    let help = "etcd --version\n  etcd -h | --help\n  etcd --config-file\n    Text --no.\n  --name 'a'\n  --x-1\n";
+    let found: Vec<_> = flags_of_help(help).into_iter().collect();
+    assert_eq!(found, ["config-file", "name", "x-1"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! with the password rootpwd; and tokens that live for two seconds. `QUORATE_STAND_IN=etcd` runs them against
 //! the peer, which tests this harness.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,7 +43,10 @@ done
 [ "$served" ] || { echo "no server"; tail -n 5 "$LOG"; exit 1; }
 "$ETCDCTL" --endpoints localhost:2379 user add root --new-user-password=rootpwd || true
 "$ETCDCTL" --endpoints localhost:2379 user grant-role root root || true
-for tests in $TESTS; do timeout 300 "$tests" --test-threads 4 $CHOICE 2>&1 || true; done
+for tests in $TESTS; do
+    echo "program $tests"
+    timeout 300 "$tests" --test-threads 4 $CHOICE 2>&1 || true
+done
 "#;
 
 #[test]
@@ -73,37 +76,92 @@ fn the_tests_of_etcd_client_pass() {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let said = run("3", &format!("--skip {ALONE}")) + &run("1", &format!("--exact {ALONE}"));
-    let said = said.as_str();
 
-    let outcomes = outcomes(said);
-    let failed = outcomes.iter().filter(|(_, passed)| !**passed);
-    let failed: Vec<_> = failed.map(|(name, _)| name).collect();
+    let Said { outcomes, ended } = Said::read(&said);
+    let failed: Vec<_> = outcomes.iter().filter(|(_, end)| **end == End::Failed).collect();
+    assert!(failed.is_empty(), "{failed:?}:\n{said}");
+    // Nothing of what the programs list is missing: a test that hangs ends its program without a word.
+    let listed: BTreeSet<_> = tests.iter().flat_map(|program| list(program)).collect();
+    assert!(listed.len() > 20, "{listed:?}");
+    assert_eq!(outcomes.keys().cloned().collect::<BTreeSet<_>>(), listed, "{said}");
+    assert_eq!(ended, 2 * tests.len(), "every program ends well, both times:\n{said}");
+    let ignored = outcomes.iter().filter(|(_, end)| **end == End::Ignored);
+    let ignored: BTreeSet<_> = ignored.map(|((_, name), _)| name.as_str()).collect();
+    assert_eq!(ignored, IGNORED.map(|(name, _)| name).into(), "{said}");
     for (name, why) in IGNORED {
         say(&format!("{name} is not run: {why}"));
     }
-    assert!(outcomes.len() > 20, "only {} tests came to an end:\n{said}", outcomes.len());
-    assert!(failed.is_empty(), "{failed:?}:\n{said}");
-    let passed = outcomes.values().filter(|passed| **passed).count();
+    let passed = outcomes.values().filter(|end| **end == End::Passed).count();
     say(&format!("etcd-client: {passed} of {} tests pass", outcomes.len()));
 }
 
-/// What the lines `test NAME ... ok` say. A test that prints something has its outcome lines later, so only the
-/// ends count.
-fn outcomes(said: &str) -> BTreeMap<String, bool> {
-    let mut outcomes = BTreeMap::new();
-    for line in said.lines() {
-        let Some((name, end)) =
-            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
-        else {
-            continue;
-        };
-        match end {
-            "ok" => drop(outcomes.insert(name.to_owned(), true)),
-            "FAILED" => drop(outcomes.insert(name.to_owned(), false)),
-            _ => {}
+/// A test: its program and its name.
+type Test = (String, String);
+
+/// How a test has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Passed,
+    Failed,
+    Ignored,
+}
+
+/// What the programs have said.
+#[derive(PartialEq, Eq, Debug)]
+struct Said {
+    outcomes: BTreeMap<Test, End>,
+    /// Runs of programs that ended by themselves, and well.
+    ended: usize,
+}
+
+impl Said {
+    /// Reads the lines `test NAME ... ok` and `test result: ok` after each line `program PATH`. A test that prints
+    /// something has its outcome lines later, so only the ends count.
+    fn read(said: &str) -> Self {
+        let (mut outcomes, mut ended, mut program) = (BTreeMap::new(), 0, "");
+        for line in said.lines() {
+            if let Some(path) = line.strip_prefix("program ") {
+                program = path;
+            }
+            ended += usize::from(line.starts_with("test result: ok. "));
+            let Some((name, end)) =
+                line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
+            else {
+                continue;
+            };
+            let end = match end {
+                "ok" => End::Passed,
+                "FAILED" => End::Failed,
+                end if end.starts_with("ignored") => End::Ignored,
+                _ => continue,
+            };
+            outcomes.insert((program.to_owned(), name.to_owned()), end);
         }
+        Self { outcomes, ended }
     }
-    outcomes
+}
+
+/// The tests that a program has, those that it ignores too.
+fn list(program: &str) -> Vec<Test> {
+    let output = Command::new(program).args(["--list", "--format", "terse"]).output();
+    let output = output.expect("it was built");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+    names.map(|name| (program.to_owned(), name.to_owned())).collect()
+}
+
+#[test]
+fn only_ends_are_outcomes_and_each_belongs_to_its_program() {
+    let said = "program a\ntest one ... ok\ntest two has been running for over 60 seconds\n\
+                test three ... ignored, why\ntest result: ok. 1 passed\n\
+                program b\ntest one ... FAILED\ntest two ... and more\ntest result: FAILED. 0\n";
+    let test = |program: &str, name: &str| (program.to_owned(), name.to_owned());
+    let outcomes = [
+        (test("a", "one"), End::Passed),
+        (test("a", "three"), End::Ignored),
+        (test("b", "one"), End::Failed),
+    ];
+    assert_eq!(Said::read(said), Said { outcomes: outcomes.into(), ended: 1 });
 }
 
 /// A cluster of Quorate in one process.

@@ -1,10 +1,11 @@
 //! Requests that must be refused, with etcd's own codes and texts.
 
+use quorate_api::etcdserverpb::alarm_request::AlarmAction;
 use quorate_api::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-    request_op,
+    AlarmMember, AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, DeleteRangeRequest,
+    PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
 };
-use quorate_tests::client::{Client, runtime};
+use quorate_tests::client::{self, Client, runtime};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::wait;
 use tonic::{Code, Status};
@@ -19,7 +20,12 @@ const ABOVE_REQUEST_LIMIT: usize = 1_700_000;
 /// Bytes of a value above what the protocol takes, 2 MiB.
 const ABOVE_MESSAGE_LIMIT: usize = 3_000_000;
 
-/// Bytes of a value of which a hundred and some fill a quota of 8 MiB.
+const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
+
+/// A quota that is soon reached, in bytes.
+const QUOTA_BYTES: i64 = 8 << 20;
+
+/// Bytes of a value of which a hundred and some fill the quota.
 const QUOTA_STEP_BYTES: usize = 64 << 10;
 
 /// One above the operations of a transaction.
@@ -51,23 +57,67 @@ fn requests_are_refused_with_their_reason_and_change_nothing() {
 
 #[test]
 fn above_its_quota_a_node_takes_what_frees_space_and_nothing_that_grows() {
-    let quota = ["--quota-backend-bytes", "8388608"];
-    let Some(cluster) = Cluster::quorate_with("writes above the quota", &quota) else { return };
+    let quota = ["--quota-backend-bytes", &QUOTA_BYTES.to_string()];
+    let cluster = Cluster::quorate_with("writes above the quota", &quota);
+    let Some(cluster) = cluster else { return };
     let endpoint = &cluster.nodes[0].client;
     let refused = wait::until("a put is refused", SERVE_BOUND, || {
-        let put = PutRequest { key: "filler".into(), ..put("", QUOTA_STEP_BYTES) };
-        let done = runtime().block_on(async { Client::new(endpoint).kv.put(put).await });
-        done.map(drop).err().ok_or_else(|| "there is room".to_owned())
+        put_filler(endpoint).err().ok_or_else(|| "there is room".to_owned())
     });
-    expect(Err(refused), Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+    expect(Err(refused), Code::ResourceExhausted, NO_SPACE);
     runtime().block_on(async {
         let mut client = Client::new(endpoint);
+        let raised = alarms(&mut client).await;
+        assert!(!raised.is_empty(), "an operator can see why");
+        assert!(raised.iter().all(|alarm| alarm.alarm == AlarmType::Nospace as i32), "{raised:?}");
+
         let found = client.kv.range(range("filler")).await.expect("reads go on").into_inner();
         assert_eq!(found.kvs.len(), 1);
         let delete = DeleteRangeRequest { key: "filler".into(), ..DeleteRangeRequest::default() };
         let deleted = client.kv.delete_range(delete).await.expect("deletes go on").into_inner();
         assert_eq!(deleted.deleted, 1);
+        let revision = deleted.header.expect("a header").revision;
+        let compact = CompactionRequest { revision, physical: true };
+        client.kv.compact(compact).await.expect("compactions go on");
     });
+    make_room(&cluster);
+    let endpoint = &cluster.nodes[0].client;
+    // Room alone is not enough: somebody has to say that the cause is gone.
+    expect(put_filler(endpoint), Code::ResourceExhausted, NO_SPACE);
+    runtime().block_on(async {
+        let mut client = Client::new(endpoint);
+        for AlarmMember { member_id, alarm } in alarms(&mut client).await {
+            let action = AlarmAction::Deactivate as i32;
+            let disarm = AlarmRequest { action, member_id, alarm };
+            client.maintenance.alarm(disarm).await.expect("it can be disarmed");
+        }
+        assert_eq!(alarms(&mut client).await, []);
+    });
+    put_filler(endpoint).expect("there is room");
+    assert_serves(&cluster);
+}
+
+/// Has all nodes give back the room of what was deleted and compacted.
+fn make_room(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        runtime().block_on(async {
+            let mut client = Client::new(&node.client);
+            client.maintenance.defragment(DefragmentRequest {}).await.expect("it is done");
+        });
+        let size = client::status(&node.client).expect("it serves").db_size;
+        assert!(size < QUOTA_BYTES / 2, "{} holds {size} bytes", node.name);
+    }
+}
+
+fn put_filler(endpoint: &str) -> Result<(), Status> {
+    let put = PutRequest { key: "filler".into(), ..put("", QUOTA_STEP_BYTES) };
+    runtime().block_on(async { Client::new(endpoint).kv.put(put).await }).map(drop)
+}
+
+/// The alarms that are raised.
+async fn alarms(client: &mut Client) -> Vec<AlarmMember> {
+    let get = AlarmRequest { action: AlarmAction::Get as i32, ..AlarmRequest::default() };
+    client.maintenance.alarm(get).await.expect("alarms can be listed").into_inner().alarms
 }
 
 async fn empty_keys(client: &mut Client) {
