@@ -13,7 +13,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 # Arguments for `make dev` and the benches: make dev ARGS='--nodes 5'
 ARGS ?=
 
-.PHONY: dev build test lint sim mutants torture fuzz restart steady snapshot bench-engine side-by-side prerequisites target-dir
+.PHONY: dev build test lint sim mutants torture fuzz restart steady snapshot bench-engine side-by-side differential prerequisites target-dir
 
 # A cluster of three nodes in one process, with real networking, disks and syncs; Ctrl-C ends it.
 dev: build
@@ -82,6 +82,13 @@ bench-engine: build
 # Quorate, etcd and the ceiling of a gRPC door under the same load.
 side-by-side: build
 	@QUORATE_BIN_DIR=$(BIN) deploy/side-by-side $(ARGS)
+
+# The same sequences of requests to etcd and Quorate, 1,000 of each family, in memory, for no answer depends on the disk:
+# make differential DIFFERENTIAL_SEEDS=100 ARGS=watchers
+DIFFERENTIAL_SEEDS ?= 1000
+differential: build
+	REQUIRE_PEERS=1 TMPDIR=$(or $(TMPDIR),$(wildcard /dev/shm),/tmp) DIFFERENTIAL_SEEDS=$(DIFFERENTIAL_SEEDS) \
+		cargo test $(CARGO_ARGS) --test differential -- $(ARGS)
 
 prerequisites:
 	@deploy/prerequisites

@@ -159,7 +159,16 @@ impl Cluster {
     /// # Panics
     /// When it does not come to serve.
     pub fn etcd(programs: Etcd) -> Self {
+        Self::etcd_with(programs, &[])
+    }
+
+    /// As [`Self::etcd`], with `args` for every node.
+    ///
+    /// # Panics
+    /// When it does not come to serve.
+    pub fn etcd_with(programs: Etcd, args: &[&str]) -> Self {
         let mut cluster = Self::new(|_| Kind::Etcd(programs));
+        cluster.args = args.iter().map(|&arg| arg.to_owned()).collect();
         cluster.start_all();
         cluster
     }

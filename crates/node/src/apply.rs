@@ -289,6 +289,7 @@ impl Rounds {
         let scoped = ScopedView::new(&*view, open.kind.scope(), open.group);
         let opened =
             catch_unwind(AssertUnwindSafe(|| open.kind.open(open.group, &open.meta, &scoped)));
+        let is_new = GroupRow::load(open.group, &*view)?.is_none();
         drop(view);
         let Ok(machine) = opened else {
             self.lose(open.group, open.generation);
@@ -308,6 +309,13 @@ impl Rounds {
             membership: open.membership,
             applied: open.applied,
         };
+        if is_new {
+            // Before anything is applied: whoever lacks the group gets it as a snapshot, which begins with this row.
+            let mut overlay = Overlay::new(self.engine.view());
+            write_group_row(&owned, open.group, &mut overlay);
+            let rows = overlay.into_rows();
+            self.engine.write(rows)?;
+        }
         self.machines.insert(open.group, owned);
         self.sweeps.add(open.group);
         Ok(())

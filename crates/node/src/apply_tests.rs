@@ -1,3 +1,5 @@
+//! Sweeps beside a queue that is never empty, and the row that a group begins with.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use metrics::NoopRecorder;

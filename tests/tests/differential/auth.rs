@@ -1,53 +1,16 @@
 //! Users, roles, permissions and tokens, and reads and writes by all kinds of callers.
 //!
-//! All requests go to one node, which alone is sure to have applied what it acknowledged. Left out, because etcd 3.5.1 lets through what it should not, or refuses less: nested transactions, whose keys it does not
-//! look at; what was there before a put of a transaction, which it shows to who may only write; empty passwords; compaction, which we keep for root; and tokens while users do not count, of which it
-//! refuses those that it does not know (its later versions do not).
+//! All requests go to one node, which alone is sure to have applied what it acknowledged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use fastrand::Rng;
-use quorate_api::authpb::{Permission, UserAddOptions};
 use quorate_api::etcdserverpb::{self as pb, RequestOp, ResponseHeader, request_op};
 use quorate_tests::client::Client;
 use tonic::{Code, Request, Status};
 
-/// Requests before the first difference that are shown.
-const HISTORY: usize = 12;
-
-const USERS: [&str; 4] = ["root", "u1", "u2", "u3"];
-const ROLES: [&str; 4] = ["root", "r1", "r2", "r3"];
-const KEYS: [&[u8]; 5] = [b"a", b"ab", b"b", b"c", b"\xff"];
-const ENDS: [&[u8]; 6] = [b"", b"", b"\0", b"b", b"c", b"a"];
-
-/// The password of root, which never changes: somebody has to get on.
-const ROOT: &str = "root";
-
-#[derive(Debug, Clone)]
-enum Step {
-    Enable,
-    Disable,
-    Status,
-    Authenticate(pb::AuthenticateRequest),
-    UserAdd(pb::AuthUserAddRequest),
-    UserDelete(pb::AuthUserDeleteRequest),
-    UserGet(pb::AuthUserGetRequest),
-    UserList,
-    ChangePassword(pb::AuthUserChangePasswordRequest),
-    GrantRole(pb::AuthUserGrantRoleRequest),
-    RevokeRole(pb::AuthUserRevokeRoleRequest),
-    RoleAdd(pb::AuthRoleAddRequest),
-    RoleDelete(pb::AuthRoleDeleteRequest),
-    RoleGet(pb::AuthRoleGetRequest),
-    RoleList,
-    Grant(pb::AuthRoleGrantPermissionRequest),
-    Revoke(pb::AuthRoleRevokePermissionRequest),
-    Range(pb::RangeRequest),
-    Put(pb::PutRequest),
-    Delete(pb::DeleteRangeRequest),
-    Txn(pb::TxnRequest),
-}
+use super::auth_steps::{ROOT, Step, caller, first_steps, has_no_key, login, step};
+use super::harness::Run;
+use super::known::Known;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Answer {
@@ -63,196 +26,89 @@ struct Side {
     enabled: bool,
 }
 
-/// Sends the same steps to both sides; returns how their answers differ, if they do. Users do not count before and
-/// after.
-pub(crate) async fn differences(sides: [&Client; 2], seed: u64, steps: usize) -> Vec<String> {
-    let mut rng = Rng::with_seed(seed);
-    let of =
-        |client: &Client| Side { client: client.clone(), tokens: BTreeMap::new(), enabled: false };
-    let mut sides = sides.map(of);
-    let mut history = VecDeque::new();
-    for number in 0..steps {
+/// One sequence. Users do not count before and after.
+pub(crate) async fn sequence(run: &mut Run) -> Result<(), String> {
+    let of = |side: &Vec<Client>| Side {
+        client: side[0].clone(),
+        tokens: BTreeMap::new(),
+        enabled: false,
+    };
+    let mut sides = run.sides.each_ref().map(of);
+    let [etcd, quorate] = &mut sides;
+    tokio::join!(etcd.forget_all(), quorate.forget_all());
+    let compacted = run.generator.position().1;
+    for number in 0..run.steps {
+        if run.rng.usize(..3) != 0 {
+            run.ledger.note(Known::RightsRemembered);
+        }
         let (caller, step) = match first_steps().into_iter().nth(number) {
             Some(step) => (Some(ROOT), step),
-            None => (caller(&mut rng), step(&mut rng)),
+            None => {
+                let left_out = &mut run.generator.left_out;
+                (caller(&mut run.rng), step(&mut run.rng, left_out, compacted))
+            }
         };
-        let expected = sides[0].send(caller, &step).await;
-        let found = sides[1].send(caller, &step).await;
+        let [etcd, quorate] = &mut sides;
+        let answers = tokio::join!(etcd.send(caller, &step), quorate.send(caller, &step)).into();
         let shown = format!("step {number}, by {caller:?}: {step:?}");
-        if expected != found {
-            let mut lines: Vec<String> = history.into();
-            lines.push(format!(
-                "seed {seed}, {shown}\netcd answers {expected:#?}\nQuorate answers {found:#?}"
-            ));
-            return lines;
-        }
-        history.push_back(format!("{shown}\n  both answer {expected:?}"));
-        history.drain(..history.len().saturating_sub(HISTORY));
+        run.judge(shown, &answers, || excuse(&step, &answers))?;
     }
     let everything =
         pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
-    let mut left = Vec::new();
-    for side in &mut sides {
-        side.send(None, &Step::Authenticate(login(ROOT, ROOT))).await;
-        side.send(Some(ROOT), &Step::Disable).await;
-        left.push(side.send(None, &Step::Range(everything.clone())).await);
-    }
-    let mut lines: Vec<String> = history.into();
-    if left[0] == left[1] {
-        return Vec::new();
-    }
-    lines.push(format!("seed {seed}: etcd has {:#?}\nQuorate has {:#?}", left[0], left[1]));
-    lines
+    let [etcd, quorate] = &mut sides;
+    let left = tokio::join!(etcd.end(everything.clone()), quorate.end(everything));
+    run.judge("what is there in the end".to_owned(), &left.into(), || None)
 }
 
-/// What makes the rest worth trying: root, and users who count.
-fn first_steps() -> Vec<Step> {
-    let mut steps = vec![Step::UserAdd(user_add(ROOT, ROOT))];
-    steps.push(Step::RoleAdd(pb::AuthRoleAddRequest { name: ROOT.into() }));
-    steps.push(Step::GrantRole(grant_role(ROOT, ROOT)));
-    for (user, role) in USERS.iter().zip(ROLES).skip(1) {
-        steps.push(Step::UserAdd(user_add(user, user)));
-        steps.push(Step::RoleAdd(pb::AuthRoleAddRequest { name: role.into() }));
-        steps.push(Step::GrantRole(grant_role(user, role)));
-    }
-    steps.push(Step::Enable);
-    steps.extend(USERS.iter().map(|user| Step::Authenticate(login(user, user))));
-    steps
-}
-
-fn caller(rng: &mut Rng) -> Option<&'static str> {
-    match rng.u32(..10) {
-        0 => None,
-        1..6 => Some(ROOT),
-        _ => rng.choice(USERS),
-    }
-}
-
-fn step(rng: &mut Rng) -> Step {
-    let named = |name: &str| name.to_owned();
-    let user = rng.choice(USERS).expect("there are users");
-    let role = rng.choice(ROLES).expect("there are roles");
-    // Root's own user and role stay: without them nobody could get on.
-    let other = rng.choice(&USERS[1..]).expect("there are others");
-    let (key, range_end) = key_range(rng);
-    match rng.u32(..100) {
-        0 => Step::Enable,
-        1 => Step::Disable,
-        2..6 => Step::Status,
-        6..14 => {
-            let wrong = rng.u32(..6) == 0;
-            Step::Authenticate(login(user, if wrong { "wrong" } else { user }))
-        }
-        14..17 => {
-            let options = Some(UserAddOptions { no_password: rng.u32(..4) == 0 });
-            Step::UserAdd(pb::AuthUserAddRequest { options, ..user_add(user, user) })
-        }
-        17..19 => Step::UserDelete(pb::AuthUserDeleteRequest { name: named(other) }),
-        19..23 => Step::UserGet(pb::AuthUserGetRequest { name: named(user) }),
-        23..25 => Step::UserList,
-        25..27 => Step::ChangePassword(pb::AuthUserChangePasswordRequest {
-            name: named(other),
-            password: named(other),
-            ..Default::default()
-        }),
-        27..31 => Step::GrantRole(grant_role(user, role)),
-        31..34 => Step::RevokeRole(pb::AuthUserRevokeRoleRequest {
-            name: named(other),
-            role: named(role),
-        }),
-        34..37 => Step::RoleAdd(pb::AuthRoleAddRequest { name: named(role) }),
-        37..39 => {
-            let role = rng.choice(&ROLES[1..]).expect("there are others");
-            Step::RoleDelete(pb::AuthRoleDeleteRequest { role: named(role) })
-        }
-        39..43 => Step::RoleGet(pb::AuthRoleGetRequest { role: named(role) }),
-        43..45 => Step::RoleList,
-        45..53 => {
-            let perm_type = rng.i32(0..3);
-            let (key, range_end) = permitted(rng);
-            let perm = Some(Permission { perm_type, key, range_end });
-            Step::Grant(pb::AuthRoleGrantPermissionRequest { name: named(role), perm })
-        }
-        53..57 => {
-            let (key, range_end) = permitted(rng);
-            Step::Revoke(pb::AuthRoleRevokePermissionRequest { role: named(role), key, range_end })
-        }
-        57..72 => Step::Range(pb::RangeRequest { key, range_end, ..Default::default() }),
-        72..85 => Step::Put(put(rng)),
-        85..91 => Step::Delete(delete(rng)),
-        _ => Step::Txn(txn(rng)),
-    }
-}
-
-fn key_range(rng: &mut Rng) -> (Bytes, Bytes) {
-    let key = rng.choice(KEYS).expect("there are keys");
-    let end = rng.choice(ENDS).expect("there are ends");
-    (Bytes::from_static(key), Bytes::from_static(end))
-}
-
-/// For each key one range only: of those that begin with the same key etcd finds the first, and takes others for new.
-fn permitted(rng: &mut Rng) -> (Bytes, Bytes) {
-    let at = rng.usize(..KEYS.len());
-    (Bytes::from_static(KEYS[at]), Bytes::from_static(ENDS[at + 1]))
-}
-
-fn put(rng: &mut Rng) -> pb::PutRequest {
-    let (key, _) = key_range(rng);
-    pb::PutRequest { key, value: "v".into(), prev_kv: rng.bool(), ..Default::default() }
-}
-
-fn delete(rng: &mut Rng) -> pb::DeleteRangeRequest {
-    let (key, range_end) = key_range(rng);
-    pb::DeleteRangeRequest { key, range_end, prev_kv: rng.bool() }
-}
-
-/// Never two writes of one key: etcd looks for those before it looks for rights, and so do we, but not for each form
-/// of them.
-fn txn(rng: &mut Rng) -> pb::TxnRequest {
-    let read = |rng: &mut Rng| {
-        let (key, range_end) = key_range(rng);
-        let range = pb::RangeRequest { key, range_end, ..Default::default() };
-        RequestOp { request: Some(request_op::Request::RequestRange(range)) }
+fn excuse(step: &Step, [expected, found]: &[Answer; 2]) -> Option<Known> {
+    use Answer::{Refused, Said};
+    let range = match step {
+        Step::Range(range) | Step::NestedRead(range) => Some((&range.key, &range.range_end)),
+        Step::Delete(delete) => Some((&delete.key, &delete.range_end)),
+        _ => None,
     };
-    let write = |rng: &mut Rng| {
-        let request = match rng.bool() {
-            true => request_op::Request::RequestPut(pb::PutRequest { prev_kv: false, ..put(rng) }),
-            false => request_op::Request::RequestDeleteRange(delete(rng)),
-        };
-        RequestOp { request: Some(request) }
-    };
-    let branch = |rng: &mut Rng| {
-        let mut ops = vec![];
-        if rng.bool() {
-            ops.push(read(rng));
+    match (step, expected, found) {
+        (_, Said(_), Refused(Code::PermissionDenied, _))
+        | (_, Refused(Code::PermissionDenied, _), Said(_))
+            if range.is_some_and(|(key, end)| has_no_key(key, end)) =>
+        {
+            Some(Known::RangeWithoutKeys)
         }
-        if rng.u32(..3) > 0 {
-            ops.push(write(rng));
+        (Step::NestedRead(_), Said(_), Refused(code, text)) => {
+            is_denied(*code, text).then_some(Known::NestedReadUnchecked)
         }
-        ops
-    };
-    let (key, range_end) = key_range(rng);
-    let compare = pb::Compare {
-        result: pb::compare::CompareResult::Greater as i32,
-        target: pb::compare::CompareTarget::Version as i32,
-        key,
-        range_end,
-        target_union: Some(pb::compare::TargetUnion::Version(0)),
-    };
-    let compare = if rng.bool() { vec![compare] } else { Vec::new() };
-    pb::TxnRequest { compare, success: branch(rng), failure: branch(rng) }
+        (Step::Txn(txn), Said(_), Refused(code, text)) if is_empty(txn) => {
+            is_denied(*code, text).then_some(Known::EmptyTxnForAll)
+        }
+        (Step::Compact(_), Refused(Code::OutOfRange, _), Refused(code, text)) => {
+            is_denied(*code, text).then_some(Known::CompactionForAll)
+        }
+        (Step::Stranger(_), Refused(Code::Unauthenticated, _), Said(_)) => {
+            Some(Known::UnknownTokenWhileOpen)
+        }
+        (Step::Authenticate(_), Refused(Code::Unknown, theirs), Refused(code, ours)) => {
+            let none = "authentication failed, password was given for no password user";
+            let same = theirs.ends_with(none) && ours.ends_with(none);
+            (same && *code == Code::InvalidArgument).then_some(Known::PasswordOfNone)
+        }
+        (_, Refused(Code::Unauthenticated, _), Refused(_, text)) => {
+            let old =
+                ["etcdserver: revision of auth store is old", "etcdserver: permission denied"]
+                    .contains(&&**text);
+            old.then_some(Known::TokenOfBefore)
+        }
+        _ => None,
+    }
 }
 
-fn login(name: &str, password: &str) -> pb::AuthenticateRequest {
-    pb::AuthenticateRequest { name: name.into(), password: password.into() }
+fn is_empty(txn: &pb::TxnRequest) -> bool {
+    txn.compare.is_empty() && txn.success.is_empty() && txn.failure.is_empty()
 }
 
-fn user_add(name: &str, password: &str) -> pb::AuthUserAddRequest {
-    pb::AuthUserAddRequest { name: name.into(), password: password.into(), ..Default::default() }
-}
-
-fn grant_role(user: &str, role: &str) -> pb::AuthUserGrantRoleRequest {
-    pb::AuthUserGrantRoleRequest { user: user.into(), role: role.into() }
+/// To a user, or to nobody.
+fn is_denied(code: Code, text: &str) -> bool {
+    let nobody = code == Code::InvalidArgument && text == "etcdserver: user name is empty";
+    nobody || code == Code::PermissionDenied
 }
 
 /// Makes a call as somebody; its answer without identities.
@@ -276,6 +132,26 @@ fn with_token<T>(request: T, token: Option<&String>) -> Request<T> {
 }
 
 impl Side {
+    /// Deletes all users and roles; users do not count yet.
+    async fn forget_all(&mut self) {
+        let auth = &mut self.client.auth;
+        let users = auth.user_list(pb::AuthUserListRequest {}).await.expect("a list").into_inner();
+        for name in users.users {
+            auth.user_delete(pb::AuthUserDeleteRequest { name }).await.expect("it is there");
+        }
+        let roles = auth.role_list(pb::AuthRoleListRequest {}).await.expect("a list").into_inner();
+        for role in roles.roles {
+            auth.role_delete(pb::AuthRoleDeleteRequest { role }).await.expect("it is there");
+        }
+    }
+
+    /// Lets users count no more, and says what is there.
+    async fn end(&mut self, everything: pb::RangeRequest) -> Answer {
+        self.send(None, &Step::Authenticate(login(ROOT, ROOT))).await;
+        self.send(Some(ROOT), &Step::Disable).await;
+        self.send(None, &Step::Range(everything)).await
+    }
+
     async fn send(&mut self, caller: Option<&str>, step: &Step) -> Answer {
         let caller = caller.filter(|_| self.enabled);
         let answer = self.send_as(caller, step).await;
@@ -323,6 +199,23 @@ impl Side {
             Step::Put(request) => call!(kv, put, request, token),
             Step::Delete(request) => call!(kv, delete_range, request, token),
             Step::Txn(request) => call!(kv, txn, request, token),
+            Step::NestedRead(range) => {
+                let request = Some(request_op::Request::RequestRange(range));
+                let inner = pb::TxnRequest {
+                    success: vec![RequestOp { request }],
+                    ..pb::TxnRequest::default()
+                };
+                let request = Some(request_op::Request::RequestTxn(inner));
+                let outer = pb::TxnRequest {
+                    success: vec![RequestOp { request }],
+                    ..pb::TxnRequest::default()
+                };
+                call!(kv, txn, outer, token)
+            }
+            Step::Compact(revision) => {
+                call!(kv, compact, pb::CompactionRequest { revision, physical: false }, token)
+            }
+            Step::Stranger(range) => call!(kv, range, range, Some(&"nobody.1".to_owned())),
         }
     }
 }

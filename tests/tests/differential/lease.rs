@@ -3,8 +3,6 @@
 //! What depends on time or chance is left out: leases that end while the test runs (short times to live), and ids
 //! that the server chooses. What is left of a time to live is compared only as some, none, or no lease.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use fastrand::Rng;
 use quorate_api::etcdserverpb::{
@@ -16,17 +14,15 @@ use quorate_api::etcdserverpb::{
 use quorate_tests::client::Client;
 use tonic::{Code, Status};
 
-use super::compare;
 use super::generate::{Generator, Request};
+use super::harness::Run;
+use super::keys;
 
 /// The ids, edges among them. 0 would let the server choose.
 const IDS: [i64; 7] = [1, 2, 3, 77, i64::MAX, -1, i64::MIN];
 
 /// The times to live, seconds: none ends during the test, and the last one is above what is allowed.
 const TTLS_S: [i64; 5] = [600, 3_600, 1_000_000, 9_000_000_000, 9_000_000_001];
-
-/// Requests before the first difference that are shown.
-const HISTORY: usize = 3;
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -47,7 +43,6 @@ enum Answer {
     TimeToLive(LeaseTimeToLiveResponse),
     Leases(LeaseLeasesResponse),
     KeepAlive(Option<LeaseKeepAliveResponse>),
-    Kv(compare::Answer),
     Error { code: Code, text: String },
 }
 
@@ -83,44 +78,22 @@ fn put(rng: &mut Rng, lease: i64) -> PutRequest {
     }
 }
 
-/// Sends the same steps to both sides; returns how their answers differ, if they do.
-pub(crate) async fn differences(
-    sides: &mut [Vec<Client>; 2],
-    seed: u64,
-    steps: usize,
-    generator: &mut Generator,
-) -> Vec<String> {
-    let mut rng = Rng::with_seed(seed);
-    let mut history = VecDeque::new();
-    for number in 0..steps {
-        let step = step(&mut rng, generator);
-        let node = rng.usize(..3);
-        for side in sides.iter_mut() {
-            // Of times to live the leader answers, of lists whoever is asked, each from its own state.
-            super::settle(side).await;
-        }
-        let [etcd, quorate] = sides;
-        let expected = send(&mut etcd[node], &step).await;
-        let found = send(&mut quorate[node], &step).await;
+/// One sequence.
+pub(crate) async fn sequence(run: &mut Run) -> Result<(), String> {
+    for number in 0..run.steps {
+        let step = step(&mut run.rng, &mut run.generator);
+        let node = run.rng.usize(..3);
         let shown = format!("step {number}, node {node}: {step:?}");
-        let same = match (&step, &expected, &found) {
-            (Step::Kv(request), Answer::Kv(expected), Answer::Kv(found)) => {
-                generator.learn(request, expected);
-                compare::difference(request, expected, found).is_none()
-            }
-            _ => expected == found,
-        };
-        if !same {
-            let mut lines: Vec<String> = history.into();
-            lines.push(format!(
-                "seed {seed}, {shown}\netcd answers {expected:#?}\nQuorate answers {found:#?}"
-            ));
-            return lines;
+        if let Step::Kv(request) = &step {
+            keys::ask(run, node, shown, request).await?;
+        } else {
+            // Of times to live the leader answers, of lists whoever is asked, each from its own state.
+            run.settle().await;
+            let answers = run.both(node, async |client| send(client, &step).await).await;
+            run.judge(shown, &answers, || None)?;
         }
-        history.push_back(shown);
-        history.drain(..history.len().saturating_sub(HISTORY));
     }
-    Vec::new()
+    Ok(())
 }
 
 async fn send(client: &mut Client, step: &Step) -> Answer {
@@ -140,7 +113,7 @@ async fn send(client: &mut Client, step: &Step) -> Answer {
             leases.map(|r| Answer::Leases(r.into_inner()))
         }
         Step::KeepAlive(request) => keep_alive(client, request).await.map(Answer::KeepAlive),
-        Step::Kv(request) => return Answer::Kv(super::send(client, &request).await),
+        Step::Kv(_) => unreachable!("those are sent otherwise"),
     };
     answer.map_or_else(error, neutral)
 }
@@ -181,7 +154,7 @@ fn neutral(mut answer: Answer) -> Answer {
                 header(&mut kept.header);
             }
         }
-        Answer::Kv(_) | Answer::Error { .. } => {}
+        Answer::Error { .. } => {}
     }
     answer
 }

@@ -1,0 +1,195 @@
+//! Where Quorate answers otherwise than etcd 3.5.1, by name: bugs of that version, and what we do otherwise on
+//! purpose. Any other difference fails the test.
+
+use std::collections::BTreeMap;
+
+/// How a row is dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Treatment {
+    /// Both sides are asked, and their answers may differ as the row says.
+    Differs,
+    /// Only Quorate is asked: etcd would not be there afterwards.
+    OursOnly,
+    /// It is drawn and not sent: the stores would hold different things afterwards.
+    LeftOut,
+}
+
+/// What is compared together: one test each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// `KV`.
+    Keys,
+    /// `Lease`.
+    Leases,
+    /// `Watch`.
+    Watches,
+    /// Hashes of keys, compactions and alarms.
+    Upkeep,
+    /// `Auth`.
+    Users,
+    /// `Lock` and `Election`.
+    Queues,
+    /// `Cluster`, and where the leader is.
+    Members,
+    /// The rest of `Maintenance`.
+    Maintenance,
+}
+
+macro_rules! table {
+    ($($name:ident, $family:ident, $treatment:ident, $etcd:literal, $quorate:literal, $why:literal;)*) => {
+        /// The rows.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Known { $(#[doc = $etcd] $name,)* }
+
+        impl Known {
+            /// Every row.
+            const ALL: &[Self] = &[$(Self::$name,)*];
+
+            fn family(self) -> Family {
+                match self { $(Self::$name => Family::$family,)* }
+            }
+
+            fn treatment(self) -> Treatment {
+                match self { $(Self::$name => Treatment::$treatment,)* }
+            }
+
+            /// What etcd does, what we do, and why.
+            fn words(self) -> [&'static str; 3] {
+                match self { $(Self::$name => [$etcd, $quorate, $why],)* }
+            }
+        }
+    };
+}
+
+table! {
+    UnknownSortTarget, Keys, OursOnly, "its process ends", "refuses it", "bug: a nil sorter is called";
+    UnknownSortOrder, Keys, Differs, "answers in any order", "refuses it", "we do not guess";
+    UnknownCompare, Keys, Differs, "takes the compare for a success", "refuses it", "we do not guess";
+    NegativeRevisionInTxn, Keys, Differs, "takes it for compacted within a transaction, and for the present outside",
+        "the present in both", "bug: two checks of one thing";
+    KeepAfterDeleteFrom, Keys, LeftOut,
+        "its process ends when a put keeps the value or the lease of a key that the same transaction has deleted by a \
+         range without an end", "refuses it", "bug: the check for keys that are written twice overlooks that form";
+    ReadElsewhereAndWrite, Keys, LeftOut,
+        "refuses a transaction that reads at a compacted or future revision, and keeps what it wrote",
+        "refuses all of it", "bug: the writes are not undone";
+    ProgressBeforeEvents, Watches, Differs, "answers a progress request before events up to that revision are sent",
+        "answers when they are sent", "bug: who resumes from there misses them";
+    ProgressBehind, Watches, Differs, "answers a progress request with the node's revision",
+        "with the revision up to which all was sent, which may come after the answer to a write", "progress is true";
+    CompactedButKept, Watches, Differs, "cancels every watch that begins below the compaction",
+        "serves it while all that it needs is in memory", "nothing is missed";
+    AtCompaction, Watches, Differs,
+        "of the compacted revision itself it tells no delete and no pair before, once it has swept",
+        "tells them as long as they are there", "either may be: what is below is gone";
+    NestedPutWithoutSpace, Upkeep, LeftOut, "takes puts in nested transactions without space", "refuses them",
+        "bug: they are not counted";
+    OneAlarmClearsAll, Upkeep, Differs, "takes writes when one alarm is cleared, although another one is raised",
+        "refuses them until the last one is cleared", "bug: the check is put back as if there were none";
+    HashOfNothing, Upkeep, Differs,
+        "hashes what its sweep has not come to yet, if no key was there at the hash's revision", "hashes what is left",
+        "bug: an empty set of what is kept is taken for none";
+    UnknownAlarm, Upkeep, OursOnly, "its process ends", "refuses it", "bug: it panics when it is applied";
+    NestedReadUnchecked, Users, Differs, "lets a nested transaction read what its user may not", "refuses it",
+        "bug: permissions of nested transactions are not looked at";
+    EmptyTxnForAll, Users, Differs, "lets anybody run a transaction that touches no key", "asks who it is first",
+        "nobody is served who is not known";
+    CompactionForAll, Users, Differs, "lets everybody compact who is known", "keeps it for root",
+        "history belongs to all users";
+    UnknownTokenWhileOpen, Users, Differs, "refuses tokens that it does not know although users do not count",
+        "does not look at them", "its later versions do not either";
+    PasswordOfNone, Users, Differs, "sends the code Unknown and another prefix for the password of a user without one",
+        "sends InvalidArgument, and the prefix of all others", "it is a login that fails like any other";
+    RangeWithoutKeys, Users, Differs, "decides by its tree of intervals who may have a range that ends before it begins",
+        "lets in who may have its first key", "no key is touched, and the rule is a plain one";
+    TokenOfBefore, Users, Differs, "calls a token invalid when its user has another password, or is gone",
+        "may say that the revision is old, or that the user may not, where the node has not heard of it yet",
+        "both refuse; with whoever leads elsewhere a node may be behind";
+    PreviousValueInTxn, Users, LeftOut, "shows what was there before a put of a transaction to who may only write",
+        "refuses it", "bug: what is read is not looked at";
+    EmptyPassword, Users, LeftOut, "takes an empty password", "refuses it", "it is no password";
+    RangesOfOneKey, Users, LeftOut,
+        "finds only the first of a role's permissions that begin with one key, and takes others for new",
+        "finds each", "bug: they are searched by the key alone";
+    DuplicateAndDenied, Users, LeftOut, "says of some transactions that a key is written twice before it looks at rights",
+        "looks at rights first for some of them", "two refusals of which either is right";
+    RightsRemembered, Users, LeftOut, "other nodes apply by rights that they remember, and come to hold other keys",
+        "all apply by the same rights", "bug: the cache is not of the revision";
+    HeldAgain, Queues, Differs, "a call of a lease that has the key already reads it", "writes it again",
+        "the last call is the one that is undone when it ends";
+    RefusedAtOnce, Queues, Differs, "who waits without a lease is told so when its turn comes", "is told so at once",
+        "it waits for nothing";
+    LeaderWithoutKey, Queues, Differs, "who campaigned and has no key any more is called the leader at its turn",
+        "is refused", "bug: two leaders";
+    HolderByName, Queues, Differs, "who waited is let in when its key was made anew by another call", "is refused",
+        "bug: two holders; the key is looked for by its name alone";
+    TwoCallsOfOneLease, Queues, LeftOut, "a call of a lease whose key waits already is undone by the key's name",
+        "by the revision of its write", "when it comes to the server cannot be seen";
+    PeerUrlScheme, Members, Differs, "keeps the scheme of a peer URL", "shows quic://", "nodes speak nothing else";
+    AddedVoterWaits, Members, Differs, "an added voter counts at once", "it is a learner until it has caught up",
+        "who does not run must not cost a majority";
+    UpdatedLearnerVotes, Members, Differs, "makes a voter of a learner whose peer URL is changed", "it stays a learner",
+        "bug: the mark is not kept";
+    UpdateUnchecked, Members, Differs, "takes any text for a peer URL of an update", "refuses what is none",
+        "nobody could dial it";
+    OnePeerUrl, Members, Differs, "takes several peer URLs", "refuses them", "nodes would not know which to dial";
+    AddWhileUnhealthy, Members, Differs, "adds nobody while a voter cannot be reached",
+        "adds as long as those that have joined are a majority", "who replaces a lost node has to be added first";
+    PromoteUnknown, Members, Differs, "a node that does not lead asks on and on for the promotion of an unknown member",
+        "refuses it", "bug: one refusal is taken for a leader that cannot be reached";
+    DowngradeUnanswered, Maintenance, Differs, "begins and ends a downgrade, and never says so",
+        "answers", "bug: nobody wakes the call";
+    UnknownMethodCode, Maintenance, Differs, "sends the code Unknown for a step of a downgrade that does not exist",
+        "sends InvalidArgument", "it is the client's mistake";
+}
+
+/// How often each row was met.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    met: BTreeMap<Known, u64>,
+}
+
+impl Ledger {
+    pub(crate) fn note(&mut self, known: Known) {
+        *self.met.entry(known).or_default() += 1;
+    }
+
+    /// The rows of a family: those that were met, and how often, and those that were not.
+    pub(crate) fn report(&self, family: Family) -> String {
+        let mut lines = Vec::new();
+        for known in Known::ALL.iter().filter(|known| known.family() == family) {
+            let [etcd, quorate, why] = known.words();
+            let treatment = known.treatment();
+            lines.push(match self.met.get(known) {
+                Some(times) => format!("  {known:?} ({treatment:?}): {times} times"),
+                None => format!(
+                    "  {known:?} ({treatment:?}): NEVER MET: etcd {etcd}; Quorate {quorate}; {why}"
+                ),
+            });
+        }
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_says_what_both_do_and_why() {
+        for known in Known::ALL {
+            assert!(known.words().iter().all(|words| !words.is_empty()), "{known:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_names_what_was_met_and_what_was_not() {
+        let mut ledger = Ledger::default();
+        ledger.note(Known::HeldAgain);
+        ledger.note(Known::HeldAgain);
+        let report = ledger.report(Family::Queues);
+        assert!(report.contains("HeldAgain (Differs): 2 times"), "{report}");
+        assert!(report.contains("HolderByName (Differs): NEVER MET"), "{report}");
+        assert!(!report.contains("UnknownSortOrder"), "{report}");
+    }
+}
