@@ -77,8 +77,6 @@ table! {
         "answers when they are sent", "bug: who resumes from there misses them";
     ProgressBehind, Watches, Differs, "answers a progress request with the node's revision",
         "with the revision up to which all was sent, which may come after the answer to a write", "progress is true";
-    CompactedButKept, Watches, Differs, "cancels every watch that begins below the compaction",
-        "serves it while all that it needs is in memory", "nothing is missed";
     AtCompaction, Watches, Differs,
         "of the compacted revision itself it tells no delete and no pair before, once it has swept",
         "tells them as long as they are there", "either may be: what is below is gone";

@@ -204,8 +204,6 @@ impl Pair {
             });
             told.collect()
         };
-        let is_compacted =
-            |told: &Told| matches!(told, Told::Canceled(_, revision) if *revision > 0);
         for (id, expected) in &etcd.told {
             let found = quorate.told.get(id).map(Vec::as_slice).unwrap_or_default();
             let (all, ours) = (lives(expected), lives(found));
@@ -216,8 +214,6 @@ impl Pair {
                 }
                 if above(found) == above(expected) {
                     run.ledger.note(Known::AtCompaction);
-                } else if expected.iter().any(is_compacted) && !found.iter().any(is_compacted) {
-                    run.ledger.note(Known::CompactedButKept);
                 } else {
                     return Err(format!(
                         "{}\nwatch {id}: etcd tells {expected:#?}\nQuorate tells {found:#?}",

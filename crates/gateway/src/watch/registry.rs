@@ -258,7 +258,10 @@ impl Registry {
         stream.lagging.insert(watch);
         self.census.watchers += 1;
         self.census.lagging += 1;
-        self.join(id, watch, start);
+        // What lies behind is read, though it may be in memory: only rows tell whether it is compacted.
+        if start > self.through {
+            self.join(id, watch, start);
+        }
         Ok(watch)
     }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use quorate_api::etcdserverpb::WatchCreateRequest;
 use quorate_api::etcdserverpb::watch_request::RequestUnion;
-use quorate_api::etcdserverpb::{WatchProgressRequest, WatchResponse};
+use quorate_api::etcdserverpb::{CompactionRequest, WatchProgressRequest, WatchResponse};
 use quorate_gateway::GatewayConfig;
 use tonic::{Code, Request};
 
 use crate::support::Door;
-use crate::watch_beside_etcd::{Watching, put, watch};
+use crate::watch_beside_etcd::{Watching, from, put, watch};
 
 pub(crate) fn revisions(response: &WatchResponse) -> Vec<i64> {
     let revision = |event: &quorate_api::mvccpb::Event| {
@@ -92,6 +92,29 @@ async fn large_responses_come_in_fragments_to_those_who_ask_for_it() {
     assert!(seen.into_iter().eq(2..12));
     let (last, others) = parts.split_last().expect("there are parts");
     assert!(!last && !others.is_empty() && others.iter().all(|fragment| *fragment), "{parts:?}");
+}
+
+#[tokio::test]
+async fn a_watch_from_below_the_compaction_is_cancelled_although_what_it_wants_is_in_memory() {
+    let door = Door::open().await;
+    let mut live = Watching::on(door.channel().await).await;
+    live.create(watch("k", "")).await;
+    assert!(live.next().await.created);
+    for number in 2..7 {
+        live.kv.put(put("k", "v")).await.expect("a put");
+        assert_eq!(revisions(&live.next().await), [number]);
+    }
+    let compact = CompactionRequest { revision: 4, physical: false };
+    live.kv.compact(compact).await.expect("it is in the past");
+    let mut late = Watching::on(door.channel().await).await;
+    late.create(from(3, watch("k", ""))).await;
+    assert!(late.next().await.created);
+    let ended = late.next().await;
+    assert!(ended.canceled && ended.events.is_empty(), "{ended:?}");
+    assert_eq!(ended.compact_revision, 4);
+    late.create(from(5, watch("k", ""))).await;
+    assert!(late.next().await.created);
+    assert_eq!(revisions(&late.next().await), [5, 6]);
 }
 
 #[tokio::test]
