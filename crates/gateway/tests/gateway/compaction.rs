@@ -44,10 +44,9 @@ impl Node {
         let looks = async {
             let mut seen = 0;
             while seen < count {
-                let reads = self.backend.take_reads();
+                let reads = self.backend.next_reads().await;
                 assert!(reads.iter().all(|read| *read == Consistency::Serializable));
                 seen += reads.len();
-                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         timeout(PATIENCE, looks).await.expect("it looks");

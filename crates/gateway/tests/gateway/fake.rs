@@ -31,6 +31,8 @@ pub(crate) struct FakeBackend {
     /// While false, reads do not come back.
     answers: tokio::sync::watch::Sender<bool>,
     held: tokio::sync::watch::Sender<usize>,
+    /// How many reads there were.
+    asked: tokio::sync::watch::Sender<usize>,
 }
 
 struct State {
@@ -63,6 +65,7 @@ impl FakeBackend {
             refused: tokio::sync::watch::Sender::new(0),
             answers: tokio::sync::watch::Sender::new(true),
             held: tokio::sync::watch::Sender::new(0),
+            asked: tokio::sync::watch::Sender::new(0),
             state: Arc::new(Mutex::new(State {
                 keyspace: Keyspace::new(),
                 roster: Roster::of(Member {
@@ -155,6 +158,18 @@ impl FakeBackend {
         std::mem::take(&mut self.state().reads)
     }
 
+    /// As [`Self::take_reads`], once there are any.
+    pub(crate) async fn next_reads(&self) -> Vec<Consistency> {
+        let mut asked = self.asked.subscribe();
+        loop {
+            let reads = self.take_reads();
+            if !reads.is_empty() {
+                return reads;
+            }
+            asked.changed().await.expect("the sender is here");
+        }
+    }
+
     /// The commands proposed since the last call.
     pub(crate) fn take_proposals(&self) -> Vec<Command> {
         std::mem::take(&mut self.state().proposals)
@@ -226,6 +241,7 @@ impl Backend for FakeBackend {
         }
         let mut state = self.state();
         state.reads.push(consistency);
+        self.asked.send_modify(|count| *count += 1);
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }

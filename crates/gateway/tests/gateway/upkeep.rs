@@ -181,9 +181,8 @@ async fn looks(door: &Door, count: usize) {
     let looks = async {
         let mut seen = 0;
         while seen < count {
-            let reads = door.backend.take_reads();
+            let reads = door.backend.next_reads().await;
             seen += reads.iter().filter(|read| **read == Consistency::Serializable).count();
-            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     timeout(PATIENCE, looks).await.expect("the compaction waits for the sweep");

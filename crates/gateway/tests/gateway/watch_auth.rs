@@ -134,6 +134,16 @@ pub(crate) async fn put(root: &Client, key: &'static str) {
     root.put(request).await.expect("root may");
 }
 
+/// Takes the range of `b` from the role `s`, which `split` has.
+async fn take_b(root: &Client) {
+    let request = pb::AuthRoleRevokePermissionRequest {
+        role: "s".into(),
+        key: "b".into(),
+        range_end: "c".into(),
+    };
+    root.role_revoke_permission(request).await.expect("it was granted");
+}
+
 pub(crate) fn keys(response: &WatchResponse) -> Vec<&[u8]> {
     assert!(!response.canceled, "{response:?}");
     let pairs = response.events.iter().map(|event| event.kv.as_ref().expect("a pair"));
@@ -174,12 +184,7 @@ async fn a_watch_ends_when_the_right_to_read_is_taken_and_tells_nothing_more() {
     root.user_grant_role(grant_role("wrong", "r")).await.expect("both are there");
     put(&root, "b").await;
     assert_eq!(keys(&stream.next().await), [b"b"]);
-    let request = pb::AuthRoleRevokePermissionRequest {
-        role: "s".into(),
-        key: "b".into(),
-        range_end: "c".into(),
-    };
-    root.role_revoke_permission(request).await.expect("it was granted");
+    take_b(&root).await;
     put(&root, "b1").await;
     let ended = stream.next().await;
     assert_eq!(
@@ -264,12 +269,7 @@ async fn a_node_that_knows_nothing_of_users_asks_others_before_it_tells_a_watch_
     assert!(stream.next().await.created);
     put(&root, "b").await;
     assert_eq!(keys(&stream.next().await), [b"b"]);
-    let request = pb::AuthRoleRevokePermissionRequest {
-        role: "s".into(),
-        key: "b".into(),
-        range_end: "c".into(),
-    };
-    root.role_revoke_permission(request).await.expect("it was granted");
+    take_b(&root).await;
     put(&root, "b1").await;
     let ended = stream.next().await;
     assert_eq!((ended.canceled, &*ended.cancel_reason, ended.events.len()), (true, DENIED, 0));
