@@ -27,7 +27,7 @@ use crate::auth::audit;
 use crate::auth::caller::{Identity, Peer};
 use crate::auth::guard::names_token;
 use crate::auth::service::AuthService;
-use crate::auth::table::{COMPACT, Requirement, is_of_users, is_roots, requirement};
+use crate::auth::table::{COMPACT, RANGE_STREAM, Requirement, is_of_users, is_roots, requirement};
 use crate::backend::Backend;
 use crate::cluster::ClusterService;
 use crate::desk::Desk;
@@ -112,6 +112,9 @@ impl<B: Backend> Door<B> {
             return Ok(refusal.into_http());
         }
         if is_kv && self.desk.backend.auth_is_off() && !names_token(request.headers()) {
+            if path == RANGE_STREAM {
+                request.extensions_mut().insert(peer.clone());
+            }
             let (response, code) = in_etcd_words(self.kv.clone().call(request).await?);
             // Users may count by now: this node's replica is behind, and others refused.
             if code != Code::Ok || path == COMPACT {
@@ -163,13 +166,12 @@ impl<B: Backend> Door<B> {
         Ok(identity)
     }
 
-    /// Tells of what was refused, and of what changes users or is root's. Logins, watches and changes of alarms tell
-    /// of themselves.
+    /// Tells of what was refused, and of what changes users or is root's. Logins, watches, changes of alarms, and
+    /// streams that are refused after their head tell of themselves.
     fn audit(&self, path: &str, who: Option<&Identity>, peer: &Peer, response: &Response<Body>) {
         let status = Status::from_header_map(response.headers());
-        let mut denials = ApiError::ALL.iter().filter(|error| audit::is_denial(**error));
         match status.filter(|status| status.code() != Code::Ok) {
-            Some(status) if denials.any(|denial| denial.text() == status.message()) => {
+            Some(status) if audit::tells_denial(&status) => {
                 self.desk.guard.audit.denied(path, who, peer, status.message());
             }
             Some(status) if is_of_users(path) => audit::denied(path, who, peer, status.message()),

@@ -17,7 +17,7 @@ use quorate_types::kv::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::auth::caller::{Identity, identity};
+use crate::auth::caller::{Identity, identity, peer};
 use crate::backend::Backend;
 use crate::closing::until_closed;
 use crate::door::REQUIRE_LEADER;
@@ -137,10 +137,11 @@ impl<B: Backend> election_server::Election for ElectionService<B> {
         &self,
         request: Request<LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
+        let (by, peer) = (identity(&request), peer(&request));
         let required = request.metadata().get(REQUIRE_LEADER);
         let observer = Observer {
             queues: Arc::clone(&self.queues),
-            by: identity(&request),
+            by: by.clone(),
             requires_leader: required.is_some_and(|value| value == "true"),
             prefix: prefix(&request.get_ref().name),
             following: None,
@@ -149,6 +150,8 @@ impl<B: Backend> election_server::Election for ElectionService<B> {
             let told = observer.next().await.map_err(in_their_words)?;
             Ok(Some((told, observer)))
         });
+        let audit = &self.queues.desk().guard.audit;
+        let told = audit.of_stream("/v3electionpb.Election/Observe", (by, peer), told);
         // Also while nobody leads.
         Ok(Response::new(until_closed(told, self.queues.hub.closed())))
     }

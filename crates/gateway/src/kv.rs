@@ -16,7 +16,8 @@ use quorate_api::etcdserverpb::{
 use quorate_types::kv::{self, KvError, command, outcome, query};
 use tonic::{Request, Response, Status};
 
-use crate::auth::caller::{Identity, identity};
+use crate::auth::caller::{Identity, identity, peer};
+use crate::auth::table::RANGE_STREAM;
 use crate::backend::{Answer, Backend, Consistency};
 use crate::desk::Desk;
 use crate::error::ApiError;
@@ -115,9 +116,10 @@ impl<B: Backend> kv_server::Kv for KvService<B> {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Parts>, Status> {
-        let (by, request) = (identity(&request), request.into_inner());
+        let (by, peer, request) = (identity(&request), peer(&request), request.into_inner());
         validate::range_stream(&request)?;
-        Ok(Response::new(Pages::new(self.clone(), by, request).into_parts().await?))
+        let parts = Pages::new(self.clone(), by.clone(), request).into_parts().await?;
+        Ok(Response::new(self.desk.guard.audit.of_stream(RANGE_STREAM, (by, peer), parts)))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {

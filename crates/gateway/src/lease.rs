@@ -17,7 +17,7 @@ use quorate_types::Revision;
 use quorate_types::kv::{self, KvError, command, outcome, query};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::auth::caller::{Identity, identity};
+use crate::auth::caller::{Identity, identity, peer};
 use crate::backend::{Answer, Backend, Consistency};
 use crate::closing::until_closed;
 use crate::desk::Desk;
@@ -183,12 +183,15 @@ impl<B: Backend> lease_server::Lease for LeaseService<B> {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (desk, by) = (Arc::clone(&self.desk), identity(&request));
+        let caller = (by.clone(), peer(&request));
         let requests = request.into_inner().take_until(self.hub.closed());
         let answers = requests.map(move |request| {
             let (desk, by) = (Arc::clone(&desk), by.clone());
             async move { desk.keep_alive(request.map_err(in_etcd_words)?.id, by.as_ref()).await }
         });
         let answers = answers.buffered(KEEP_ALIVES_MAX);
+        let path = "/etcdserverpb.Lease/LeaseKeepAlive";
+        let answers = self.desk.guard.audit.of_stream(path, caller, answers);
         Ok(Response::new(until_closed(answers, self.hub.closed())))
     }
 

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, Stream};
 use quorate_api::etcdserverpb::{RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader};
 use quorate_types::kv::{self, RangeOutcome, outcome, query};
 use tonic::Status;
@@ -53,7 +53,9 @@ impl<B: Backend> Pages<B> {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) async fn into_parts(mut self) -> Result<Parts, Status> {
+    pub(crate) async fn into_parts(
+        mut self,
+    ) -> Result<impl Stream<Item = Result<RangeStreamResponse, Status>> + use<B>, Status> {
         let first = self.next().await?;
         let others = stream::try_unfold(self, |mut pages| async {
             if pages.ended {
@@ -61,7 +63,7 @@ impl<B: Backend> Pages<B> {
             }
             Ok(Some((pages.next().await?, pages)))
         });
-        Ok(stream::iter([Ok(first)]).chain(others).boxed())
+        Ok(stream::iter([Ok(first)]).chain(others))
     }
 
     async fn next(&mut self) -> Result<RangeStreamResponse, Status> {

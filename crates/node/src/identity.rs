@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
 use crate::config::InitialGroup;
+use crate::rights;
 
 /// The version of the identity file that this build writes and reads.
 const VERSION: u32 = 1;
@@ -164,8 +165,7 @@ impl DataDir {
     /// When another process holds it, or the system refuses.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let io_error = |source| DataDirError::Io { path: path.to_owned(), source };
-        // Keys and values are nobody else's business.
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error)?;
+        fs::DirBuilder::new().recursive(true).mode(rights::MODE).create(path).map_err(io_error)?;
         // The directory's own name is durable only with its parent.
         if let Some(parent) = path.canonicalize().map_err(io_error)?.parent() {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error)?;
@@ -178,7 +178,10 @@ impl DataDir {
             .open(path.join("LOCK"))
             .map_err(io_error)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => {
+                rights::look_at(path).map_err(io_error)?;
+                Ok(Self { path: path.to_owned(), _lock: lock })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::InUse(path.to_owned())),
             Err(errno) => Err(io_error(errno.into())),
         }

@@ -60,6 +60,7 @@ mod mover;
 mod net;
 mod open;
 pub mod restore;
+mod rights;
 mod router;
 mod snapshot;
 mod state;

@@ -2,13 +2,15 @@
 //! `audit`, which is its message as well: lines for people show no target. Keys, values, passwords and tokens
 //! are never in it; names are shown escaped, so that nobody can write lines of their own.
 
+use futures::stream::{BoxStream, Stream, StreamExt, TryStreamExt};
 use metrics::Counter;
+use tonic::Status;
 
 use super::caller::{Identity, Peer};
 use crate::error::ApiError;
 
 /// What counts refusals.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Audit {
     denied_total: Counter,
 }
@@ -23,6 +25,23 @@ impl Audit {
         self.denied_total.increment(1);
         denied(path, who, peer, reason);
     }
+
+    /// What a stream has to say. Its caller may be refused after its head, which says nothing of that. The refusal ends
+    /// it, so it is told once, and a client has to call again for another one.
+    pub(crate) fn of_stream<T>(
+        &self,
+        path: &'static str,
+        (who, peer): (Option<Identity>, Peer),
+        answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> BoxStream<'static, Result<T, Status>> {
+        let audit = self.clone();
+        let told = answers.inspect_err(move |status| {
+            if tells_denial(status) {
+                audit.denied(path, who.as_ref(), &peer, status.message());
+            }
+        });
+        told.boxed()
+    }
 }
 
 /// Whether a refusal is one for who asks.
@@ -34,6 +53,12 @@ pub(crate) const fn is_denial(error: ApiError) -> bool {
             | ApiError::AuthOldRevision
             | ApiError::InvalidAuthToken
     )
+}
+
+/// Whether a call has ended with such a refusal, in whatever code its service says it.
+pub(crate) fn tells_denial(status: &Status) -> bool {
+    let mut denials = ApiError::ALL.iter().filter(|error| is_denial(**error));
+    denials.any(|denial| denial.text() == status.message())
 }
 
 /// Tells that a call was let in.

@@ -62,6 +62,9 @@ table! {
 /// Takes history from everybody: only root may, which the replicas decide.
 pub(crate) const COMPACT: &str = "/etcdserverpb.KV/Compact";
 
+/// May be refused after its head, also where users did not count when it began.
+pub(crate) const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
+
 /// Whether a call is about users; a login tells of itself.
 pub(crate) fn is_of_users(path: &str) -> bool {
     path.starts_with("/etcdserverpb.Auth/") && !path.ends_with("/Authenticate")

@@ -8,14 +8,22 @@ use std::sync::{Mutex, Once};
 
 use quorate_api::etcdserverpb as pb;
 use quorate_api::etcdserverpb::alarm_request::AlarmAction;
+use quorate_api::etcdserverpb::kv_client::KvClient;
+use quorate_api::etcdserverpb::lease_client::LeaseClient;
+use quorate_api::v3electionpb::election_client::ElectionClient;
+use quorate_api::v3electionpb::{CampaignRequest, LeaderRequest, LeaderResponse, ProclaimRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Streaming};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::auth::{Client, put, set_up};
+use crate::auth::{Client, put, range, set_up};
 use crate::fake::MEMBER;
-use crate::support::Door;
+use crate::pages::{begun, end, fill};
+use crate::support::{Door, with_token};
 use crate::watch_auth::{self, DENIED, Stream};
 use crate::watch_beside_etcd::watch;
 
@@ -163,4 +171,117 @@ async fn a_watch_that_is_refused_and_one_that_is_ended_are_told_and_counted() {
     ];
     assert_eq!(told_of(address), expected);
     assert_eq!(denied_total(&door).await, "3");
+}
+
+/// The role of a user whose rights are all by that one.
+fn take(user: &str, role: &str) -> pb::AuthUserRevokeRoleRequest {
+    pb::AuthUserRevokeRoleRequest { name: user.into(), role: role.into() }
+}
+
+async fn observe(channel: Channel, token: Option<&str>) -> Streaming<LeaderResponse> {
+    let request = with_token(LeaderRequest { name: "b".into() }, token);
+    ElectionClient::new(channel).observe(request).await.expect("a stream").into_inner()
+}
+
+#[tokio::test]
+async fn an_observer_that_is_refused_is_told_whether_it_has_seen_a_leader_or_not() {
+    let (door, address) = (Door::open().await, "127.0.0.74");
+    let others = Client::of(door.channel().await);
+    set_up(&others).await;
+    let root = others.to_be("root").await;
+    let (right, wrong) = (others.login("right").await, others.login("wrong").await);
+    client_at(&door, address).await;
+    let channel = channel_at(&door, address).await;
+    let mut election = ElectionClient::new(root.channel.clone());
+    let campaign = CampaignRequest { name: "b".into(), value: "v".into(), lease: 0 };
+    let led = election.campaign(with_token(campaign, root.token.as_deref())).await;
+    let leader = led.expect("root may").into_inner().leader;
+
+    let mut observed = observe(channel.clone(), Some(&right)).await;
+    observed.message().await.expect("it may").expect("a leader");
+    root.user_revoke_role(take("right", "r")).await.expect("it has the role");
+    let proclaim = ProclaimRequest { leader, value: "w".into() };
+    let proclaimed = election.proclaim(with_token(proclaim, root.token.as_deref())).await;
+    proclaimed.expect("root may");
+    let refused = observed.message().await.expect_err("it may no more");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    for token in [Some(&*wrong), None] {
+        observe(channel.clone(), token).await.message().await.expect_err("it never might");
+    }
+    let expected = [
+        "/v3electionpb.Election/Observe right token denied etcdserver: permission denied",
+        "/v3electionpb.Election/Observe wrong token denied etcdserver: permission denied",
+        "/v3electionpb.Election/Observe  none denied etcdserver: user name is empty",
+    ];
+    assert_eq!(told_of(address), expected);
+    assert_eq!(denied_total(&door).await, "3");
+}
+
+#[tokio::test]
+async fn keep_alives_that_are_refused_end_their_stream_and_are_told_once() {
+    let (door, address) = (Door::open().await, "127.0.0.75");
+    let others = Client::of(door.channel().await);
+    set_up(&others).await;
+    let root = others.to_be("root").await;
+    let right = others.login("right").await;
+    root.lease_grant(pb::LeaseGrantRequest { id: 7, ttl: 600 }).await.expect("a lease");
+    client_at(&door, address).await;
+    let channel = channel_at(&door, address).await;
+    let mut leases = LeaseClient::new(channel.clone());
+    let (keep_alives, sent) = mpsc::channel(8);
+    let keep_alive = pb::LeaseKeepAliveRequest { id: 7 };
+    keep_alives.send(keep_alive).await.expect("it has room");
+    let request = with_token(ReceiverStream::new(sent), Some(&right));
+    let mut kept = leases.lease_keep_alive(request).await.expect("a stream").into_inner();
+    kept.message().await.expect("users may").expect("an answer");
+    let delete = pb::AuthUserDeleteRequest { name: "right".into() };
+    root.user_delete(delete).await.expect("it is there");
+    for _ in 0..8 {
+        keep_alives.send(keep_alive).await.expect("it has room");
+    }
+    let refused = kept.message().await.expect_err("it is no user any more");
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    // At the door.
+    let nobody = leases.lease_keep_alive(futures::stream::iter([keep_alive])).await;
+    nobody.expect_err("nobody said who it is");
+    let expected = [
+        "/etcdserverpb.Lease/LeaseKeepAlive right token denied etcdserver: permission denied",
+        "/etcdserverpb.Lease/LeaseKeepAlive  none denied etcdserver: user name is empty",
+    ];
+    assert_eq!(told_of(address), expected);
+    assert_eq!(denied_total(&door).await, "2");
+}
+
+#[tokio::test]
+async fn a_range_in_parts_that_is_refused_before_or_after_its_first_part_is_told_once() {
+    let (door, address) = (Door::open().await, "127.0.0.76");
+    let others = Client::of(door.channel().await);
+    set_up(&others).await;
+    let root = others.to_be("root").await;
+    let right = others.login("right").await;
+    fill(&mut door.kv().await, root.token.as_deref()).await;
+    client_at(&door, address).await;
+    let mut kv = KvClient::new(channel_at(&door, address).await);
+    let parts = begun(&mut kv, Some(&right)).await;
+    root.user_revoke_role(take("right", "r")).await.expect("it has the role");
+    end(parts).await;
+    let range = with_token(range(b"b", b"c"), Some(&right));
+    kv.range_stream(range).await.expect_err("it may no more");
+    let refused = "/etcdserverpb.KV/RangeStream right token denied etcdserver: permission denied";
+    assert_eq!(told_of(address), [refused; 2]);
+    assert_eq!(denied_total(&door).await, "2");
+}
+
+#[tokio::test]
+async fn a_range_in_parts_of_nobody_that_ends_once_users_count_is_told() {
+    let (door, address) = (Door::open().await, "127.0.0.77");
+    fill(&mut door.kv().await, None).await;
+    client_at(&door, address).await;
+    let mut kv = KvClient::new(channel_at(&door, address).await);
+    let parts = begun(&mut kv, None).await;
+    set_up(&Client::of(door.channel().await)).await;
+    end(parts).await;
+    let refused = "/etcdserverpb.KV/RangeStream  none denied etcdserver: user name is empty";
+    assert_eq!(told_of(address), [refused]);
+    assert_eq!(denied_total(&door).await, "1");
 }

@@ -145,6 +145,20 @@ async fn watched(address: &str) -> Vec<String> {
     let body = r#"{"create_request":{"key":"Yg==","start_revision":"7","watch_id":"3"}}"#;
     let past = Call::with(address, "/v3beta/watch", body).await.take(2).await;
     lines.extend(past.into_iter().map(|line| without(line, &["revision"])));
+    // All of it in one line, and then a transaction in one.
+    let txn = async || {
+        let puts = r#"{"success":[{"request_put":{"key":"YQ=="}},{"request_put":{"key":"Yg=="}}]}"#;
+        let (status, answer) = post(address, "/v3/kv/txn", puts).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    txn().await;
+    let body = r#"{"create_request":{"key":"YQ==","range_end":"ZA==","start_revision":"4"}}"#;
+    let mut call = Call::with(address, WATCH, body).await;
+    let past = call.take(2).await;
+    assert_eq!(past[1].matches(r#""kv":"#).count(), 8, "{}", past[1]);
+    lines.extend(past.into_iter().map(|line| without(line, &["revision"])));
+    txn().await;
+    lines.extend(call.take(1).await);
     // With an id that is taken.
     let body = r#"{"create_request":{"key":"YQ==","watch_id":3}}
         {"create_request":{"key":"Yg==","watch_id":3}}"#;

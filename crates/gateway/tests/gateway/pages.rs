@@ -141,7 +141,7 @@ async fn all_parts_are_of_the_first_ones_revision() {
 const LARGE_BYTES: usize = 256 << 10;
 
 /// Puts more than all windows and buffers on the way hold, as whoever has `token`.
-async fn fill(kv: &mut KvClient<Channel>, token: Option<&str>) {
+pub(crate) async fn fill(kv: &mut KvClient<Channel>, token: Option<&str>) {
     for number in 0..80 {
         let (key, value) = (format!("b{number:02}"), vec![b'v'; LARGE_BYTES]);
         let put = PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() };
@@ -158,7 +158,10 @@ fn signed<T>(request: T, token: Option<&str>) -> Request<T> {
 }
 
 /// A client that has read the first part and takes its time over the others.
-async fn begun(kv: &mut KvClient<Channel>, token: Option<&str>) -> Streaming<RangeStreamResponse> {
+pub(crate) async fn begun(
+    kv: &mut KvClient<Channel>,
+    token: Option<&str>,
+) -> Streaming<RangeStreamResponse> {
     let request = signed(range(b"b", b"c"), token);
     let mut parts = kv.range_stream(request).await.expect("it begins").into_inner();
     let first = parts.message().await.expect("it is read").expect("there is one");
@@ -167,7 +170,7 @@ async fn begun(kv: &mut KvClient<Channel>, token: Option<&str>) -> Streaming<Ran
 }
 
 /// Why it ends, which it does too soon.
-async fn end(mut parts: Streaming<RangeStreamResponse>) -> Status {
+pub(crate) async fn end(mut parts: Streaming<RangeStreamResponse>) -> Status {
     loop {
         match parts.message().await {
             Ok(Some(_)) => {}
