@@ -94,7 +94,7 @@ impl<B: Backend> election_server::Election for ElectionService<B> {
         let by = identity(&request);
         let CampaignRequest { name, lease, value } = request.into_inner();
         let lost = ApiError::ElectionNotLeader;
-        let wish = Wish { name: name.clone(), lease, value, by, lost };
+        let wish = Wish { name: name.clone(), lease, value: Some(value), by, lost };
         let owned = self.queues.own(wish).await.map_err(in_their_words)?;
         let leader = LeaderKey { name, key: owned.key, rev: owned.created, lease: owned.lease };
         let header = Some(owned.entered);

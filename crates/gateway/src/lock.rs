@@ -42,7 +42,7 @@ impl<B: Backend> lock_server::Lock for LockService<B> {
         let by = identity(&request);
         let LockRequest { name, lease } = request.into_inner();
         let lost = ApiError::SessionExpired;
-        let wish = Wish { name, lease, value: Bytes::new(), by, lost };
+        let wish = Wish { name, lease, value: None, by, lost };
         let owned = self.queues.own(wish).await.map_err(in_their_words)?;
         let (header, fencing_token) = (Some(owned.found), owned.created);
         Ok(Response::new(LockResponse { header, key: owned.key, fencing_token }))

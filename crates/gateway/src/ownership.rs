@@ -113,7 +113,8 @@ pub(crate) struct Owned {
 pub(crate) struct Wish {
     pub(crate) name: Bytes,
     pub(crate) lease: i64,
-    pub(crate) value: Bytes,
+    /// The value of the key; `None` is an empty one, or that which it has.
+    pub(crate) value: Option<Bytes>,
     pub(crate) by: Option<Identity>,
     /// What the call is refused with when the key is gone before it owns the name.
     pub(crate) lost: ApiError,
@@ -202,7 +203,7 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Takes a place. A key that the lease has already keeps its age, and gets the value. The write makes the
+    /// Takes a place. A key that the lease has already keeps its age, and gets the value, if there is one. The write makes the
     /// place this call's, so that what an earlier call of the same lease takes back is never this one's.
     async fn enter(&self, wish: &Wish) -> Result<(Place, Owned, bool), Status> {
         let by = wish.by.as_ref();
@@ -211,14 +212,17 @@ impl<B: Backend> Queues<B> {
         let key = own_key(&prefix, lease);
         let put = Put {
             key: key.clone(),
-            value: wish.value.clone(),
+            value: wish.value.clone().unwrap_or_default(),
             lease,
             prev_kv: true,
             ..Put::default()
         };
-        let ops = vec![do_op(op::Body::Put(put)), do_op(op::Body::Range(oldest(&prefix)))];
+        let again = Put { ignore_value: wish.value.is_none(), ..put.clone() };
+        let put_and_look =
+            |put| vec![do_op(op::Body::Put(put)), do_op(op::Body::Range(oldest(&prefix)))];
         let is_new = compare(&key, Target::CreateRevision(0));
-        let txn = Txn { compares: vec![is_new], success: ops.clone(), failure: ops };
+        let (success, failure) = (put_and_look(put), put_and_look(again));
+        let txn = Txn { compares: vec![is_new], success, failure };
         let (header, outcome) = self.carry_out(txn, by).await?;
         let mut found = outcome.responses.into_iter().map(|response| response.body);
         let (Some(Some(outcome::Body::Put(put))), Some(Some(outcome::Body::Range(owner)))) =

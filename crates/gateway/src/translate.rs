@@ -12,7 +12,7 @@ use quorate_types::kv::{self, compare::Target, outcome};
 
 use crate::error::ApiError;
 
-/// A range.
+/// A range; a revision below 0 is the present one.
 pub(crate) fn range(request: pb::RangeRequest) -> kv::Range {
     kv::Range {
         key: request.key,
@@ -60,7 +60,11 @@ pub(crate) fn txn(request: pb::TxnRequest) -> kv::Txn {
 
 fn op(op: pb::RequestOp) -> kv::Op {
     let body = op.request.map(|request| match request {
-        Request::RequestRange(request) => kv::op::Body::Range(range(request)),
+        // As it is: only outside of transactions is a revision below 0 the present one.
+        Request::RequestRange(request) => {
+            let revision = request.revision;
+            kv::op::Body::Range(kv::Range { revision, ..range(request) })
+        }
         Request::RequestPut(request) => kv::op::Body::Put(put(request)),
         Request::RequestDeleteRange(request) => kv::op::Body::DeleteRange(delete_range(request)),
         Request::RequestTxn(request) => kv::op::Body::Txn(txn(request)),

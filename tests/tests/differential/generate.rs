@@ -256,19 +256,7 @@ impl Generator {
                 Some(Operation::RequestTxn(self.nested_txn(depth + 1, only_reads)))
             }
             99 => None,
-            kind if kind < 40 || only_reads => {
-                let range = self.plain_range();
-                let revision = match range.revision.max(0) {
-                    // The present, however it is asked for.
-                    0 => 0,
-                    bad if !only_reads && !(self.compacted..=self.revision).contains(&bad) => {
-                        self.left_out.push(Known::ReadElsewhereAndWrite);
-                        0
-                    }
-                    other => other,
-                };
-                Some(Operation::RequestRange(RangeRequest { revision, ..range }))
-            }
+            kind if kind < 40 || only_reads => Some(Operation::RequestRange(self.plain_range())),
             75..88 => Some(Operation::RequestDeleteRange(self.delete_range())),
             _ => Some(Operation::RequestPut(self.put())),
         }

@@ -76,11 +76,6 @@ fn excuse(request: &Request, expected: &Answer, found: &Answer) -> Option<Known>
             let refused = refused("quorate: invalid compare target or result");
             (*found == refused).then_some(Known::UnknownCompare)
         }
-        (Request::Txn(txn), Answer::Error { text, .. }) if reads_before_all(txn) => {
-            let compacted = text == "etcdserver: mvcc: required revision has been compacted";
-            let excused = compacted && matches!(found, Answer::Txn(_));
-            excused.then_some(Known::NegativeRevisionInTxn)
-        }
         _ => None,
     }
 }
@@ -104,31 +99,22 @@ fn odd(run: &mut Run) -> Request {
     };
     let compare = Compare { key, ..Compare::default() };
     let union = Some(compare::TargetUnion::Version(1));
-    match run.rng.u32(..5) {
+    match run.rng.u32(..4) {
         0 => Request::Range(RangeRequest { sort_target: UNKNOWN, sort_order: 1, ..range }),
         1 => Request::Range(RangeRequest { sort_order: UNKNOWN, ..range }),
         2 => {
             let compare = Compare { target: UNKNOWN, ..compare };
             Request::Txn(TxnRequest { compare: vec![compare], ..txn(range) })
         }
-        3 => {
+        _ => {
             let compare = Compare { result: UNKNOWN, target_union: union, ..compare };
             Request::Txn(TxnRequest { compare: vec![compare], ..txn(range) })
         }
-        _ => Request::Txn(txn(RangeRequest { revision: -1, ..range })),
     }
 }
 
 fn is_unknown(compare: &Compare) -> bool {
     compare.target == UNKNOWN || compare.result == UNKNOWN
-}
-
-/// Whether a transaction reads at a negative revision.
-fn reads_before_all(txn: &TxnRequest) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|operation| {
-        matches!(&operation.request,
-            Some(request_op::Request::RequestRange(range)) if range.revision < 0)
-    })
 }
 
 fn refused(text: &str) -> Answer {

@@ -65,14 +65,9 @@ table! {
     UnknownSortTarget, Keys, OursOnly, "its process ends", "refuses it", "bug: a nil sorter is called";
     UnknownSortOrder, Keys, Differs, "answers in any order", "refuses it", "we do not guess";
     UnknownCompare, Keys, Differs, "takes the compare for a success", "refuses it", "we do not guess";
-    NegativeRevisionInTxn, Keys, Differs, "takes it for compacted within a transaction, and for the present outside",
-        "the present in both", "bug: two checks of one thing";
     KeepAfterDeleteFrom, Keys, LeftOut,
         "its process ends when a put keeps the value or the lease of a key that the same transaction has deleted by a \
          range without an end", "refuses it", "bug: the check for keys that are written twice overlooks that form";
-    ReadElsewhereAndWrite, Keys, LeftOut,
-        "refuses a transaction that reads at a compacted or future revision, and keeps what it wrote",
-        "refuses all of it", "bug: the writes are not undone";
     ProgressBeforeEvents, Watches, Differs, "answers a progress request before events up to that revision are sent",
         "answers when they are sent", "bug: who resumes from there misses them";
     ProgressBehind, Watches, Differs, "answers a progress request with the node's revision",

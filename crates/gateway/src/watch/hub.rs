@@ -21,7 +21,7 @@ use crate::metrics::WatchMetrics;
 /// Pause before a feed that failed is asked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Reads of lagging watchers at a time: they have the disk in common with those who write.
+/// Reads for watchers at a time: they have the disk in common with those who write.
 const READS_MAX: usize = 4;
 
 /// All watches of a gateway. Its task runs while there are streams.
@@ -64,7 +64,8 @@ impl<B: Backend> Hub<B> {
         self.ending.subscribe()
     }
 
-    /// Held by whoever reads for one watcher, while it reads: never while it waits for a client.
+    /// Held by whoever reads for watchers, while it reads: never while it waits for a client, or for what another one
+    /// reads.
     pub(crate) async fn turn_to_read(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.reads.acquire().await.map_err(|_| ApiError::Stopped.into())
     }

@@ -95,7 +95,10 @@ async fn share<B: Backend>(
         parts: true,
         ..Events::default()
     };
+    // Whoever holds a turn waits for no piece, so this waits for reads alone.
+    let turn = hub.turn_to_read().await?;
     let Read { found, .. } = events(&hub.desk, asked).await?;
+    drop(turn);
     if found.compacted.is_some() || found.through < last.revision() {
         return Ok(None);
     }

@@ -444,6 +444,19 @@ async fn a_campaign_again_changes_the_value_and_keeps_the_age() {
 }
 
 #[tokio::test]
+async fn a_lock_of_a_lease_that_leads_the_name_leaves_the_leaders_value() {
+    let door = Door::open().await;
+    let mut server = Server::new(door.channel().await);
+    server.grant([1]).await;
+    let elected = server.election.campaign(campaign("n", 1, "v")).await.expect("elected");
+    let locked = server.lock.lock(lock("n", 1)).await.expect("the lock").into_inner();
+    let leader = elected.into_inner().leader.expect("a key");
+    assert_eq!((locked.key, locked.fencing_token), (leader.key, leader.rev));
+    let asked = server.election.leader(LeaderRequest { name: "n".into() }).await;
+    assert_eq!(asked.expect("it leads").into_inner().kv.expect("its key").value, "v");
+}
+
+#[tokio::test]
 async fn a_call_without_a_lease_gets_one() {
     let door = Door::open().await;
     let mut server = Server::new(door.channel().await);
