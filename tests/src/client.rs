@@ -74,6 +74,16 @@ pub fn runtime() -> tokio::runtime::Runtime {
     builder.enable_all().build().expect("a runtime can be made")
 }
 
+/// A runtime with a thread of its own, for clients that go on while the test's thread does harm. They are gone
+/// when it is dropped, however the test ends.
+///
+/// # Panics
+/// When the process has no file descriptor or no thread left.
+pub fn runtime_beside() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime can be made")
+}
+
 /// `Maintenance.Status` of `endpoint`, for code without a runtime.
 ///
 /// # Errors

@@ -1,13 +1,19 @@
 //! Watches under faults: each goes on, here or elsewhere, and is told everything once and in order.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_api::etcdserverpb::watch_request::RequestUnion;
-use quorate_api::etcdserverpb::{PutRequest, WatchCreateRequest, WatchRequest, WatchResponse};
+use quorate_api::etcdserverpb::{
+    MoveLeaderRequest, PutRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+};
 use quorate_api::mvccpb::Event;
-use quorate_tests::client::{Client, runtime};
+use quorate_tests::client::{self, Client, runtime, runtime_beside};
 use quorate_tests::cluster::Cluster;
+use quorate_tests::verify::say;
 use quorate_tests::wait;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -25,6 +31,13 @@ const WRITES: usize = 3_000;
 
 /// Writes under way at a time.
 const AT_ONCE: usize = 50;
+
+/// Kills of who leads, in the test of a stream that lasts.
+const KILLS: usize = 3;
+
+/// Writers in that test, and acknowledged puts before and after each kill.
+const WRITERS: usize = 8;
+const WRITES_BETWEEN: usize = 300;
 
 /// An event, or the put that it is of: revision, key, value.
 type Put = (i64, Bytes, Bytes);
@@ -254,4 +267,150 @@ fn a_watch_resumes_at_a_node_that_comes_back_by_a_snapshot() {
     runtime.block_on(go_on(&at_victim, &mut seen, last(&written)));
     assert_same(&seen, &written);
     await_count(&cluster, victim, INSTALLED, 1);
+}
+
+/// What the writers of a test have done, and whether they are to end.
+#[derive(Default)]
+struct Written {
+    acknowledged: Mutex<Vec<Put>>,
+    unanswered: AtomicUsize,
+    done: AtomicBool,
+}
+
+impl Written {
+    fn count(&self) -> usize {
+        self.acknowledged.lock().expect("no writer panics").len()
+    }
+
+    /// One put, tried once, of what is not put again: whether it was acknowledged.
+    async fn put(&self, client: &mut Client, key: &str, turn: usize) -> bool {
+        let (key, value) = (Bytes::from(key.to_owned()), Bytes::from(turn.to_string()));
+        let put = PutRequest { key: key.clone(), value: value.clone(), ..PutRequest::default() };
+        match client.kv.put(put).await {
+            Ok(answer) => {
+                let header = answer.into_inner().header.expect("every answer has a header");
+                let mut acknowledged = self.acknowledged.lock().expect("no writer panics");
+                acknowledged.push((header.revision, key, value));
+                true
+            }
+            Err(_) => {
+                self.unanswered.fetch_add(1, Ordering::AcqRel);
+                sleep(Duration::from_millis(20)).await;
+                false
+            }
+        }
+    }
+
+    /// One put after the other, until told to end; through another node whenever one does not answer.
+    async fn write(&self, number: usize, endpoints: &[String]) {
+        let mut clients: Vec<_> = endpoints.iter().map(|endpoint| Client::new(endpoint)).collect();
+        let mut at = number % clients.len();
+        let (key, mut turn) = (format!("k/{number}"), 0);
+        while !self.done.load(Ordering::Acquire) {
+            turn += 1;
+            if !self.put(&mut clients[at], &key, turn).await {
+                at = (at + 1) % clients.len();
+            }
+        }
+    }
+}
+
+/// Follows on one stream while the writers write, up to a last put of all.
+async fn follow_all(
+    endpoint: String,
+    others: Vec<String>,
+    from: i64,
+    written: Arc<Written>,
+) -> Vec<Put> {
+    let (mut seen, mut turn) = (Vec::new(), 0);
+    let mut watcher = Watcher::open(&endpoint, from).await.expect("a stream");
+    let writers = (0..WRITERS).map(|number| written.write(number, &others));
+    tokio::select! {
+        _ = futures::future::join_all(writers) => {}
+        ended = watcher.follow(&mut seen, i64::MAX) => panic!("the stream has ended: {ended:?}"),
+    }
+    let mut client = Client::new(&others[0]);
+    while !written.put(&mut client, "k/last", turn).await {
+        turn += 1;
+    }
+    let last = written.acknowledged.lock().expect("no writer panics").last().expect("the last").0;
+    watcher.follow(&mut seen, last).await.expect("the stream lasts");
+    seen
+}
+
+/// Who leads and may be killed: when it is the node `spared`, that hands over first.
+fn victim(cluster: &Cluster, spared: usize) -> usize {
+    let leader = cluster.leader();
+    if leader != spared {
+        return leader;
+    }
+    let to = &cluster.nodes[(spared + 1) % 3];
+    wait::until("a hand-over", BOUND, || {
+        let members = client::members(&to.client).map_err(|status| status.to_string())?;
+        let to = members.iter().find(|member| member.name == to.name).expect("it is a member");
+        runtime().block_on(async {
+            let mut asked = Client::new(&cluster.nodes[spared].client).maintenance;
+            let moved = asked.move_leader(MoveLeaderRequest { target_id: to.id }).await;
+            moved.map(drop).map_err(|status| status.to_string())
+        })?;
+        match cluster.leader() {
+            leader if leader != spared => Ok(leader),
+            _ => Err("it leads again".to_owned()),
+        }
+    })
+}
+
+#[test]
+fn one_stream_is_told_of_everything_while_one_leader_after_the_other_is_killed() {
+    let Some(mut cluster) = Cluster::quorate("a stream outlasts the leaders") else { return };
+    let carrier = (cluster.leader() + 1) % 3;
+    let others: Vec<_> =
+        [1, 2].map(|step| cluster.nodes[(carrier + step) % 3].client.clone()).into();
+    let at_carrier = cluster.nodes[carrier].client.clone();
+    let from = cluster.revision() + 1;
+    let (written, clients) = (Arc::new(Written::default()), runtime_beside());
+    let followed = follow_all(at_carrier, others, from, Arc::clone(&written));
+    let followed = clients.spawn(followed);
+    let await_puts = || {
+        let from = written.count();
+        wait::until("puts go through", BOUND, || {
+            assert!(!followed.is_finished(), "the stream lasts, and the writers write");
+            match written.count() {
+                now if now >= from + WRITES_BETWEEN => Ok(()),
+                now => Err(format!("{now}, from {from}")),
+            }
+        });
+    };
+    let mut killed = Vec::new();
+    for _ in 0..KILLS {
+        await_puts();
+        let leader = victim(&cluster, carrier);
+        killed.push(cluster.nodes[leader].name.clone());
+        cluster.kill(leader);
+        await_puts();
+        cluster.start(leader);
+        cluster.wait_ready(leader);
+        cluster.await_read(leader);
+    }
+    await_puts();
+    written.done.store(true, Ordering::Release);
+    let seen = clients.block_on(followed).expect("the stream lasted");
+
+    let acknowledged = written.acknowledged.lock().expect("no writer panics");
+    // Nobody else writes here, and every put has a revision of its own.
+    let revisions: Vec<i64> = seen.iter().map(|put| put.0).collect();
+    let all: Vec<i64> = (from..=last(&acknowledged)).collect();
+    assert_eq!(revisions, all, "a gap, something twice, or out of order");
+    for put in acknowledged.iter() {
+        assert_eq!(&seen[usize::try_from(put.0 - from).expect("after the first")], put);
+    }
+    let puts: BTreeSet<(&Bytes, &Bytes)> = seen.iter().map(|put| (&put.1, &put.2)).collect();
+    assert_eq!(puts.len(), seen.len(), "a put happened twice");
+    let unanswered = written.unanswered.load(Ordering::Acquire);
+    assert!(seen.len() <= acknowledged.len() + unanswered, "more than was put");
+    say(&format!(
+        "{killed:?} killed: one stream told of {} puts, {} of them acknowledged",
+        seen.len(),
+        acknowledged.len()
+    ));
 }

@@ -1,8 +1,9 @@
 //! Disks that fail, hang or are full, under real processes.
 //!
 //! [`syncs`] fail and hang through a small library of our own that stands between a node and its files
-//! ([`shim`]); in [`full`] the data lies on small filesystems of its own.
+//! ([`shim`]), and [`leases`] live on meanwhile; in [`full`] the data lies on small filesystems of its own.
 
 mod full;
+mod leases;
 mod shim;
 mod syncs;

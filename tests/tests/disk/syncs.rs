@@ -91,7 +91,7 @@ fn a_leader_whose_disk_hangs_gives_its_leadership_away_and_comes_back_by_itself(
 }
 
 /// Waits until a node says of itself that it cannot lead, or that it can.
-fn assert_unfit(cluster: &Cluster, number: usize, unfit: bool) {
+pub(crate) fn assert_unfit(cluster: &Cluster, number: usize, unfit: bool) {
     let wanted = if unfit { 1.0 } else { 0.0 };
     wait::until("the node knows how its disk is", BOUND, || {
         match cluster.metric(number, "quorate_node_unfit") {
