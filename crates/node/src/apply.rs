@@ -19,13 +19,14 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::RecvTimeoutError;
 use quorate_group::{Checkpoint, DIGEST_INTERVAL, Generation, is_checkpoint};
 use quorate_store::{GroupRow, Install, Overlay, ScopedView, StateEngine};
 use quorate_types::machine::{Feed, RowScope, StateError};
 use quorate_types::{
     Committed, Entry, EntryId, GroupId, LogIndex, MachineKind, Membership, Payload, StateMachine,
 };
+use quorate_wal::inbox::{Inbox, InboxSender, inbox};
 
 use tokio::sync::oneshot;
 
@@ -95,7 +96,7 @@ pub(crate) type OnLoaded = Box<dyn FnOnce(Option<GroupRow>) + Send + 'static>;
 /// The way to the applier's thread.
 #[derive(Clone)]
 pub(crate) struct Applier {
-    work: Sender<Work>,
+    work: InboxSender<Work>,
 }
 
 impl Applier {
@@ -108,7 +109,7 @@ impl Applier {
         feeds: Arc<Feeds>,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         // Bounded by the number of groups: see `ApplyTask`.
-        let (work, queue) = crossbeam_channel::unbounded();
+        let (work, queue) = inbox(None);
         let thread = std::thread::Builder::new().name("quorate-apply".into()).spawn(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 Rounds {
@@ -128,7 +129,7 @@ impl Applier {
                 Err(_) => fail("panic"),
             }
         })?;
-        Ok((Self { work }, thread))
+        Ok((Self { work: work.read_by(thread.thread()) }, thread))
     }
 
     pub(crate) fn open(&self, machine: OpenMachine) {
@@ -202,7 +203,7 @@ struct Done {
 }
 
 impl Rounds {
-    fn run(mut self, queue: &Receiver<Work>) -> Result<(), StateError> {
+    fn run(mut self, queue: &Inbox<Work>) -> Result<(), StateError> {
         loop {
             let Some(first) = self.wait(queue)? else { return Ok(()) };
             let (mut tasks, mut bytes, mut next) = (Vec::new(), 0, Some(first));
@@ -211,7 +212,7 @@ impl Rounds {
                     Work::Apply(task) => {
                         bytes += task.entries.iter().map(Entry::cost_bytes).sum::<usize>();
                         tasks.push(task);
-                        next = if bytes < ROUND_BYTES_MAX { queue.try_recv().ok() } else { None };
+                        next = if bytes < ROUND_BYTES_MAX { queue.try_recv() } else { None };
                     }
                     other => {
                         // In order: what was handed in before a close is applied before it.
@@ -219,7 +220,7 @@ impl Rounds {
                         if !self.administer(other)? {
                             return Ok(());
                         }
-                        next = queue.try_recv().ok();
+                        next = queue.try_recv();
                     }
                 }
             }
@@ -230,7 +231,7 @@ impl Rounds {
 
     /// The next piece of work; before it, and while there is none, sweeps that are due. `None`: nobody is left to
     /// give any.
-    fn wait(&mut self, queue: &Receiver<Work>) -> Result<Option<Work>, StateError> {
+    fn wait(&mut self, queue: &Inbox<Work>) -> Result<Option<Work>, StateError> {
         loop {
             // However much waits: space must follow a compaction under every load.
             let now = Instant::now();
@@ -241,7 +242,7 @@ impl Rounds {
                     continue;
                 }
                 Turn::At(next) => queue.recv_deadline(next),
-                Turn::Never => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Turn::Never => queue.recv().ok_or(RecvTimeoutError::Disconnected),
             };
             match received {
                 Ok(work) => return Ok(Some(work)),

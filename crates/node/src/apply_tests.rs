@@ -81,7 +81,8 @@ fn every_group_is_swept_while_there_is_always_something_to_apply() {
         feeds,
     };
     swept.iter().for_each(|(group, _)| rounds.sweeps.add(*group));
-    let (work, queue) = crossbeam_channel::unbounded();
+    let (work, queue) = inbox(None);
+    let work = work.read_by(&std::thread::current());
     for round in 0..ROUNDS {
         work.send(full_round(BUSY, round)).unwrap();
     }

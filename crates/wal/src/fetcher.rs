@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::Receiver;
-
+use crate::inbox::Inbox;
 use crate::log_store::LogReader;
 use crate::metrics::WalMetrics;
 use crate::wal::{AbortOnPanic, Completions, Fetch, Shared};
 
 pub(crate) struct Fetcher {
     pub(crate) reader: Box<dyn LogReader>,
-    pub(crate) fetches: Receiver<Fetch>,
+    pub(crate) fetches: Inbox<Fetch>,
     pub(crate) completions: Arc<dyn Completions>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: WalMetrics,
@@ -21,7 +20,7 @@ impl Fetcher {
     /// Runs until every sender is gone and the queue is empty, or until the log is poisoned.
     pub(crate) fn run(self) {
         let _abort = AbortOnPanic;
-        for fetch in &self.fetches {
+        while let Some(fetch) = self.fetches.recv() {
             let Fetch { group, from, to, bytes_max, .. } = fetch;
             let entries = self.reader.read(group, from, to, bytes_max);
             if self.shared.poisoned.load(Ordering::Acquire) {

@@ -39,6 +39,7 @@
 //!
 //! - [`log_store`]: what is written and recovered, and the traits [`LogStore`] and [`LogReader`].
 //! - [`wal`]: the handle, [`Wal`]. Its threads are in `writer` and `fetcher`.
+//! - [`inbox`]: the queue of a thread, of these and of others that are mostly asleep.
 //! - [`directory`]: files beside the logs that appear whole or not at all, and their memory twin.
 //! - [`mem`]: the memory twin, which loses unsynced batches when told to crash.
 //! - `rocks` (feature `rocks`): the logs in one RocksDB instance.
@@ -47,6 +48,7 @@ pub mod directory;
 pub mod error;
 mod fetcher;
 pub mod format;
+pub mod inbox;
 pub mod log_store;
 pub mod mem;
 mod metrics;

@@ -7,12 +7,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::TrySendError;
 use metrics::Recorder;
 use quorate_types::{Entry, GroupId, LogIndex};
 
 use crate::error::LogError;
 use crate::fetcher::Fetcher;
+use crate::inbox::{InboxSender, inbox};
 use crate::log_store::{LogStore, RecoveredLog, Write};
 use crate::metrics::WalMetrics;
 use crate::writer::{Job, Writer};
@@ -167,8 +168,8 @@ pub struct Wal {
 }
 
 struct Queues {
-    jobs: Sender<Job>,
-    fetches: Sender<Fetch>,
+    jobs: InboxSender<Job>,
+    fetches: InboxSender<Fetch>,
 }
 
 /// What the handle and the threads both see.
@@ -206,8 +207,8 @@ impl Wal {
         recorder: &dyn Recorder,
     ) -> Self {
         assert!(config.queue_tasks_max > 0 && config.queue_fetches_max > 0, "{config:?}");
-        let (jobs, job_queue) = bounded(config.queue_tasks_max);
-        let (fetches, fetch_queue) = bounded(config.queue_fetches_max);
+        let (jobs, job_queue) = inbox(Some(config.queue_tasks_max));
+        let (fetches, fetch_queue) = inbox(Some(config.queue_fetches_max));
         let (shared, metrics) = (Arc::<Shared>::default(), WalMetrics::new(recorder));
         shared.synced_batches.store(store.synced_batches(), Ordering::Relaxed);
         let fetcher = Fetcher {
@@ -225,16 +226,16 @@ impl Wal {
             metrics.clone(),
             &config,
         );
-        let threads = vec![
-            spawn("quorate-wal", move || writer.run()),
-            spawn("quorate-wal-fetch", move || fetcher.run()),
-        ];
+        let writer = spawn("quorate-wal", move || writer.run());
+        let fetcher = spawn("quorate-wal-fetch", move || fetcher.run());
+        let jobs = jobs.read_by(writer.thread());
+        let fetches = fetches.read_by(fetcher.thread());
         Self {
             queues: RwLock::new(Some(Queues { jobs, fetches })),
             shared,
             queue_bytes_max: config.queue_bytes_max,
             metrics,
-            threads: Mutex::new(threads),
+            threads: Mutex::new(vec![writer, fetcher]),
         }
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::RecvTimeoutError;
 use quorate_types::GroupId;
 
 use crate::error::LogError;
+use crate::inbox::Inbox;
 use crate::log_store::{LogStore, Write};
 use crate::metrics::WalMetrics;
 use crate::wal::{AbortOnPanic, Completions, Persisted, Shared, Task, UNPOISONED, WalConfig};
@@ -26,7 +27,7 @@ pub(crate) enum Job {
 
 pub(crate) struct Writer {
     store: Box<dyn LogStore>,
-    jobs: Receiver<Job>,
+    jobs: Inbox<Job>,
     completions: Arc<dyn Completions>,
     shared: Arc<Shared>,
     metrics: WalMetrics,
@@ -45,7 +46,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(
         store: Box<dyn LogStore>,
-        jobs: Receiver<Job>,
+        jobs: Inbox<Job>,
         completions: Arc<dyn Completions>,
         shared: Arc<Shared>,
         metrics: WalMetrics,
@@ -87,9 +88,9 @@ impl Writer {
     /// at the end, once that batch is sealed.
     fn next(&mut self) -> Option<Option<Job>> {
         if !self.unsealed {
-            return self.jobs.recv().ok().map(Some);
+            return self.jobs.recv().map(Some);
         }
-        match self.jobs.recv_timeout(self.seal_after) {
+        match self.jobs.recv_deadline(Instant::now() + self.seal_after) {
             Ok(job) => Some(Some(job)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Some(None),
         }
@@ -113,7 +114,7 @@ impl Writer {
                 Job::Reload { group, generation } => return Some((group, generation)),
             }
             let room = self.batch_cost_bytes < self.batch_bytes_max;
-            next = if room { self.jobs.try_recv().ok() } else { None };
+            next = if room { self.jobs.try_recv() } else { None };
         }
         None
     }
