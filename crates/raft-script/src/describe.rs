@@ -54,6 +54,7 @@ pub(crate) fn message(message: &Message) -> String {
         }
         Body::AppendAccepted { last } => format!("last={last}"),
         Body::AppendRejected { refused, hint } => format!("refused={refused} hint={hint}"),
+        Body::Commit { commit } => format!("commit={commit}"),
         Body::Heartbeat { commit, round } => format!("commit={commit} round={round}"),
         Body::HeartbeatReply { round, promise_us: 0 } => format!("round={round}"),
         Body::HeartbeatReply { round, promise_us } => {
@@ -115,7 +116,8 @@ const fn etcd_name(body: &Body) -> &'static str {
         Body::Snapshot { .. } => "MsgSnap",
         Body::ReadIndex { .. } => "MsgReadIndex",
         Body::ReadIndexReply { .. } => "MsgReadIndexResp",
-        // It has no such messages.
+        // It has no such messages; what Commit says an empty MsgApp says there.
+        Body::Commit { .. } => "MsgCommit",
         Body::Digest { .. } => "MsgDigest",
         Body::Wake => "MsgWake",
     }

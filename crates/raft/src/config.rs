@@ -39,10 +39,10 @@ pub struct Config {
     /// that of beats, which wait for no disk, and the shortest of late, so that a busy peer does not
     /// look far away.
     pub partial_interval_us: u64,
-    /// Tell peers every new commit index, by an empty append when there is nothing else to send. Default
-    /// true. Without it such an append leaves once a tick at most, and peers learn the rest by the next
-    /// one with entries: half the messages of a busy group, and followers that apply up to a tick later
-    /// when it falls silent.
+    /// Tell peers every new commit index, in a message of its own when there is nothing else to send. Default
+    /// true. Without it such a message leaves once a tick at most, and peers learn the rest by the next
+    /// append: half the messages of a busy group, and followers that apply up to a tick later when it falls
+    /// silent.
     pub eager_commit: bool,
     /// Without `eager_commit`, tell peers a new commit index at once all the same when no entry waits for its
     /// commit: no append that is sure to come would tell it. Default false. With it, whoever watches a follower of

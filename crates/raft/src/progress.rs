@@ -64,9 +64,9 @@ pub(crate) struct Progress {
     match_index: LogIndex,
     next: LogIndex,
     flow: Flow,
-    /// The highest commit index that any append or heartbeat told the peer.
+    /// The highest commit index that the peer was told.
     told_commit: LogIndex,
-    /// When an append without entries last told one.
+    /// When it was last told one in a message of its own, or by an append without entries.
     told_tick: u64,
     /// Something may have been lost: ask with an empty append.
     doubted: bool,
@@ -338,33 +338,45 @@ impl Progress {
         }
     }
 
-    /// True when an append without entries is due, to a peer that has been sent all that may be sent: an
-    /// open probe, a doubt, or a commit index that concerns entries it has been sent. `is_quiet` says that no
-    /// entry waits for its commit.
-    pub(crate) fn wants_empty(
+    /// True when an append without entries is due, which has to be answered, to a peer that has been sent all
+    /// that may be sent: an open probe, or a doubt.
+    pub(crate) fn wants_question(&self) -> bool {
+        self.fetch.is_none()
+            && match self.flow {
+                Flow::Probe { paused_tick } => paused_tick.is_none(),
+                Flow::Replicate(_) => self.doubted,
+                Flow::Snapshot { .. } => false,
+            }
+    }
+
+    /// True when a peer that has been sent all that may be sent has not heard of a commit index that concerns
+    /// some of it. Nobody answers that: an answer would say what the one to the append did, and cost as much.
+    /// `is_quiet` says that no entry waits for its commit.
+    pub(crate) fn wants_commit(
         &self,
         config: &Config,
         commit: LogIndex,
         is_quiet: bool,
         now: u64,
     ) -> bool {
-        self.fetch.is_none()
-            && match self.flow {
-                Flow::Probe { paused_tick } => paused_tick.is_none(),
-                Flow::Replicate(_) => {
-                    let may_tell = config.eager_commit
-                        || config.quiet_commit && is_quiet
-                        || self.told_tick < now;
-                    self.doubted || may_tell && self.untold_commit(commit)
-                }
-                Flow::Snapshot { .. } => false,
-            }
+        let may_tell =
+            config.eager_commit || config.quiet_commit && is_quiet || self.told_tick < now;
+        let is_open = self.fetch.is_none() && self.is_replicating();
+        is_open && may_tell && self.untold_commit(commit)
     }
 
     /// A heartbeat leaves: gives what it may tell of `commit`, as far as the peer is known to hold it.
     pub(crate) fn on_beat(&mut self, commit: LogIndex) -> LogIndex {
         let told = commit.min(self.match_index);
         self.told_commit = self.told_commit.max(told);
+        told
+    }
+
+    /// A message tells `commit` alone: gives what of it concerns entries that the peer has been sent.
+    pub(crate) fn on_commit_sent(&mut self, commit: LogIndex, now: u64) -> LogIndex {
+        let told = commit.min(LogIndex(self.next.value() - 1));
+        self.told_commit = self.told_commit.max(told);
+        self.told_tick = now;
         told
     }
 

@@ -57,6 +57,7 @@ impl Replica {
             Body::PreVote { .. }
             | Body::Vote { .. }
             | Body::Append { .. }
+            | Body::Commit { .. }
             | Body::Heartbeat { .. }
             | Body::Sleep { .. }
             | Body::Snapshot { .. }
@@ -95,6 +96,7 @@ impl Replica {
             | Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
+            | Body::Commit { .. }
             | Body::HeartbeatReply { .. }
             | Body::Asleep { .. }
             | Body::Wake
@@ -126,6 +128,7 @@ impl Replica {
             | Body::Append { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
+            | Body::Commit { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
@@ -161,6 +164,14 @@ impl Replica {
                     && let Acting::Follower(follower) = &mut self.acting
                 {
                     follower.on_append(&mut self.state, from, prev, entries, commit);
+                }
+                None
+            }
+            (Body::Commit { commit }, _) => {
+                if self.hear_leader(from)
+                    && let Acting::Follower(follower) = &mut self.acting
+                {
+                    follower.learn_commit(&mut self.state, commit);
                 }
                 None
             }
@@ -346,6 +357,7 @@ fn is_believable(state: &State, message: &Message) -> bool {
             Body::VoteReply { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
+            | Body::Commit { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::Asleep { .. }

@@ -113,6 +113,7 @@ fn body() -> impl Strategy<Value = Body> {
         number().prop_map(|last| Body::AppendAccepted { last: LogIndex(last) }),
         (number(), id())
             .prop_map(|(refused, hint)| Body::AppendRejected { refused: LogIndex(refused), hint }),
+        number().prop_map(|commit| Body::Commit { commit: LogIndex(commit) }),
         (number(), number())
             .prop_map(|(commit, round)| Body::Heartbeat { commit: LogIndex(commit), round }),
         (number(), number())

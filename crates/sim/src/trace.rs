@@ -181,6 +181,7 @@ impl Brief {
             }
             Body::AppendAccepted { last } => [last.value(), 0, 0],
             Body::AppendRejected { refused, hint } => [refused.value(), hint.index.value(), 0],
+            Body::Commit { commit } => [commit.value(), 0, 0],
             Body::Heartbeat { commit, round } => [commit.value(), *round, 0],
             Body::TimeoutNow | Body::Wake => [0; 3],
             Body::Sleep { last, round } => [last.index.value(), *round, 0],

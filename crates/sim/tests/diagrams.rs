@@ -64,14 +64,14 @@ fn a_diagram_shows_how_a_minority_comes_back() {
     let (text, image) = drawn("a_majority_goes_on_without_its_leader", &(7_000..7_100));
     let expected = "        ms  A        B        C        D        E
   7000.000  ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~  end of partition
-  7079.756  |        #        |        |        |  B follows C in term 2
-  7079.934  #        |        |        |        |  A follows C in term 2
-  7081.380  *<----------------o        |        |  A gets Append t2 [4..5] commit 5 from C (sent 7080.458)
-  7081.402  |        *<-------o        |        |  B gets Append t2 [4..5] commit 5 from C (sent 7080.613)
-  7081.875  =        |        |        |        |  A applies 5
-  7081.975  |        =        |        |        |  B applies 5
-  7082.407  |        o------->*        |        |  C gets Accepted t2 to 5 from B (sent 7081.875)
-  7082.539  o---------------->*        |        |  C gets Accepted t2 to 5 from A (sent 7081.775)
+  7079.847  |        #        |        |        |  B follows C in term 2
+  7079.980  #        |        |        |        |  A follows C in term 2
+  7081.158  *<----------------o        |        |  A gets Append t2 [4..5] commit 5 from C (sent 7080.576)
+  7081.316  |        *<-------o        |        |  B gets Append t2 [4..5] commit 5 from C (sent 7080.410)
+  7081.653  =        |        |        |        |  A applies 5
+  7081.889  |        =        |        |        |  B applies 5
+  7082.179  o---------------->*        |        |  C gets Accepted t2 to 5 from A (sent 7081.553)
+  7082.555  |        o------->*        |        |  C gets Accepted t2 to 5 from B (sent 7081.789)
 ";
     assert_eq!(text, expected);
     assert_is_drawn(&image, &["A", "B", "C", "D", "E"], 4);

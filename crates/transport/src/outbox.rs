@@ -394,6 +394,7 @@ fn cost_bytes(message: &Message) -> usize {
         | Body::VoteReply { .. }
         | Body::AppendAccepted { .. }
         | Body::AppendRejected { .. }
+        | Body::Commit { .. }
         | Body::Heartbeat { .. }
         | Body::HeartbeatReply { .. }
         | Body::ReadIndex { .. }

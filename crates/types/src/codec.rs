@@ -191,6 +191,7 @@ pub fn put_message(buf: &mut BytesMut, message: &Message) {
             put_varint(buf, refused.value());
             put_id(buf, *hint);
         }
+        Body::Commit { commit } => put_varint(buf, commit.value()),
         Body::Heartbeat { commit, round } => {
             put_varint(buf, commit.value());
             put_varint(buf, *round);
@@ -310,6 +311,7 @@ const SLEEP: u8 = 14;
 const ASLEEP: u8 = 15;
 const DIGEST: u8 = 16;
 const WAKE: u8 = 17;
+const COMMIT: u8 = 18;
 
 const fn kind(body: &Body) -> u8 {
     match body {
@@ -320,6 +322,7 @@ const fn kind(body: &Body) -> u8 {
         Body::Append { .. } => APPEND,
         Body::AppendAccepted { .. } => APPEND_ACCEPTED,
         Body::AppendRejected { .. } => APPEND_REJECTED,
+        Body::Commit { .. } => COMMIT,
         Body::Heartbeat { .. } => HEARTBEAT,
         Body::HeartbeatReply { .. } => HEARTBEAT_REPLY,
         Body::ReadIndex { .. } => READ_INDEX,
@@ -336,7 +339,7 @@ const fn kind(body: &Body) -> u8 {
 fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
     let buf = &mut buf;
     let kind = take_u8(buf)?;
-    if !(PRE_VOTE..=WAKE).contains(&kind) {
+    if !(PRE_VOTE..=COMMIT).contains(&kind) {
         return Err(DecodeError::UnknownMessage(kind));
     }
     let group = GroupId(take_varint(buf)?);
@@ -368,6 +371,7 @@ fn take_message(mut buf: Bytes) -> Result<Message, DecodeError> {
         APPEND_REJECTED => {
             Body::AppendRejected { refused: LogIndex(take_varint(buf)?), hint: take_id(buf)? }
         }
+        COMMIT => Body::Commit { commit: LogIndex(take_varint(buf)?) },
         HEARTBEAT => {
             Body::Heartbeat { commit: LogIndex(take_varint(buf)?), round: take_varint(buf)? }
         }
@@ -507,6 +511,7 @@ mod tests {
             any::<u64>().prop_map(|last| Body::AppendAccepted { last: LogIndex(last) }),
             (any::<u64>(), entry_id())
                 .prop_map(|(at, hint)| Body::AppendRejected { refused: LogIndex(at), hint }),
+            any::<u64>().prop_map(|commit| Body::Commit { commit: LogIndex(commit) }),
             (any::<u64>(), any::<u64>())
                 .prop_map(|(commit, round)| Body::Heartbeat { commit: LogIndex(commit), round }),
             (any::<u64>(), any::<u64>())

@@ -68,6 +68,12 @@ pub enum Body {
         /// the leader skips a whole term, not one index, per round trip.
         hint: EntryId,
     },
+    /// "So much is committed." A leader to a peer that it replicates to, when it has no entries to tell it
+    /// with. Nobody answers, and a lost one is made up for by the next beat.
+    Commit {
+        /// The leader's commit index; of use as far as the receiver's log is known to be the leader's.
+        commit: LogIndex,
+    },
     /// "I lead." Carries no entries; confirms leadership for reads (thesis section 6.4).
     Heartbeat {
         /// The leader's commit index, cut to what the receiver is known to hold.
@@ -153,6 +159,7 @@ impl Body {
             Self::Append { .. } => "Append",
             Self::AppendAccepted { .. } => "AppendAccepted",
             Self::AppendRejected { .. } => "AppendRejected",
+            Self::Commit { .. } => "Commit",
             Self::Heartbeat { .. } => "Heartbeat",
             Self::HeartbeatReply { .. } => "HeartbeatReply",
             Self::Sleep { .. } => "Sleep",
@@ -171,6 +178,7 @@ impl Body {
     pub const fn is_control(&self) -> bool {
         match self {
             Self::Append { .. }
+            | Self::Commit { .. }
             | Self::AppendAccepted { .. }
             | Self::AppendRejected { .. }
             | Self::Snapshot { .. }

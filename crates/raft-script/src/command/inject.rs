@@ -49,6 +49,7 @@ fn body(name: &str, args: &mut Args<'_>) -> Result<Body, ScriptError> {
         "AppendRejected" => {
             Body::AppendRejected { refused: index(args, "refused")?, hint: id(args, "hint")? }
         }
+        "Commit" => Body::Commit { commit: index(args, "commit")? },
         "Heartbeat" => Body::Heartbeat {
             commit: index(args, "commit")?,
             round: args.value("round")?.unwrap_or(0),

@@ -284,7 +284,7 @@ impl Follower {
     }
 
     /// The leader's commit index is at least `commit`.
-    fn learn_commit(&mut self, state: &mut State, commit: LogIndex) {
+    pub(crate) fn learn_commit(&mut self, state: &mut State, commit: LogIndex) {
         self.told_commit = self.told_commit.max(commit);
         let verified = if quorate_types::defect!(CommitUnverified) {
             state.log.last().index

@@ -161,6 +161,7 @@ impl Oracle {
             | Body::VoteReply { granted: false }
             | Body::Append { .. }
             | Body::AppendRejected { .. }
+            | Body::Commit { .. }
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::TimeoutNow

@@ -25,6 +25,7 @@ pub(crate) fn on_sent(message: &Message, platter: &Platter) -> Checked {
         | Body::VoteReply { granted: false }
         | Body::Append { .. }
         | Body::AppendRejected { .. }
+        | Body::Commit { .. }
         | Body::Heartbeat { .. }
         | Body::HeartbeatReply { .. }
         | Body::TimeoutNow

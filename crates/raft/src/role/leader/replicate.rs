@@ -79,13 +79,20 @@ impl Leader {
 pub(super) fn wants(state: &State, peer: &Progress, now: u64) -> bool {
     wants_snapshot(state, peer, now)
         || may_append(state, peer, now)
-        || wants_empty(state, peer, now)
+        || wants_question(state, peer)
+        || wants_commit(state, peer, now)
 }
 
-fn wants_empty(state: &State, peer: &Progress, now: u64) -> bool {
+/// True when an append without entries should ask `peer` what it holds.
+fn wants_question(state: &State, peer: &Progress) -> bool {
+    peer.next() > state.log.terms().base().index && peer.wants_question()
+}
+
+/// True when `peer` should hear of the commit index alone.
+fn wants_commit(state: &State, peer: &Progress, now: u64) -> bool {
     let State { log, config, .. } = state;
     let (commit, is_quiet) = (log.commit(), log.commit() == log.last().index);
-    peer.next() > log.terms().base().index && peer.wants_empty(config, commit, is_quiet, now)
+    peer.next() > log.terms().base().index && peer.wants_commit(config, commit, is_quiet, now)
 }
 
 /// True when an append with entries should leave for `peer` now.
@@ -113,8 +120,12 @@ pub(super) fn replicate(state: &mut State, node: NodeId, peer: &mut Progress, no
         let (entries, bytes) = state.log.slice(peer.next(), last, bytes_max);
         send_append(state, node, peer, entries, bytes, now);
     }
-    if wants_empty(state, peer, now) {
+    if wants_question(state, peer) {
         send_append(state, node, peer, Vec::new(), 0, now);
+    }
+    if wants_commit(state, peer, now) {
+        let commit = peer.on_commit_sent(state.log.commit(), now);
+        state.send(node, Body::Commit { commit });
     }
 }
 
