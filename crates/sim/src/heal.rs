@@ -26,7 +26,7 @@ use crate::requests::{NOBODY, OPERATORS, Request};
 use crate::trace::What;
 use crate::world::World;
 
-/// Time between two looks: whole ticks, however long these are.
+/// Time between two looks.
 const LOOK_US: u64 = 100_000;
 
 /// Longest election timeouts without progress after which a run has wedged.
@@ -153,8 +153,8 @@ impl World {
                 self.describe()
             )
         })?;
-        // Who asks again at the same moment of every tick meets what the leader does at each of them, such as the end of
-        // a lease where there is room for one proposal at a time. All tries together come at as many moments.
+        // Looks are whole ticks apart. Who asks again at the same moment of each meets what the leader does at each, such
+        // as the end of a lease where there is room for one proposal at a time: all tries are spread over them.
         let has_failed = self.healing.as_ref().is_some_and(|healing| healing.tries > 1);
         let later_us = if has_failed { LOOK_US / u64::from(TRIES_MAX - 1) } else { 0 };
         self.queue.push(now_us + LOOK_US + later_us, Event::Look);

@@ -190,8 +190,8 @@ fn leases_live_on_while_they_are_kept_alive_and_end_by_themselves_whoever_leads(
 
 #[test]
 fn in_quiet_everybody_is_served_though_a_lease_ends_at_each_tick() {
-    // Room for one proposal at a time. The new leader begins all deadlines anew, so that they are over in quiet, and the
-    // end of each lease is in the way for 25 ms of the 50 of a tick.
+    // There is room for one proposal at a time. The new leader begins all deadlines anew, so that they are over in
+    // quiet, and then the end of a lease is in the way for half of each tick.
     let mut leased = plan(FaultKind::Transfer { to: Target::Follower(1) }, 4_300_000, 1);
     leased.duration_ms = 5_002;
     leased.cluster =
