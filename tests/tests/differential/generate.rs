@@ -256,7 +256,15 @@ impl Generator {
                 Some(Operation::RequestTxn(self.nested_txn(depth + 1, only_reads)))
             }
             99 => None,
-            kind if kind < 40 || only_reads => Some(Operation::RequestRange(self.plain_range())),
+            kind if kind < 40 || only_reads => {
+                let mut range = self.plain_range();
+                let is_there = (self.compacted..=self.revision).contains(&range.revision);
+                if !only_reads && range.revision != 0 && !is_there {
+                    self.left_out.push(Known::ReadElsewhereAndWrite);
+                    range.revision = 0;
+                }
+                Some(Operation::RequestRange(range))
+            }
             75..88 => Some(Operation::RequestDeleteRange(self.delete_range())),
             _ => Some(Operation::RequestPut(self.put())),
         }
