@@ -203,8 +203,9 @@ impl<B: Backend> Queues<B> {
         }
     }
 
-    /// Takes a place. A key that the lease has already keeps its age, and gets the value, if there is one. The write makes the
-    /// place this call's, so that what an earlier call of the same lease takes back is never this one's.
+    /// Takes a place. A key that the lease has already keeps its age, and gets the value, if there is one. The
+    /// write makes the place this call's, so that what an earlier call of the same lease takes back is never this
+    /// one's.
     async fn enter(&self, wish: &Wish) -> Result<(Place, Owned, bool), Status> {
         let by = wish.by.as_ref();
         let lease = self.session(wish.lease, by).await?;

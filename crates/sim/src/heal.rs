@@ -153,8 +153,9 @@ impl World {
                 self.describe()
             )
         })?;
-        // Looks are whole ticks apart. Who asks again at the same moment of each meets what the leader does at each, such
-        // as the end of a lease where there is room for one proposal at a time: all tries are spread over them.
+        // Looks are whole ticks apart. Who asks again at the same moment of each meets what the leader does at
+        // each, such as the end of a lease where there is room for one proposal at a time: all tries are spread
+        // over them.
         let has_failed = self.healing.as_ref().is_some_and(|healing| healing.tries > 1);
         let later_us = if has_failed { LOOK_US / u64::from(TRIES_MAX - 1) } else { 0 };
         self.queue.push(now_us + LOOK_US + later_us, Event::Look);

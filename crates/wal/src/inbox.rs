@@ -2,7 +2,7 @@
 //!
 //! The channel's own `recv` first spins and then yields a few times. That is worth it where the next item is
 //! nanoseconds away. Here it is a sync or a message of another node away, and cores that spin for one node
-//! are what the others of the machine wait for: with one write at a time it was a tenth of all that a node did.
+//! are what the others of the machine wait for.
 
 use std::thread::{self, Thread};
 use std::time::Instant;
