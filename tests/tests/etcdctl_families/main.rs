@@ -5,6 +5,7 @@
 
 mod side;
 mod steps;
+mod words;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -10,20 +10,7 @@ use quorate_tests::cluster::{Cluster, Node};
 use quorate_tests::process::Process;
 use quorate_tests::{client, wait};
 
-/// What etcd says of a lease that etcdctl has just revoked, or of another side's cluster, differs by numbers and
-/// names; texts do not.
-const NUMBERS: [&str; 10] = [
-    "lease",
-    "endpoint hashkv",
-    "endpoint status",
-    "snapshot",
-    "move-leader",
-    "check",
-    "defrag",
-    "endpoint health",
-    "lock",
-    "elect",
-];
+use crate::words;
 
 /// The fourth node.
 const FOURTH: usize = 3;
@@ -115,11 +102,10 @@ impl Side {
         {
             id.clone_into(&mut self.added);
         }
-        let masked = NUMBERS.iter().any(|command| step.starts_with(command));
         let show = |text: &str| -> Vec<String> {
             // Bars of progress are drawn over by the next one.
             let lines = text.lines().filter(|line| !line.starts_with('\r'));
-            lines.map(|line| self.neutral(line, masked)).collect()
+            lines.map(|line| self.neutral(step, line)).collect()
         };
         let error: String = error
             .lines()
@@ -203,8 +189,8 @@ impl Side {
         }
     }
 
-    /// A line without what names this cluster, and without its figures if they are its own.
-    fn neutral(&self, line: &str, masked: bool) -> String {
+    /// A line without what names this cluster, and without the figures that are its own.
+    fn neutral(&self, step: &str, line: &str) -> String {
         let mut line = line.replace(&self.cluster.dir().display().to_string(), "DIR");
         // Nodes speak another protocol with each other than the peer's.
         line = line.replace("quic://", "http://");
@@ -214,37 +200,6 @@ impl Side {
                 line = line.replace(&format!("{scheme}{}", node.peer), "PEER");
             }
         }
-        // Ids of members may be short.
-        if let Some(changed) = line.strip_prefix("Member ") {
-            let words = changed.split_ascii_whitespace().skip(1);
-            line = words.fold("Member N".to_owned(), |line, word| line + " " + word);
-        } else if line.starts_with("\"ID\" :") {
-            "\"ID\" : N".clone_into(&mut line);
-        } else if let Some((_, member)) = line.split_once(", ")
-            && ["started", "unstarted"].iter().any(|state| member.starts_with(state))
-        {
-            line = format!("N, {member}");
-        }
-        if let Some((name, members)) = line.split_once("ETCD_INITIAL_CLUSTER=") {
-            // Members come in the order of their ids.
-            let mut members: Vec<_> = members.trim_matches('"').split(',').collect();
-            members.sort_unstable();
-            line = format!("{name}ETCD_INITIAL_CLUSTER=\"{}\"", members.join(","));
-        }
-        let is_id =
-            |word: &str| word.len() >= 8 && word.chars().all(|letter| letter.is_ascii_hexdigit());
-        // Elections come as they come.
-        let masked = masked || line.starts_with("\"RaftTerm\"");
-        let words = line.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric());
-        let words = words.map(|word| {
-            let bare = word.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
-            let rest = &word[bare.len()..];
-            let figure = bare.chars().next().is_some_and(|first| first.is_ascii_digit());
-            match is_id(bare) || masked && figure {
-                true => format!("N{rest}"),
-                false => word.to_owned(),
-            }
-        });
-        words.collect()
+        words::without_ids(step, &words::without_figures(step, &line))
     }
 }
