@@ -218,9 +218,9 @@ impl DiskWatch {
                 let began = Instant::now();
                 let answer = router.ask(peer, Request::beat(beat), began + BEAT_INTERVAL).await;
                 // A lost beat is followed by the next one.
-                if matches!(answer, Ok(reply::Body::Heard(_))) {
-                    router.distances.note(peer, began.elapsed());
-                }
+                let heard = matches!(answer, Ok(reply::Body::Heard(_)));
+                let round_trip = if heard { began.elapsed() } else { BEAT_INTERVAL };
+                router.distances.note(peer, round_trip);
             }));
         }
     }

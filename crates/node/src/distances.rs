@@ -8,7 +8,7 @@ use quorate_types::NodeId;
 
 use crate::engine::lock;
 
-/// The share of the latest round trip in what is shown, as TCP has it.
+/// One in so many parts of what is shown is the latest round trip, as in TCP.
 const GAIN: u32 = 8;
 
 /// Smoothed round trips.
@@ -18,7 +18,8 @@ pub(crate) struct Distances {
 }
 
 impl Distances {
-    /// A request to `node` was answered after `round_trip`, at once when it had arrived.
+    /// A request to `node` was answered after `round_trip`, at once when it had arrived; or it had not been answered
+    /// so long: who answers no more would be near for good otherwise.
     pub(crate) fn note(&self, node: NodeId, round_trip: Duration) {
         let mut smoothed = lock(&self.smoothed);
         let known = smoothed.entry(node).or_insert(round_trip);
