@@ -59,7 +59,7 @@ pub struct Group {
     pub reported_at: LogIndex,
 }
 
-/// A half-open key range that exactly one group owns.
+/// A half-open range of stored keys, the system's and the clients', that exactly one group owns.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Shard {
     /// The id.

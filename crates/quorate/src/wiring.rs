@@ -19,6 +19,7 @@ use quorate_gateway::{
 };
 use quorate_node::{
     Engine, EngineConfig, EngineError, InitialGroup, InitialState, KvKind, Leadership, TlsConfig,
+    stored_key,
 };
 use quorate_types::auth::{AuthCell, Directory};
 use quorate_types::kv_maintenance::AlarmKind;
@@ -155,7 +156,7 @@ impl Backend for EngineBackend {
             }
             return Err(BackendError::NoSpace);
         }
-        let group = self.engine.route(command_key(&command)).group;
+        let group = self.engine.route(&stored_key::of_command(&command)).group;
         let proposed = self.engine.propose(group, command.encode_to_vec().into()).await;
         let proposed = proposed.map_err(backend_error)?;
         Ok(Answer { outcome: outcome(proposed.outcome)?, raft_term: proposed.id.term })
@@ -171,7 +172,7 @@ impl Backend for EngineBackend {
             Consistency::Linearizable => quorate_node::Consistency::Linearizable,
             Consistency::Serializable => quorate_node::Consistency::Serializable,
         };
-        let group = self.engine.route(query_key(&query)).group;
+        let group = self.engine.route(&stored_key::of_query(&query)).group;
         let read = self.engine.read(group, query.encode_to_vec().into(), consistency).await;
         let read = match (read, query.body) {
             (Err(EngineError::TooLarge { .. }), Some(kv::query::Body::Events(asked))) => {
@@ -186,7 +187,7 @@ impl Backend for EngineBackend {
     }
 
     fn follow(&self, after: i64) -> BoxStream<'static, Result<Happened, BackendError>> {
-        let group = self.engine.route(&[]).group;
+        let group = self.engine.route(&stored_key::of_client(&[])).group;
         events::follow(Arc::clone(&self.engine), group, after)
     }
 
@@ -344,90 +345,9 @@ pub(crate) fn backend_error(error: EngineError) -> BackendError {
     }
 }
 
-/// A key that the command touches: the map has one shard, so any of them finds the group.
-fn command_key(command: &kv::Command) -> &[u8] {
-    use kv::command::Body;
-    match &command.body {
-        Some(Body::Put(put)) => &put.key,
-        Some(Body::DeleteRange(delete)) => &delete.key,
-        Some(Body::Txn(txn)) => txn_key(txn),
-        // Leases, users and roles are keys of the system, which are routed like any: they lie before the
-        // clients' keys.
-        Some(
-            Body::LeaseGrant(_)
-            | Body::LeaseRevoke(_)
-            | Body::Auth(_)
-            | Body::ChangeAlarm(_)
-            | Body::ChangeDowngrade(_)
-            | Body::Compact(_),
-        )
-        | None => &[],
-    }
-}
-
-/// As [`command_key`], of a query.
-fn query_key(query: &kv::Query) -> &[u8] {
-    use kv::query::Body;
-    match &query.body {
-        Some(Body::Range(range)) => &range.key,
-        Some(Body::Txn(txn)) => txn_key(txn),
-        Some(Body::Events(events)) => &events.key,
-        Some(
-            Body::LeaseTimeToLive(_)
-            | Body::LeaseKeepAlive(_)
-            | Body::Leases(_)
-            | Body::LeaseKeys(_)
-            | Body::Auth(_)
-            | Body::HashKv(_)
-            | Body::HashAll(_)
-            | Body::Conditions(_)
-            | Body::Status(_),
-        )
-        | None => &[],
-    }
-}
-
-fn txn_key(txn: &kv::Txn) -> &[u8] {
-    use kv::op::Body;
-    if let Some(compare) = txn.compares.first() {
-        return &compare.key;
-    }
-    let ops = txn.success.iter().chain(&txn.failure);
-    ops.filter_map(|op| op.body.as_ref()).next().map_or(&[], |body| match body {
-        Body::Range(range) => &range.key,
-        Body::Put(put) => &put.key,
-        Body::DeleteRange(delete) => &delete.key,
-        Body::Txn(txn) => txn_key(txn),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn put(key: &'static [u8]) -> kv::Put {
-        kv::Put { key: Bytes::from_static(key), ..kv::Put::default() }
-    }
-
-    fn command(body: kv::command::Body) -> kv::Command {
-        kv::Command { body: Some(body), ..kv::Command::default() }
-    }
-
-    fn txn_of(op: kv::op::Body) -> kv::Txn {
-        kv::Txn { failure: vec![kv::Op { body: Some(op) }], ..kv::Txn::default() }
-    }
-
-    #[test]
-    fn a_command_is_routed_by_a_key_that_it_touches() {
-        assert_eq!(command_key(&command(kv::command::Body::Put(put(b"a")))), b"a");
-        let nested = txn_of(kv::op::Body::Txn(txn_of(kv::op::Body::Put(put(b"b")))));
-        assert_eq!(command_key(&command(kv::command::Body::Txn(nested.clone()))), b"b");
-        let compare = kv::Compare { key: Bytes::from_static(b"c"), ..kv::Compare::default() };
-        let guarded = kv::Txn { compares: vec![compare], ..nested };
-        let query = kv::Query { body: Some(kv::query::Body::Txn(guarded)), caller: None };
-        assert_eq!(query_key(&query), b"c");
-        assert_eq!(command_key(&kv::Command::default()), b"");
-    }
 
     #[test]
     fn errors_say_whether_a_command_may_have_been_applied() {

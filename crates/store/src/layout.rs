@@ -11,7 +11,11 @@
 //!
 //! C | 1 | l | r | lease                         -> what is kept of a lease
 //! C | 1 | l | k | lease | key                   -> nothing: the key is attached to the lease
+//! C | 1 | a | ...                               -> users and roles
+//! C | 1 | m | a | ..., C | 1 | m | d            -> alarms; a downgrade
 //! ```
+//!
+//! Shards are ranges of stored keys.
 //!
 //! Numbers are big endian, and `~` is the complement, so that the newest of a key comes first. A key of
 //! `K` is escaped (`00` -> `00 ff`) and ended with `00 01`: no key is a prefix of another then, keys keep
@@ -100,6 +104,19 @@ pub fn after(prefix: &[u8; 9]) -> Bytes {
     end.into()
 }
 
+/// The `C` and the `K` rows of a range of stored keys, each `start <= row < end`.
+#[must_use]
+pub fn stored_ranges(range: &KeyRange) -> [(Vec<u8>, Vec<u8>); 2] {
+    let rows = |tag: u8, row: &dyn Fn(&[u8]) -> Vec<u8>| {
+        let end = range.end.as_ref().map_or_else(|| vec![tag + 1], |end| row(end));
+        (row(&range.start), end)
+    };
+    [
+        rows(TAG_CURRENT, &|stored| [&[TAG_CURRENT], stored].concat()),
+        rows(TAG_HISTORY, &|stored| escaped(&[TAG_HISTORY], stored, 0)),
+    ]
+}
+
 /// The `C` row of a user's key.
 #[must_use]
 pub fn current(key: &[u8]) -> Vec<u8> {
@@ -123,6 +140,16 @@ pub fn key_of_current(row: &[u8]) -> Option<&[u8]> {
     row.strip_prefix(&[TAG_CURRENT, SPACE_USER])
 }
 
+/// The beginning of the `K` rows of users' keys.
+const HISTORY: [u8; 2] = [TAG_HISTORY, SPACE_USER];
+/// The beginning of the rows of users and roles.
+pub const AUTH: [u8; 3] = [TAG_CURRENT, SPACE_SYSTEM, b'a'];
+/// The beginning of the rows of alarms and downgrades.
+pub const CONDITIONS: [u8; 3] = [TAG_CURRENT, SPACE_SYSTEM, b'm'];
+/// The beginning of the rows of alarms.
+pub const ALARMS: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'm', b'a'];
+/// The row of a downgrade.
+pub const DOWNGRADE: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'm', b'd'];
 /// The beginning of the rows of leases.
 const LEASES: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'l', b'r'];
 /// The beginning of the rows of the keys that are attached to leases.
@@ -187,7 +214,7 @@ fn of_lease(prefix: [u8; 4], id: i64) -> [u8; 12] {
 /// The `K` row of one write to a user's key; also where a scan for what stood there at `stamp` begins.
 #[must_use]
 pub fn history(key: &[u8], stamp: Stamp) -> Vec<u8> {
-    let mut row = escaped(key, STAMP_BYTES + 2);
+    let mut row = escaped(&HISTORY, key, STAMP_BYTES + 2);
     row.extend_from_slice(&[0, TERMINATOR]);
     row.extend_from_slice(&(!(stamp.revision as u64)).to_be_bytes());
     row.extend_from_slice(&(!stamp.sub).to_be_bytes());
@@ -197,7 +224,7 @@ pub fn history(key: &[u8], stamp: Stamp) -> Vec<u8> {
 /// The end of the `K` rows of one user's key: above all of them, below those of any larger key.
 #[must_use]
 pub fn history_end(key: &[u8]) -> Vec<u8> {
-    let mut row = escaped(key, 2);
+    let mut row = escaped(&HISTORY, key, 2);
     row.extend_from_slice(&[0, TERMINATOR + 1]);
     row
 }
@@ -205,15 +232,15 @@ pub fn history_end(key: &[u8]) -> Vec<u8> {
 /// The `K` rows of a range of users' keys: `start <= row < end`.
 #[must_use]
 pub fn history_range(range: &KeyRange) -> (Vec<u8>, Vec<u8>) {
-    let end =
-        range.end.as_ref().map_or_else(|| vec![TAG_HISTORY, SPACE_USER + 1], |end| escaped(end, 0));
-    (escaped(&range.start, 0), end)
+    let row = |key: &[u8]| escaped(&HISTORY, key, 0);
+    let end = range.end.as_ref().map_or_else(|| vec![TAG_HISTORY, SPACE_USER + 1], |end| row(end));
+    (row(&range.start), end)
 }
 
 /// The user's key and the position of a `K` row; `None` when it is not such a row.
 #[must_use]
 pub fn parse_history(row: &[u8]) -> Option<(Bytes, Stamp)> {
-    let row = row.strip_prefix(&[TAG_HISTORY, SPACE_USER])?;
+    let row = row.strip_prefix(&HISTORY)?;
     let (key, stamp) = row.split_at_checked(row.len().checked_sub(STAMP_BYTES)?)?;
     let mut rest = key.strip_suffix(&[0, TERMINATOR])?;
     let mut key = BytesMut::with_capacity(rest.len());
@@ -254,10 +281,10 @@ fn tagged(tag: u8, group: GroupId) -> [u8; 9] {
     row
 }
 
-/// The tag of `K`, the users' space and the escaped key, with room for `more` bytes.
-fn escaped(key: &[u8], more: usize) -> Vec<u8> {
-    let mut row = Vec::with_capacity(key.len() + 2 + more);
-    row.extend_from_slice(&[TAG_HISTORY, SPACE_USER]);
+/// `prefix` and the escaped key, with room for `more` bytes.
+fn escaped(prefix: &[u8], key: &[u8], more: usize) -> Vec<u8> {
+    let mut row = Vec::with_capacity(prefix.len() + key.len() + more);
+    row.extend_from_slice(prefix);
     let mut rest = key;
     while let Some(zero) = rest.iter().position(|byte| *byte == 0) {
         row.extend_from_slice(&rest[..=zero]);
@@ -316,6 +343,15 @@ mod tests {
             let (start, end) = current_range(&range);
             let row = current(&key);
             prop_assert_eq!(start <= row && row < end, inside);
+        }
+
+        #[test]
+        fn ranges_of_stored_keys_hold_exactly_their_rows(range in range(), key in key(), at in stamp()) {
+            let inside = range.contains(&[&[SPACE_USER], &key[..]].concat());
+            let rows = [current(&key), history(&key, at)];
+            for ((start, end), row) in stored_ranges(&range).into_iter().zip(rows) {
+                prop_assert_eq!(start <= row && row < end, inside);
+            }
         }
 
         #[test]

@@ -16,7 +16,7 @@
 //! Nothing is synced here: the log is durable, and [`StateEngine::durable`] says how far it may be cut.
 //!
 //! - [`engine`]: the engines and the batch under construction.
-//! - [`layout`]: which rows there are, and how their keys sort.
+//! - [`layout`]: which rows there are, and how their keys sort; [`stored_key`]: by which key a request is routed.
 //! - [`group_row`]: what a group keeps beside its machine's rows.
 //! - [`snapshot`]: a group's rows as a file, to put it in their place on another node.
 //! - [`kv`]: etcd's keyspace as a state machine; `auth`: the users and roles in it; [`etcd`]: it as a database
@@ -33,6 +33,7 @@ pub mod kv;
 pub mod layout;
 pub mod restore;
 pub mod snapshot;
+pub mod stored_key;
 
 pub use engine::{
     MemState, Overlay, Rows, Savepoint, ScopedBatch, ScopedView, SharedView, Span, Staged,

@@ -8,9 +8,8 @@ use quorate_types::auth::{Directory, Touched};
 use quorate_types::machine::{Direction, StateError};
 use quorate_types::{StateBatch, StateReader, defect};
 
-use crate::layout::{SPACE_SYSTEM, TAG_CURRENT};
+use crate::layout::{AUTH as PREFIX, SPACE_SYSTEM, TAG_CURRENT};
 
-const PREFIX: [u8; 3] = [TAG_CURRENT, SPACE_SYSTEM, b'a'];
 const END: [u8; 3] = [TAG_CURRENT, SPACE_SYSTEM, b'a' + 1];
 const HEAD: u8 = 0;
 const ROLE: u8 = b'r';

@@ -19,10 +19,7 @@ use quorate_types::{StateBatch, StateReader};
 use super::meta::{AlarmCounts, Meta};
 use super::read::Refusal;
 use super::record::damaged;
-use crate::layout::{SPACE_SYSTEM, TAG_CURRENT};
-
-const ALARM: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'm', b'a'];
-const DOWNGRADE: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'm', b'd'];
+use crate::layout::{ALARMS, DOWNGRADE, SPACE_SYSTEM, TAG_CURRENT};
 
 /// The form of these rows.
 const FORM: u8 = 1;
@@ -98,7 +95,7 @@ pub(crate) fn change_downgrade(
 pub(crate) fn conditions(rows: &dyn StateReader) -> Result<ConditionsOutcome, StateError> {
     let (mut alarms, mut result) = (Vec::new(), Ok(()));
     let end = [TAG_CURRENT, SPACE_SYSTEM, b'm', b'a' + 1];
-    rows.scan(&ALARM, Some(&end), Direction::Forward, &mut |row, value| {
+    rows.scan(&ALARMS, Some(&end), Direction::Forward, &mut |row, value| {
         match parse_alarm(row) {
             Some(alarm) if value == [FORM] => alarms.push(alarm),
             _ => {
@@ -137,11 +134,11 @@ impl AlarmCounts {
 }
 
 fn alarm_row(alarm: Alarm) -> Vec<u8> {
-    [&ALARM[..], &alarm.kind.to_be_bytes(), &alarm.member.to_be_bytes()].concat()
+    [&ALARMS[..], &alarm.kind.to_be_bytes(), &alarm.member.to_be_bytes()].concat()
 }
 
 fn parse_alarm(row: &[u8]) -> Option<Alarm> {
-    let (kind, member) = row.strip_prefix(&ALARM)?.split_first_chunk()?;
+    let (kind, member) = row.strip_prefix(&ALARMS)?.split_first_chunk()?;
     let member = u64::from_be_bytes(member.try_into().ok()?);
     Some(Alarm { member, kind: i32::from_be_bytes(*kind) })
 }

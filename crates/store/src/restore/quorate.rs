@@ -7,12 +7,10 @@ use quorate_types::{GroupId, KeyRange, Membership};
 use super::{Contents, RestoreError, beginning, header};
 use crate::kv::KvKind;
 use crate::kv::meta::Meta;
-use crate::layout::{self, SPACE_SYSTEM, TAG_CURRENT};
+use crate::layout::{self, ALARMS, CONDITIONS, SPACE_SYSTEM, TAG_CURRENT};
 use crate::snapshot::{GroupRows, SnapshotError, SnapshotHeader, SnapshotReader, SnapshotWriter};
 
 /// Rows about alarms, and about a downgrade: of the old cluster's nodes.
-const CONDITIONS: [u8; 3] = [TAG_CURRENT, SPACE_SYSTEM, b'm'];
-const ALARMS: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'm', b'a'];
 const USERS: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'a', b'u'];
 const ROLES: [u8; 4] = [TAG_CURRENT, SPACE_SYSTEM, b'a', b'r'];
 

@@ -6,7 +6,7 @@ use quorate_types::{GroupId, KeyRange};
 
 use crate::engine::Span;
 use crate::kv::record::decode_event;
-use crate::layout;
+use crate::{layout, stored_key};
 
 /// The rows of one group: all that its machine may have written, and none of another's. The group's own
 /// row is not among them.
@@ -14,8 +14,7 @@ use crate::layout;
 pub enum GroupRows {
     /// A space of the group's own.
     Own(GroupId),
-    /// The keys of a range. The range that begins at the very beginning of the keyspace has the system's
-    /// keys too, which sort before all of the clients'.
+    /// The keys of a range of stored keys: clients' keys and the system's alike.
     Keys(KeyRange),
 }
 
@@ -40,17 +39,10 @@ impl GroupRows {
             }
             Self::Keys(range) if range.is_empty() => Vec::new(),
             Self::Keys(range) => {
-                let system = range.start.is_empty();
-                let span = |tag, (start, end): (Vec<u8>, Vec<u8>)| Span {
-                    start: if system { vec![tag].into() } else { start.into() },
-                    end: end.into(),
-                };
+                let [current, history] = layout::stored_ranges(range);
                 let events = (vec![layout::TAG_EVENT], vec![layout::TAG_EVENT + 1]);
-                vec![
-                    span(layout::TAG_CURRENT, layout::current_range(range)),
-                    span(layout::TAG_EVENT, events),
-                    span(layout::TAG_HISTORY, layout::history_range(range)),
-                ]
+                let spans = [current, events, history].into_iter();
+                spans.map(|(start, end)| Span { start: start.into(), end: end.into() }).collect()
             }
         }
     }
@@ -81,7 +73,7 @@ impl GroupRows {
             Self::Keys(range)
                 if row.first() == Some(&layout::TAG_EVENT) && self.shares_events() =>
             {
-                Ok(range.contains(&decode_event(row, value)?.key))
+                Ok(range.contains(&stored_key::of_client(&decode_event(row, value)?.key)))
             }
             Self::Own(_) | Self::Keys(_) => Ok(true),
         }
