@@ -1,6 +1,6 @@
 //! From a request of HTTP/2 to the service that answers it.
 //!
-//! The life of a call: its path names a method ([`GatewayMetrics::begin`]); a client that requires a
+//! The life of a call: its path names a method ([`Calls::begin`]); a client that requires a
 //! leader is refused if there is none; KV calls go straight to their service, all others through a
 //! router; what the transport refused is put into etcd's words ([`in_etcd_words`]); the code is counted.
 
@@ -29,6 +29,7 @@ use crate::auth::guard::names_token;
 use crate::auth::service::AuthService;
 use crate::auth::table::{COMPACT, RANGE_STREAM, Requirement, is_of_users, is_roots, requirement};
 use crate::backend::Backend;
+use crate::calls::{Call, Calls};
 use crate::cluster::ClusterService;
 use crate::desk::Desk;
 use crate::election::ElectionService;
@@ -38,7 +39,6 @@ use crate::kv::KvService;
 use crate::lease::LeaseService;
 use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
-use crate::metrics::GatewayMetrics;
 use crate::ownership::Queues;
 use crate::watch::WatchService;
 
@@ -49,17 +49,13 @@ pub(crate) const REQUIRE_LEADER: &str = "hasleader";
 /// Everything that answers calls; shared by all connections.
 pub(crate) struct Door<B> {
     desk: Arc<Desk<B>>,
-    metrics: Arc<GatewayMetrics>,
+    calls: Arc<Calls>,
     kv: KvServer<KvService<B>>,
     others: Routes,
 }
 
 impl<B: Backend> Door<B> {
-    pub(crate) fn new(
-        desk: Arc<Desk<B>>,
-        metrics: Arc<GatewayMetrics>,
-        queues: Arc<Queues<B>>,
-    ) -> Self {
+    pub(crate) fn new(desk: Arc<Desk<B>>, calls: Arc<Calls>, queues: Arc<Queues<B>>) -> Self {
         // Of all services alike: each of them falls back to its library's own limit otherwise.
         let bytes_max = desk.config.message_bytes_max();
         let hub = Arc::clone(&queues.hub);
@@ -90,7 +86,7 @@ impl<B: Backend> Door<B> {
             .add_service(health.max_decoding_message_size(bytes_max))
             .add_service(reflection_v1.max_decoding_message_size(bytes_max))
             .add_service(reflection_v1alpha.max_decoding_message_size(bytes_max));
-        Self { desk, metrics, kv, others: others.routes().prepare() }
+        Self { desk, calls, kv, others: others.routes().prepare() }
     }
 
     /// Answers one call.
@@ -105,7 +101,7 @@ impl<B: Backend> Door<B> {
         let uri = request.uri().clone();
         let path = uri.path();
         let is_kv = path.starts_with("/etcdserverpb.KV/");
-        let call = self.metrics.begin(path);
+        let call = self.calls.begin(path);
         if self.lacks_required_leader(&request) {
             let refusal = Status::from(ApiError::NoLeader);
             call.into_iter().for_each(|call| call.finish(refusal.code()));
@@ -120,8 +116,7 @@ impl<B: Backend> Door<B> {
             if code != Code::Ok || path == COMPACT {
                 self.audit(path, None, &peer, &response);
             }
-            call.into_iter().for_each(|call| call.finish(code));
-            return Ok(response);
+            return Ok(counted(call, response, code));
         }
         let identity = match self.admit(path, &mut request, peer.clone()).await {
             Ok(identity) => identity,
@@ -142,8 +137,7 @@ impl<B: Backend> Door<B> {
         };
         let (response, code) = in_etcd_words(response);
         self.audit(path, identity.as_ref(), &peer, &response);
-        call.into_iter().for_each(|call| call.finish(code));
-        Ok(response)
+        Ok(counted(call, response, code))
     }
 
     /// Finds out who makes the call, for the service that answers it.
@@ -190,6 +184,13 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn counted(call: Option<Call>, response: Response<Body>, code: Code) -> Response<Body> {
+    match call {
+        Some(call) => call.answered(response, code),
+        None => response,
+    }
 }
 
 /// The response with the code that it carries. A call that fails before its first message carries the

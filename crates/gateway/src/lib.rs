@@ -20,7 +20,7 @@
 //! - [`http`](mod@http): the plain pages beside gRPC; `health_page`: one of them.
 //! - [`tls`]: certificates of the client port and of clients.
 //! - `json`: the same calls as JSON, on etcd's paths.
-//! - `metrics`, [`config`].
+//! - `metrics`, `calls`: what is counted; [`config`].
 //!
 //! # What differs from etcd, on purpose
 //!
@@ -40,6 +40,7 @@ pub mod validate;
 
 mod admin;
 mod blobs;
+mod calls;
 mod closing;
 mod cluster;
 mod connection;

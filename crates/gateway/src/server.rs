@@ -76,7 +76,7 @@ impl<B: Backend> Gateway<B> {
         let desk = Arc::new(Desk::new(backend, config, guard));
         let hub = Arc::new(Hub::new(Arc::clone(&desk), WatchMetrics::new(recorder)));
         let queues = Arc::new(Queues::new(Arc::clone(&hub), UndoMetrics::new(recorder)));
-        let door = Door::new(Arc::clone(&desk), Arc::clone(&metrics), Arc::clone(&queues));
+        let door = Door::new(Arc::clone(&desk), Arc::clone(&metrics.calls), Arc::clone(&queues));
         let door = Arc::new(door);
         let refused = metrics.json_refused_total.clone();
         let in_process = InProcess(Arc::clone(&door));

@@ -1,9 +1,12 @@
 //! What each service answers, and how failures of the backend reach a client.
 
+use std::time::Duration;
+
 use http::uri::PathAndQuery;
 use quorate_api::etcdserverpb::{
-    CompactionRequest, Compare, MemberListRequest, PutRequest, PutResponse, RangeRequest,
-    RequestOp, ResponseHeader, StatusRequest, TxnRequest, request_op::Request as OpRequest,
+    CompactionRequest, Compare, LeaseKeepAliveRequest, MemberListRequest, PutRequest, PutResponse,
+    RangeRequest, RequestOp, ResponseHeader, StatusRequest, TxnRequest, lease_client::LeaseClient,
+    request_op::Request as OpRequest,
 };
 use quorate_api::quorate::v1::{self, admin_client::AdminClient};
 use quorate_gateway::{BackendError, Consistency, ETCD_VERSION};
@@ -253,6 +256,43 @@ async fn calls_are_counted_by_method_and_code() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in {page}");
     }
+}
+
+#[tokio::test]
+async fn streams_are_counted_when_they_end() {
+    let door = Door::open().await;
+    let count = async |name: &str, labels: &str| {
+        let page = door.page("/metrics").await.1;
+        let line = page.lines().find(|line| line.starts_with(name) && line.contains(labels));
+        let line = line.unwrap_or_else(|| panic!("{name} {labels} in {page}"));
+        line.rsplit_once(' ').and_then(|(_, count)| count.parse::<u64>().ok()).expect("a count")
+    };
+    let code = |method: &str, code: &str| {
+        format!(
+            r#"grpc_type="bidi_stream",grpc_service="etcdserverpb.{method},grpc_code="{code}"}}"#
+        )
+    };
+    let keep_alive = r#"Lease",grpc_method="LeaseKeepAlive""#;
+    let one = LeaseKeepAliveRequest { id: 7 };
+    let mut leases = LeaseClient::new(door.channel().await);
+    let answers = leases.lease_keep_alive(futures::stream::iter([one])).await.expect("a stream");
+    let mut answers = answers.into_inner();
+    while answers.message().await.expect("no refusal").is_some() {}
+    assert_eq!(count("grpc_server_handled_total", &code(keep_alive, "OK")).await, 1);
+
+    let watch = r#"Watch",grpc_method="Watch""#;
+    let (requests, sent) = tokio::sync::mpsc::channel(1);
+    let sent = tokio_stream::wrappers::ReceiverStream::new(sent);
+    let stream = door.watch().await.watch(sent).await.expect("a stream");
+    assert_eq!(count("grpc_server_started_total", watch).await, 1);
+    for ended in ["OK", "Canceled", "Unavailable"] {
+        assert_eq!(count("grpc_server_handled_total", &code(watch, ended)).await, 0, "{ended}");
+    }
+    drop((stream, requests));
+    let cancelled =
+        async { while count("grpc_server_handled_total", &code(watch, "Canceled")).await != 1 {} };
+    let cancelled = tokio::time::timeout(Duration::from_secs(30), cancelled).await;
+    cancelled.expect("a stream that its client has left is counted");
 }
 
 /// Calls `path` with a message that may be none of its method's.

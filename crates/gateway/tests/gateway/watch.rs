@@ -235,6 +235,9 @@ async fn streams_that_require_a_leader_end_without_one_and_others_stay() {
     door.backend.lose_leader();
     let status = stream.message().await.expect_err("it ends");
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "etcdserver: no leader"));
+    let counted =
+        r#"grpc_service="etcdserverpb.Watch",grpc_method="Watch",grpc_code="Unavailable"} 1"#;
+    assert!(door.page("/metrics").await.1.contains(counted));
     other.kv.put(put("k", "v")).await.expect("a put");
     assert_eq!(revisions(&other.next().await), [2]);
     drop(requests);
