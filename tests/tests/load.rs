@@ -40,6 +40,20 @@ fn every_event_is_told(cluster: &Cluster) {
 }
 
 #[test]
+fn watchers_are_told_every_event_beside_streams_that_do_not_read() {
+    let Some(cluster) = Cluster::quorate("watchers beside streams that do not read") else {
+        return;
+    };
+    // 13 MB for each of them: more than its connection and its queue take.
+    let args = "--stuck 4 --streams 3 --watchers 2 --watchers-per-key 2 --value-size 65536 --rate 100 --warmup 0s \
+                --duration 2s";
+    let (report, code) = watch(&cluster, args);
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!((&report["stuck"], &report["failed"]), (&4.into(), &0.into()), "{report:#}");
+    assert_eq!(report["events"]["delivered"], 200 * 2, "{report:#}");
+}
+
+#[test]
 fn watchers_of_quorate_are_told_every_event() {
     if let Some(cluster) = Cluster::quorate("watchers are told every event") {
         every_event_is_told(&cluster);

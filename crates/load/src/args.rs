@@ -192,6 +192,9 @@ pub(crate) struct Watch {
     /// watchers.
     #[arg(long, default_value_t = 10)]
     pub(crate) watchers_per_key: usize,
+    /// Streams beside these, each on a connection of its own, that watch everything from the prefix on and do not read
+    #[arg(long, default_value_t = 0)]
+    pub(crate) stuck: usize,
     /// Puts per second on a fixed schedule, to one watched key after the other.
     #[arg(long, default_value_t = 1_000.0)]
     pub(crate) rate: f64,

@@ -1,7 +1,7 @@
 //! `watch`: many watchers, and puts whose events they wait for.
 //!
 //! 1. Streams are opened and their watchers created; nothing is put before all of them are there.
-//! 2. If asked, they idle, and the servers' memory is compared with that before.
+//! 2. If asked, others join them that do not read ([`stuck`]). If asked, they idle, and the servers' memory is compared with that before.
 //! 3. Puts follow a fixed schedule, one watched key after the other ([`plan`]). Each value carries the number of
 //!    its put, so an event says when its put was due: event latency counts from then to the arrival at the
 //!    watcher, as put latency counts from then to the answer. A server that stalls pays for every put and every
@@ -13,6 +13,7 @@ mod follower;
 mod plan;
 mod puts;
 mod report;
+mod stuck;
 mod verdict;
 
 use std::collections::BTreeMap;
@@ -142,8 +143,9 @@ async fn watch_and_put(shared: &Arc<Shared>) -> Result<Report, Fault> {
         let over = over.clone();
         following.spawn(async move { (number, follower.follow(over).await) });
     }
+    let stuck = stuck::open(shared).await?;
     tokio::time::sleep(*idle).await;
-    let memory = Memory { before_bytes: before, watching_bytes: resident()? };
+    let watching_bytes = resident()?;
 
     let mut servers = Servers::new(pids);
     let mut client_us = None;
@@ -157,6 +159,8 @@ async fn watch_and_put(shared: &Arc<Shared>) -> Result<Report, Fault> {
     let client_us = client_us
         .map_or(Ok(0), |before| cpu_us(std::process::id()).map(|now| now.saturating_sub(before)))?;
     servers.end()?;
+    let memory = Memory { before_bytes: before, watching_bytes, ended_bytes: resident()? };
+    drop(stuck);
     // They listen until they hear this, and those that have ended do not.
     let _ = end.send(true);
     let streams: BTreeMap<usize, Followed> = following.join_all().await.into_iter().collect();

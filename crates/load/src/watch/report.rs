@@ -19,6 +19,8 @@ pub(super) struct Memory {
     pub(super) before_bytes: u64,
     /// When all watchers were there and had idled.
     pub(super) watching_bytes: u64,
+    /// When the last event had come.
+    pub(super) ended_bytes: u64,
 }
 
 /// Everything that a run came to.
@@ -28,6 +30,8 @@ pub(super) struct Report {
     streams: usize,
     /// On all streams.
     watchers: usize,
+    /// Further streams, which do not read.
+    stuck: usize,
     keys: u64,
     scheduled_rate: f64,
     acknowledged: u64,
@@ -71,6 +75,7 @@ impl Report {
             workload: "watch",
             streams: plan.streams,
             watchers: plan.streams * plan.watchers,
+            stuck: shared.args.stuck,
             keys: plan.keys,
             scheduled_rate: shared.args.rate,
             acknowledged: acknowledged as u64,
@@ -106,6 +111,9 @@ impl Report {
             out,
             "watch, {watchers} watchers of {keys} keys on {streams} streams, {scheduled_rate} puts/s scheduled"
         )?;
+        if self.stuck > 0 {
+            writeln!(out, "  {} further streams do not read", self.stuck)?;
+        }
         writeln!(out, "  {acknowledged} puts acknowledged")?;
         let Verdict { expected, delivered, missing, repeated, disordered, unexpected } =
             &self.events;
@@ -120,14 +128,15 @@ impl Report {
         if let Some(us) = self.server_cpu_us_per_put {
             writeln!(out, "  server CPU {us:.1} us/put, with its events")?;
         }
-        if let Some(Memory { before_bytes, watching_bytes }) = self.memory {
+        if let Some(Memory { before_bytes, watching_bytes, ended_bytes }) = self.memory {
             let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
             let each = watching_bytes.saturating_sub(before_bytes) / (*watchers as u64).max(1);
             writeln!(
                 out,
-                "  servers' memory {:.1} MiB before, {:.1} MiB with the watchers: {each} bytes for each",
+                "  servers' memory {:.1} MiB before, {:.1} MiB with the watchers, {each} bytes for each; {:.1} MiB in the end",
                 mib(before_bytes),
-                mib(watching_bytes)
+                mib(watching_bytes),
+                mib(ended_bytes)
             )?;
         }
         for (kind, count) in &self.errors {
