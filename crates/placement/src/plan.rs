@@ -19,7 +19,9 @@ pub struct View<'v> {
     pub membership: &'v Membership,
     /// The learners that hold the log so far that they could vote without holding anybody up.
     pub caught_up: &'v BTreeSet<NodeId>,
-    /// The members that are there, as far as the leader has heard lately.
+    /// The members that have answered the leader lately, however much of the log they hold.
+    pub heard: &'v BTreeSet<NodeId>,
+    /// Those of them that are fed without pause.
     pub there: &'v BTreeSet<NodeId>,
 }
 
@@ -77,13 +79,15 @@ impl Wanted {
 /// - A node gets a vote only once it has caught up, and has been a learner before.
 /// - A voter that is to leave keeps its vote while its successor has none, and while the wanted voters
 ///   that vote already would be no majority of all wanted ones. So a change never leaves fewer of them.
-/// - It also keeps its vote while those that would be left could not decide without voters that are not there: two that
+/// - It keeps its vote, too, while those that would be left are fewer voters than before, or than are wanted, and another
+///   is on its way: three that vote survive the loss of one, two do not. For one that is silent nobody waits.
+/// - And while those that would be left could not decide without voters that are not there: two that
 ///   vote and one that catches up are a majority of three that are wanted, and stand still when one of them is dead.
 /// - The leader never takes its own vote: it hands over first, and while none of those that could take over votes yet and
 ///   is there, it keeps its vote beside them.
 #[must_use]
 pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
-    let View { leader, membership, caught_up, there } = view;
+    let View { leader, membership, caught_up, heard, there } = view;
     if membership.is_joint() {
         return Step::Wait;
     }
@@ -103,7 +107,10 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
     let settled = voters.intersection(&wanted.voters).count();
     let able = voters.iter().filter(|node| **node == leader || there.contains(node)).count();
     let stands = able > voters.len() / 2;
-    if settled <= wanted.voters.len() / 2 || !stands {
+    let is_coming = |node: &NodeId| heard.contains(node) || !membership.nodes().contains(node);
+    let shrinks = voters.len() < now.len().min(wanted.voters.len());
+    let waits = shrinks && wanted.voters.difference(&voters).any(is_coming);
+    if settled <= wanted.voters.len() / 2 || !stands || waits {
         voters.extend(now);
     }
     if !voters.contains(&leader) {
