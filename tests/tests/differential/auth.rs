@@ -1,6 +1,7 @@
 //! Users, roles, permissions and tokens, and reads and writes by all kinds of callers.
 //!
-//! All requests go to one node, which alone is sure to have applied what it acknowledged.
+//! Each call goes to a node that chance says. After a change of users all nodes are brought up to it, so that there is
+//! one right answer.
 
 use std::collections::BTreeMap;
 
@@ -8,107 +9,139 @@ use quorate_api::etcdserverpb::{self as pb, RequestOp, ResponseHeader, request_o
 use quorate_tests::client::Client;
 use tonic::{Code, Request, Status};
 
-use super::auth_steps::{ROOT, Step, caller, first_steps, has_no_key, login, step};
-use super::harness::Run;
+use super::auth_known::{excuse, leave_out};
+use super::auth_steps::{ROOT, Step, caller, first_steps, login, rare_steps, step};
+use super::harness::{ETCD, QUORATE, Run};
 use super::known::Known;
 
 #[derive(Debug, Clone, PartialEq)]
-enum Answer {
+pub(super) enum Answer {
     Said(String),
     Refused(Code, String),
 }
 
-/// A client of one side, with the tokens that it was given.
+/// Clients of one side, with the tokens that it gave.
 struct Side {
-    client: Client,
+    clients: Vec<Client>,
     tokens: BTreeMap<String, String>,
     /// Whether users count.
     enabled: bool,
 }
 
+/// Both sides, and where and by whom they are asked.
+pub(super) struct Users {
+    sides: [Side; 2],
+    number: usize,
+    node: usize,
+    pub(super) caller: Option<&'static str>,
+}
+
 /// One sequence. Users do not count before and after.
 pub(crate) async fn sequence(run: &mut Run) -> Result<(), String> {
     let of = |side: &Vec<Client>| Side {
-        client: side[0].clone(),
+        clients: side.clone(),
         tokens: BTreeMap::new(),
         enabled: false,
     };
-    let mut sides = run.sides.each_ref().map(of);
-    let [etcd, quorate] = &mut sides;
+    let sides = run.sides.each_ref().map(of);
+    let mut users = Users { sides, number: 0, node: 0, caller: None };
+    let [etcd, quorate] = &mut users.sides;
     tokio::join!(etcd.forget_all(), quorate.forget_all());
+    run.settle().await;
     let compacted = run.generator.position().1;
-    for number in 0..run.steps {
-        if run.rng.usize(..3) != 0 {
-            run.ledger.note(Known::RightsRemembered);
-        }
-        let (caller, step) = match first_steps().into_iter().nth(number) {
-            Some(step) => (Some(ROOT), step),
+    let mut script = first_steps(&mut run.rng, &mut run.generator.left_out);
+    // In one of a run, for certain.
+    if run.seed == 1 {
+        script.extend(rare_steps(compacted));
+    }
+    for number in 0..run.steps.max(script.len()) {
+        let (caller, step) = match script.get(number) {
+            Some((caller, step)) => (*caller, step.clone()),
             None => {
                 let left_out = &mut run.generator.left_out;
                 (caller(&mut run.rng), step(&mut run.rng, left_out, compacted))
             }
         };
-        let [etcd, quorate] = &mut sides;
-        let answers = tokio::join!(etcd.send(caller, &step), quorate.send(caller, &step)).into();
-        let shown = format!("step {number}, by {caller:?}: {step:?}");
-        run.judge(shown, &answers, || excuse(&step, &answers))?;
+        users = Users { number, node: run.rng.usize(..3), caller, ..users };
+        match step {
+            Step::Txn(mut txn) => {
+                leave_out(run, &mut users, &mut txn).await?;
+                users.ask(run, &Step::Txn(txn)).await?;
+            }
+            step => match step.with_password() {
+                Some(with) => users.ask_without_password(run, &step, &with).await?,
+                None => users.ask(run, &step).await.map(|_| ())?,
+            },
+        }
     }
-    let everything =
-        pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
-    let [etcd, quorate] = &mut sides;
-    let left = tokio::join!(etcd.end(everything.clone()), quorate.end(everything));
-    run.judge("what is there in the end".to_owned(), &left.into(), || None)
+    users.end(run).await
 }
 
-fn excuse(step: &Step, [expected, found]: &[Answer; 2]) -> Option<Known> {
-    use Answer::{Refused, Said};
-    let range = match step {
-        Step::Range(range) | Step::NestedRead(range) => Some((&range.key, &range.range_end)),
-        Step::Delete(delete) => Some((&delete.key, &delete.range_end)),
-        _ => None,
-    };
-    match (step, expected, found) {
-        (_, Said(_), Refused(Code::PermissionDenied, _))
-        | (_, Refused(Code::PermissionDenied, _), Said(_))
-            if range.is_some_and(|(key, end)| has_no_key(key, end)) =>
-        {
-            Some(Known::RangeWithoutKeys)
-        }
-        (Step::NestedRead(_), Said(_), Refused(code, text)) => {
-            is_denied(*code, text).then_some(Known::NestedReadUnchecked)
-        }
-        (Step::Txn(txn), Said(_), Refused(code, text)) if is_empty(txn) => {
-            is_denied(*code, text).then_some(Known::EmptyTxnForAll)
-        }
-        (Step::Compact(_), Refused(Code::OutOfRange, _), Refused(code, text)) => {
-            is_denied(*code, text).then_some(Known::CompactionForAll)
-        }
-        (Step::Stranger(_), Refused(Code::Unauthenticated, _), Said(_)) => {
-            Some(Known::UnknownTokenWhileOpen)
-        }
-        (Step::Authenticate(_), Refused(Code::Unknown, theirs), Refused(code, ours)) => {
-            let none = "authentication failed, password was given for no password user";
-            let same = theirs.ends_with(none) && ours.ends_with(none);
-            (same && *code == Code::InvalidArgument).then_some(Known::PasswordOfNone)
-        }
-        (_, Refused(Code::Unauthenticated, _), Refused(_, text)) => {
-            let old =
-                ["etcdserver: revision of auth store is old", "etcdserver: permission denied"]
-                    .contains(&&**text);
-            old.then_some(Known::TokenOfBefore)
-        }
-        _ => None,
+impl Users {
+    /// Whether rights are looked at, and not root's.
+    pub(super) fn has_rights(&self) -> bool {
+        self.sides[ETCD].enabled && self.caller != Some(ROOT)
     }
-}
 
-fn is_empty(txn: &pb::TxnRequest) -> bool {
-    txn.compare.is_empty() && txn.success.is_empty() && txn.failure.is_empty()
-}
+    /// Asks both sides the same, and compares. Returns whether it was done.
+    pub(super) async fn ask(&mut self, run: &mut Run, step: &Step) -> Result<bool, String> {
+        let (node, caller) = (self.node, self.caller);
+        let enabled = self.sides[ETCD].enabled;
+        let [etcd, quorate] = &mut self.sides;
+        let (expected, found) =
+            tokio::join!(etcd.send(node, caller, step), quorate.send(node, caller, step));
+        let answers = [expected, found];
+        run.judge(self.shown(step), &answers, || excuse(step, enabled, &answers))?;
+        let is_done = matches!(answers[ETCD], Answer::Said(_));
+        if is_done && step.changes_users() {
+            run.settle().await;
+        }
+        Ok(is_done)
+    }
 
-/// To a user, or to nobody.
-fn is_denied(code: Code, text: &str) -> bool {
-    let nobody = code == Code::InvalidArgument && text == "etcdserver: user name is empty";
-    nobody || code == Code::PermissionDenied
+    /// Asks Quorate for what etcd takes with an empty password, and both for the same `with` one.
+    async fn ask_without_password(
+        &mut self,
+        run: &mut Run,
+        step: &Step,
+        with: &Step,
+    ) -> Result<(), String> {
+        let found = self.sides[QUORATE].send(self.node, self.caller, step).await;
+        let shown = self.shown(step);
+        // Only what is right otherwise is refused for its password.
+        let (expected, known) = match self.ask(run, with).await? {
+            true => {
+                let text = "quorate: a password is not empty".to_owned();
+                (Answer::Refused(Code::InvalidArgument, text), Some(Known::EmptyPassword))
+            }
+            false => (found.clone(), None),
+        };
+        let is_refused = matches!(found, Answer::Refused(..)) && found == expected;
+        run.conclude(shown, [&expected, &found], is_refused.then_some(known))
+    }
+
+    fn shown(&self, step: &Step) -> String {
+        format!("step {}, node {}, by {:?}: {step:?}", self.number, self.node, self.caller)
+    }
+
+    /// Lets users count no more, and compares what is there at each node.
+    async fn end(&mut self, run: &mut Run) -> Result<(), String> {
+        let root = Step::Authenticate(login(ROOT, ROOT));
+        let [etcd, quorate] = &mut self.sides;
+        tokio::join!(etcd.send(0, None, &root), quorate.send(0, None, &root));
+        let (by, disable) = (Some(ROOT), Step::Disable);
+        tokio::join!(etcd.send(0, by, &disable), quorate.send(0, by, &disable));
+        run.settle().await;
+        let (key, range_end) = ("\0".into(), "\0".into());
+        let own = pb::RangeRequest { key, range_end, serializable: true, ..Default::default() };
+        let own = Step::Range(own);
+        for node in 0..run.sides[ETCD].len() {
+            let [etcd, quorate] = &mut self.sides;
+            let left = tokio::join!(etcd.send(node, None, &own), quorate.send(node, None, &own));
+            run.judge(format!("what node {node} has in the end"), &left.into(), || None)?;
+        }
+        Ok(())
+    }
 }
 
 /// Makes a call as somebody; its answer without identities.
@@ -134,7 +167,7 @@ fn with_token<T>(request: T, token: Option<&String>) -> Request<T> {
 impl Side {
     /// Deletes all users and roles; users do not count yet.
     async fn forget_all(&mut self) {
-        let auth = &mut self.client.auth;
+        let auth = &mut self.clients[0].auth;
         let users = auth.user_list(pb::AuthUserListRequest {}).await.expect("a list").into_inner();
         for name in users.users {
             auth.user_delete(pb::AuthUserDeleteRequest { name }).await.expect("it is there");
@@ -145,16 +178,9 @@ impl Side {
         }
     }
 
-    /// Lets users count no more, and says what is there.
-    async fn end(&mut self, everything: pb::RangeRequest) -> Answer {
-        self.send(None, &Step::Authenticate(login(ROOT, ROOT))).await;
-        self.send(Some(ROOT), &Step::Disable).await;
-        self.send(None, &Step::Range(everything)).await
-    }
-
-    async fn send(&mut self, caller: Option<&str>, step: &Step) -> Answer {
+    async fn send(&mut self, node: usize, caller: Option<&str>, step: &Step) -> Answer {
         let caller = caller.filter(|_| self.enabled);
-        let answer = self.send_as(caller, step).await;
+        let answer = self.send_as(node, caller, step).await;
         match (step, &answer) {
             (Step::Enable, Answer::Said(_)) => self.enabled = true,
             (Step::Disable, Answer::Said(_)) => self.enabled = false,
@@ -163,9 +189,9 @@ impl Side {
         answer
     }
 
-    async fn send_as(&mut self, caller: Option<&str>, step: &Step) -> Answer {
+    async fn send_as(&mut self, node: usize, caller: Option<&str>, step: &Step) -> Answer {
         let token = caller.and_then(|name| self.tokens.get(name));
-        let (auth, kv) = (&mut self.client.auth, &mut self.client.kv);
+        let Client { auth, kv, .. } = &mut self.clients[node];
         match step.clone() {
             Step::Enable => call!(auth, auth_enable, pb::AuthEnableRequest {}, token),
             Step::Disable => call!(auth, auth_disable, pb::AuthDisableRequest {}, token),

@@ -12,6 +12,10 @@ const ROLES: [&str; 4] = ["root", "r1", "r2", "r3"];
 const KEYS: [&[u8]; 5] = [b"a", b"ab", b"b", b"c", b"\xff"];
 const ENDS: [&[u8]; 6] = [b"", b"", b"\0", b"b", b"c", b"a"];
 
+/// What roles may be granted: for each key one range only.
+const RANGES: [(&[u8], &[u8]); 5] =
+    [(b"a", b""), (b"ab", b"\0"), (b"b", b"c"), (b"c", b""), (b"\xff", b"a")];
+
 /// The password of root, which never changes: somebody has to get on.
 pub(crate) const ROOT: &str = "root";
 
@@ -46,8 +50,47 @@ pub(crate) enum Step {
     Stranger(pb::RangeRequest),
 }
 
-/// What makes the rest worth trying: root, and users who count.
-pub(crate) fn first_steps() -> Vec<Step> {
+impl Step {
+    /// What nodes have to hear of before they say the same.
+    pub(crate) fn changes_users(&self) -> bool {
+        use Step::*;
+        matches!(
+            self,
+            Enable
+                | Disable
+                | UserAdd(_)
+                | UserDelete(_)
+                | ChangePassword(_)
+                | GrantRole(_)
+                | RevokeRole(_)
+                | RoleAdd(_)
+                | RoleDelete(_)
+                | Grant(_)
+                | Revoke(_)
+        )
+    }
+
+    /// The same with a password, if it gives an empty one.
+    pub(crate) fn with_password(&self) -> Option<Self> {
+        match self.clone() {
+            Self::UserAdd(add) if add.password.is_empty() => {
+                let password = add.name.clone();
+                Some(Self::UserAdd(pb::AuthUserAddRequest { password, ..add }))
+            }
+            Self::ChangePassword(change) if change.password.is_empty() => {
+                let password = change.name.clone();
+                Some(Self::ChangePassword(pb::AuthUserChangePasswordRequest { password, ..change }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Who asks, and what.
+type By = (Option<&'static str>, Step);
+
+/// What makes the rest worth trying: root, users who count, and something that each may.
+pub(crate) fn first_steps(rng: &mut Rng, left_out: &mut Vec<Known>) -> Vec<By> {
     let mut steps = vec![Step::UserAdd(user_add(ROOT, ROOT))];
     steps.push(Step::RoleAdd(pb::AuthRoleAddRequest { name: ROOT.into() }));
     steps.push(Step::GrantRole(grant_role(ROOT, ROOT)));
@@ -55,18 +98,54 @@ pub(crate) fn first_steps() -> Vec<Step> {
         steps.push(Step::UserAdd(user_add(user, user)));
         steps.push(Step::RoleAdd(pb::AuthRoleAddRequest { name: role.into() }));
         steps.push(Step::GrantRole(grant_role(user, role)));
+        let range = permitted(rng, left_out);
+        steps.push(grant(role, rng.i32(0..3), range));
     }
-    let range = pb::RangeRequest { key: "a".into(), ..pb::RangeRequest::default() };
-    steps.push(Step::Stranger(range));
+    steps.push(Step::Stranger(range("a", "")));
     steps.push(Step::Enable);
     steps.extend(USERS.iter().map(|user| Step::Authenticate(login(user, user))));
-    steps
+    steps.into_iter().map(|step| (Some(ROOT), step)).collect()
+}
+
+/// What meets the rows of the table that chance might not meet in a few sequences.
+pub(crate) fn rare_steps(compacted: i64) -> Vec<By> {
+    let (root, u1, u2) = (Some(ROOT), Some("u1"), Some("u2"));
+    let put = |key: &'static str, prev_kv| {
+        let put = pb::PutRequest { key: key.into(), prev_kv, ..Default::default() };
+        RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+    };
+    let read = RequestOp { request: Some(request_op::Request::RequestRange(range("b", ""))) };
+    let txn = |success| Step::Txn(pb::TxnRequest { success, ..Default::default() });
+    let options = Some(UserAddOptions { no_password: true });
+    let unnamed = pb::AuthUserAddRequest { options, ..user_add("u3", "u3") };
+    vec![
+        (None, txn(vec![])),
+        (u1, Step::NestedRead(range("a", ""))),
+        (u1, Step::Compact(compacted)),
+        (root, grant("r1", 1, ("a".into(), "".into()))),
+        (u1, txn(vec![read, put("a", false)])),
+        (u1, txn(vec![put("a", true)])),
+        (u2, txn(vec![put("a", false), put("a", false)])),
+        (root, Step::ChangePassword(change_password("u2", "u2"))),
+        (u2, txn(vec![put("a", false), put("a", false)])),
+        (root, grant("r1", 0, ("c".into(), "".into()))),
+        (u1, Step::Range(range("c", "a"))),
+        (root, Step::UserDelete(pb::AuthUserDeleteRequest { name: "u3".into() })),
+        (root, Step::UserAdd(unnamed)),
+        (None, Step::Authenticate(login("u3", "u3"))),
+        (root, Step::UserDelete(pb::AuthUserDeleteRequest { name: "u3".into() })),
+        (root, Step::UserAdd(user_add("u3", ""))),
+    ]
+}
+
+fn range(key: &'static str, range_end: &'static str) -> pb::RangeRequest {
+    pb::RangeRequest { key: key.into(), range_end: range_end.into(), ..Default::default() }
 }
 
 pub(crate) fn caller(rng: &mut Rng) -> Option<&'static str> {
     match rng.u32(..10) {
         0 => None,
-        1..6 => Some(ROOT),
+        1..4 => Some(ROOT),
         _ => rng.choice(USERS),
     }
 }
@@ -87,18 +166,18 @@ pub(crate) fn step(rng: &mut Rng, left_out: &mut Vec<Known>, compacted: i64) -> 
             Step::Authenticate(login(user, if wrong { "wrong" } else { user }))
         }
         14..17 => {
-            let options = Some(UserAddOptions { no_password: rng.u32(..4) == 0 });
-            left_out.extend((rng.u32(..8) == 0).then_some(Known::EmptyPassword));
-            Step::UserAdd(pb::AuthUserAddRequest { options, ..user_add(user, user) })
+            let no_password = rng.u32(..4) == 0;
+            let options = Some(UserAddOptions { no_password });
+            let password = if !no_password && rng.u32(..4) == 0 { "" } else { user };
+            Step::UserAdd(pb::AuthUserAddRequest { options, ..user_add(user, password) })
         }
         17..19 => Step::UserDelete(pb::AuthUserDeleteRequest { name: named(other) }),
         19..23 => Step::UserGet(pb::AuthUserGetRequest { name: named(user) }),
         23..25 => Step::UserList,
-        25..27 => Step::ChangePassword(pb::AuthUserChangePasswordRequest {
-            name: named(other),
-            password: named(other),
-            ..Default::default()
-        }),
+        25..27 => {
+            let password = if rng.u32(..4) == 0 { "" } else { other };
+            Step::ChangePassword(change_password(other, password))
+        }
         27..31 => Step::GrantRole(grant_role(user, role)),
         31..34 => Step::RevokeRole(pb::AuthUserRevokeRoleRequest {
             name: named(other),
@@ -112,10 +191,8 @@ pub(crate) fn step(rng: &mut Rng, left_out: &mut Vec<Known>, compacted: i64) -> 
         39..43 => Step::RoleGet(pb::AuthRoleGetRequest { role: named(role) }),
         43..45 => Step::RoleList,
         45..53 => {
-            let perm_type = rng.i32(0..3);
-            let (key, range_end) = permitted(rng, left_out);
-            let perm = Some(Permission { perm_type, key, range_end });
-            Step::Grant(pb::AuthRoleGrantPermissionRequest { name: named(role), perm })
+            let range = permitted(rng, left_out);
+            grant(role, rng.i32(0..3), range)
         }
         53..57 => {
             let (key, range_end) = permitted(rng, left_out);
@@ -124,10 +201,10 @@ pub(crate) fn step(rng: &mut Rng, left_out: &mut Vec<Known>, compacted: i64) -> 
         57..60 => Step::NestedRead(pb::RangeRequest { key, range_end, ..Default::default() }),
         60 => Step::Compact(compacted),
         61 => Step::Stranger(pb::RangeRequest { key, range_end, ..Default::default() }),
-        62..72 => Step::Range(pb::RangeRequest { key, range_end, ..Default::default() }),
-        72..85 => Step::Put(put(rng)),
-        85..91 => Step::Delete(delete(rng)),
-        _ => Step::Txn(txn(rng, left_out)),
+        62..70 => Step::Range(pb::RangeRequest { key, range_end, ..Default::default() }),
+        70..80 => Step::Put(put(rng)),
+        80..85 => Step::Delete(delete(rng)),
+        _ => Step::Txn(txn(rng)),
     }
 }
 
@@ -149,13 +226,15 @@ fn key_range_with_keys(rng: &mut Rng) -> (Bytes, Bytes) {
     (key, end)
 }
 
-/// For each key one range only.
 fn permitted(rng: &mut Rng, left_out: &mut Vec<Known>) -> (Bytes, Bytes) {
-    let at = rng.usize(..KEYS.len());
-    if rng.choice(ENDS) != Some(ENDS[at + 1]) {
-        left_out.push(Known::RangesOfOneKey);
-    }
-    (Bytes::from_static(KEYS[at]), Bytes::from_static(ENDS[at + 1]))
+    let (key, range_end) = rng.choice(RANGES).expect("there are ranges");
+    left_out.extend((rng.choice(ENDS) != Some(range_end)).then_some(Known::RangesOfOneKey));
+    (Bytes::from_static(key), Bytes::from_static(range_end))
+}
+
+fn grant(role: &str, perm_type: i32, (key, range_end): (Bytes, Bytes)) -> Step {
+    let perm = Some(Permission { perm_type, key, range_end });
+    Step::Grant(pb::AuthRoleGrantPermissionRequest { name: role.into(), perm })
 }
 
 fn put(rng: &mut Rng) -> pb::PutRequest {
@@ -168,21 +247,15 @@ fn delete(rng: &mut Rng) -> pb::DeleteRangeRequest {
     pb::DeleteRangeRequest { key, range_end, prev_kv: rng.bool() }
 }
 
-/// Never two writes of one key.
-fn txn(rng: &mut Rng, left_out: &mut Vec<Known>) -> pb::TxnRequest {
+fn txn(rng: &mut Rng) -> pb::TxnRequest {
     let read = |rng: &mut Rng| {
         let (key, range_end) = key_range_with_keys(rng);
         let range = pb::RangeRequest { key, range_end, ..Default::default() };
         RequestOp { request: Some(request_op::Request::RequestRange(range)) }
     };
-    let mut write = |rng: &mut Rng| {
+    let write = |rng: &mut Rng| {
         let request = match rng.bool() {
-            true => {
-                let put = put(rng);
-                left_out.extend(put.prev_kv.then_some(Known::PreviousValueInTxn));
-                left_out.extend((rng.u32(..4) == 0).then_some(Known::DuplicateAndDenied));
-                request_op::Request::RequestPut(pb::PutRequest { prev_kv: false, ..put })
-            }
+            true => request_op::Request::RequestPut(put(rng)),
             false => {
                 let (key, range_end) = key_range_with_keys(rng);
                 let delete = pb::DeleteRangeRequest { key, range_end, prev_kv: rng.bool() };
@@ -191,14 +264,13 @@ fn txn(rng: &mut Rng, left_out: &mut Vec<Known>) -> pb::TxnRequest {
         };
         RequestOp { request: Some(request) }
     };
-    let mut branch = |rng: &mut Rng| {
+    let branch = |rng: &mut Rng| {
         let mut ops = vec![];
         if rng.bool() {
             ops.push(read(rng));
         }
-        if rng.u32(..3) > 0 {
-            ops.push(write(rng));
-        }
+        let writes = rng.choice([0, 1, 1, 2]).expect("there are counts");
+        ops.extend((0..writes).map(|_| write(rng)));
         ops
     };
     let (key, range_end) = key_range_with_keys(rng);
@@ -219,6 +291,11 @@ pub(crate) fn login(name: &str, password: &str) -> pb::AuthenticateRequest {
 
 fn user_add(name: &str, password: &str) -> pb::AuthUserAddRequest {
     pb::AuthUserAddRequest { name: name.into(), password: password.into(), ..Default::default() }
+}
+
+fn change_password(name: &str, password: &str) -> pb::AuthUserChangePasswordRequest {
+    let (name, password) = (name.into(), password.into());
+    pb::AuthUserChangePasswordRequest { name, password, ..Default::default() }
 }
 
 fn grant_role(user: &str, role: &str) -> pb::AuthUserGrantRoleRequest {

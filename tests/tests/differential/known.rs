@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub(crate) enum Treatment {
     /// Both sides are asked, and their answers may differ as the row says.
     Differs,
-    /// Only Quorate is asked: etcd would not be there afterwards.
+    /// Only Quorate is asked: etcd would not be there afterwards, or would hold something else.
     OursOnly,
     /// It is drawn and not sent: the stores would hold different things afterwards.
     LeftOut,
@@ -90,7 +90,7 @@ table! {
         "bug: permissions of nested transactions are not looked at";
     EmptyTxnForAll, Users, Differs, "lets anybody run a transaction that touches no key", "asks who it is first",
         "nobody is served who is not known";
-    CompactionForAll, Users, Differs, "lets everybody compact who is known", "keeps it for root",
+    CompactionForAll, Users, Differs, "lets anybody compact, even who is not known", "keeps it for root",
         "history belongs to all users";
     UnknownTokenWhileOpen, Users, Differs, "refuses tokens that it does not know although users do not count",
         "does not look at them", "its later versions do not either";
@@ -98,19 +98,18 @@ table! {
         "sends InvalidArgument, and the prefix of all others", "it is a login that fails like any other";
     RangeWithoutKeys, Users, Differs, "decides by its tree of intervals who may have a range that ends before it begins",
         "lets in who may have its first key", "no key is touched, and the rule is a plain one";
-    TokenOfBefore, Users, Differs, "calls a token invalid when its user has another password, or is gone",
-        "may say that the revision is old, or that the user may not, where the node has not heard of it yet",
-        "both refuse; with whoever leads elsewhere a node may be behind";
     PreviousValueInTxn, Users, LeftOut, "shows what was there before a put of a transaction to who may only write",
         "refuses it", "bug: what is read is not looked at";
-    EmptyPassword, Users, LeftOut, "takes an empty password", "refuses it", "it is no password";
+    EmptyPassword, Users, OursOnly, "takes an empty password", "refuses it", "it is no password";
     RangesOfOneKey, Users, LeftOut,
         "finds only the first of a role's permissions that begin with one key, and takes others for new",
         "finds each", "bug: they are searched by the key alone";
-    DuplicateAndDenied, Users, LeftOut, "says of some transactions that a key is written twice before it looks at rights",
-        "looks at rights first for some of them", "two refusals of which either is right";
-    RightsRemembered, Users, LeftOut, "other nodes apply by rights that they remember, and come to hold other keys",
-        "all apply by the same rights", "bug: the cache is not of the revision";
+    DuplicateAndUnknown, Users, Differs, "says that a transaction writes a key twice before it looks at the token",
+        "looks at the token first", "nobody is told anything who is not known";
+    ReadDeniedAndWrite, Users, LeftOut,
+        "refuses a transaction that reads what its user may not and writes what it may at the member that was asked, and \
+         writes it at all others", "refuses it everywhere",
+        "bug: who owes no answer leaves the reads out before rights are looked at";
     HeldAgain, Queues, Differs, "a call of a lease that has the key already reads it", "writes it again",
         "the last call is the one that is undone when it ends";
     RefusedAtOnce, Queues, Differs, "who waits without a lease is told so when its turn comes", "is told so at once",

@@ -9,6 +9,7 @@
 //! of them were never met.
 
 mod auth;
+mod auth_known;
 mod auth_steps;
 mod compare;
 mod generate;
