@@ -76,10 +76,16 @@ pub(crate) async fn sequence(run: &mut Run) -> Result<(), String> {
     let sides = [Side::new(&etcd, false), Side::new(&quorate, true)];
     let ended = [BTreeMap::new(), BTreeMap::new()];
     let mut play = Play { sides, leaderships: Vec::new(), ended, calls: 0 };
+    let mut script: Vec<_> = LEASES.map(Step::Grant).into();
+    // In one of a run, for certain.
+    if run.seed == 1 {
+        script.extend(made_anew());
+    }
+    let mut script = script.into_iter();
     for number in 0..run.steps {
         let node = run.rng.usize(..3);
-        let step = match LEASES.get(number) {
-            Some(lease) => Step::Grant(*lease),
+        let step = match script.next() {
+            Some(step) => step,
             None => play.draw(run).await,
         };
         play.take(run, number, node, step).await?;
@@ -87,6 +93,16 @@ pub(crate) async fn sequence(run: &mut Run) -> Result<(), String> {
     play.take(run, run.steps, 0, Step::Clear).await?;
     let left = play.ended.each_ref().map(BTreeMap::len);
     run.judge("calls that ended on one side".to_owned(), &left, || None)
+}
+
+/// Somebody waits for a lock, and another call makes its key anew: [`Known::HolderByName`], which chance seldom meets.
+fn made_anew() -> [Step; 5] {
+    let name = Bytes::from_static(NAMES[0].as_bytes());
+    let key = |lease| own_key(&prefix(&name), lease);
+    let lock = |lease| Step::Call(Call::Lock(LockRequest { name: name.clone(), lease }));
+    let [holder, waiter, ..] = LEASES;
+    let deleted = Step::Delete(key(waiter));
+    [lock(holder), lock(waiter), deleted, lock(waiter), Step::Unlock(key(holder))]
 }
 
 impl Play {
