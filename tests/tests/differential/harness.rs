@@ -96,6 +96,7 @@ pub(crate) fn run(
                 panic!("{test}: DIFFERENTIAL_SEED={seed}: {difference}");
             }
             run.generator.left_out.drain(..).for_each(|known| run.ledger.note(known));
+            run.ledger.end_sequence();
         }
         run
     });
@@ -108,6 +109,12 @@ pub(crate) fn run(
     );
     // Nothing is left to do when standard error is closed.
     let _ = writeln!(std::io::stderr(), "{report}");
+    // Shorter sequences meet less.
+    let missing = match steps < STEPS {
+        true => Vec::new(),
+        false => run.ledger.missing(family, count as u64),
+    };
+    assert!(missing.is_empty(), "{test}: none of {count} sequences met {missing:?}");
 }
 
 /// One seed, or so many from the first one on.

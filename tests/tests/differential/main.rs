@@ -6,7 +6,7 @@
 //!
 //! `DIFFERENTIAL_SEEDS=1000` runs so many sequences of each family, `DIFFERENTIAL_SEED=7` repeats one, and
 //! `DIFFERENTIAL_STEPS` makes them longer or shorter. In the end each family reports its known differences, and which
-//! of them were never met.
+//! of them were never met; where so many sequences should have met one, the family fails.
 
 mod auth;
 mod auth_known;
