@@ -154,7 +154,7 @@ impl Engine {
 
     /// Creates a group of which this node is a voter, with an empty machine of `kind`. A majority of the
     /// voters must create it, with the same arguments; then it elects a leader, and the others get it by a
-    /// snapshot. The group is there again after a restart.
+    /// snapshot. The group is there again after a restart. `range` is one of stored keys.
     ///
     /// # Errors
     /// When the kind is unknown, or the group or part of its range lives here already.
@@ -226,7 +226,7 @@ impl Engine {
         Subscription::new(Arc::clone(&self.parts.router), group, after)
     }
 
-    /// Where a key lives.
+    /// Where a stored key lives; see [`stored_key`](quorate_store::stored_key).
     #[must_use]
     pub fn route(&self, key: &[u8]) -> Route {
         self.parts.router.route(key)
