@@ -23,7 +23,7 @@ use tracing::{Event, Metadata, Subscriber};
 use crate::auth::{Client, put, range, set_up};
 use crate::fake::MEMBER;
 use crate::pages::{begun, end, fill};
-use crate::support::{Door, with_token};
+use crate::support::{Door, PATIENCE, heard, with_token};
 use crate::watch_auth::{self, DENIED, Stream};
 use crate::watch_beside_etcd::watch;
 
@@ -73,7 +73,12 @@ async fn client_at(door: &Door, address: &str) -> Client {
 async fn channel_at(door: &Door, address: &str) -> Channel {
     let own: IpAddr = address.parse().expect("an address");
     let endpoint = Endpoint::from_shared(format!("http://{}", door.address)).expect("an address");
-    endpoint.local_address(Some(own)).connect().await.expect("the gateway listens")
+    endpoint
+        .timeout(PATIENCE)
+        .local_address(Some(own))
+        .connect()
+        .await
+        .expect("the gateway listens")
 }
 
 /// What was told of an address: method, user, how it is known, verdict and reason.
@@ -198,15 +203,15 @@ async fn an_observer_that_is_refused_is_told_whether_it_has_seen_a_leader_or_not
     let leader = led.expect("root may").into_inner().leader;
 
     let mut observed = observe(channel.clone(), Some(&right)).await;
-    observed.message().await.expect("it may").expect("a leader");
+    heard(&mut observed).await.expect("it may").expect("a leader");
     root.user_revoke_role(take("right", "r")).await.expect("it has the role");
     let proclaim = ProclaimRequest { leader, value: "w".into() };
     let proclaimed = election.proclaim(with_token(proclaim, root.token.as_deref())).await;
     proclaimed.expect("root may");
-    let refused = observed.message().await.expect_err("it may no more");
+    let refused = heard(&mut observed).await.expect_err("it may no more");
     assert_eq!(refused.code(), Code::PermissionDenied);
     for token in [Some(&*wrong), None] {
-        observe(channel.clone(), token).await.message().await.expect_err("it never might");
+        heard(&mut observe(channel.clone(), token).await).await.expect_err("it never might");
     }
     let expected = [
         "/v3electionpb.Election/Observe right token denied etcdserver: permission denied",
@@ -233,13 +238,13 @@ async fn keep_alives_that_are_refused_end_their_stream_and_are_told_once() {
     keep_alives.send(keep_alive).await.expect("it has room");
     let request = with_token(ReceiverStream::new(sent), Some(&right));
     let mut kept = leases.lease_keep_alive(request).await.expect("a stream").into_inner();
-    kept.message().await.expect("users may").expect("an answer");
+    heard(&mut kept).await.expect("users may").expect("an answer");
     let delete = pb::AuthUserDeleteRequest { name: "right".into() };
     root.user_delete(delete).await.expect("it is there");
     for _ in 0..8 {
         keep_alives.send(keep_alive).await.expect("it has room");
     }
-    let refused = kept.message().await.expect_err("it is no user any more");
+    let refused = heard(&mut kept).await.expect_err("it is no user any more");
     assert_eq!(refused.code(), Code::PermissionDenied);
     // At the door.
     let nobody = leases.lease_keep_alive(futures::stream::iter([keep_alive])).await;

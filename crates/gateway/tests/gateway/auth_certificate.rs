@@ -25,7 +25,7 @@ use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::auth::{Client, put, range, with_users};
-use crate::support::Door;
+use crate::support::{Door, within};
 use crate::tls::Authority;
 
 const EMPTY: &str = "etcdserver: user name is empty";
@@ -142,7 +142,7 @@ async fn post(tls: ByTls, path: &str, token: &str, body: &str) -> String {
     stream.write_all(request.as_bytes()).await.expect("it reads the request");
     let mut answer = String::new();
     // Who hangs up without a farewell has answered all the same.
-    drop(stream.read_to_string(&mut answer).await);
+    drop(within("the gateway hangs up", stream.read_to_string(&mut answer)).await);
     answer
 }
 

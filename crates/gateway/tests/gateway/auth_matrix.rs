@@ -13,6 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::auth::{Client, with_users};
+use crate::support::heard;
 
 /// Calls a method with a request that is well formed, and gives the error.
 async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Option<Status> {
@@ -24,7 +25,7 @@ async fn call(channel: &Channel, path: &'static str, token: Option<&str>) -> Opt
     }
     let path = http::uri::PathAndQuery::from_static(path);
     let answer = match grpc.server_streaming(request, path.clone(), EncodedMessages).await {
-        Ok(answer) => answer.into_inner().message().await,
+        Ok(answer) => heard(&mut answer.into_inner()).await,
         Err(status) => Err(status),
     };
     match answer {

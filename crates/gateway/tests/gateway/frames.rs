@@ -1,14 +1,11 @@
 //! HTTP/2 frame by frame: how many streams a connection may have, and one that opens and resets them all the time.
 
-use std::time::Duration;
-
 use quorate_api::etcdserverpb::RangeRequest;
 use quorate_gateway::GatewayConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
-use crate::support::Door;
+use crate::support::{Door, within};
 
 // Kinds of frames, flags and codes (RFC 9113, sections 6 and 7).
 const DATA: u8 = 0;
@@ -22,9 +19,6 @@ const END_HEADERS: u8 = 4;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
-
-/// How long anything may take, on however slow a machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
@@ -58,7 +52,8 @@ impl Client {
     }
 
     async fn send(&mut self, frames: &[Vec<u8>]) {
-        self.0.write_all(&frames.concat()).await.expect("it is read");
+        let frames = frames.concat();
+        within("frames are taken", self.0.write_all(&frames)).await.expect("it is read");
     }
 
     /// The next frame; `None` when the other side has hung up.
@@ -72,19 +67,29 @@ impl Client {
     }
 
     /// The next frame that is so.
-    async fn until(&mut self, is_so: impl Fn(&Frame) -> bool) -> Frame {
-        loop {
-            let frame = self.next().await.expect("the connection is open");
-            if is_so(&frame) {
-                return frame;
+    async fn until(&mut self, what: &str, is_so: impl Fn(&Frame) -> bool) -> Frame {
+        let comes = async {
+            loop {
+                let frame = self.next().await.expect("the connection is open");
+                if is_so(&frame) {
+                    return frame;
+                }
             }
-        }
+        };
+        within(what, comes).await
+    }
+
+    /// Reads until the other side hangs up.
+    async fn closed(&mut self) {
+        let reads = async { while self.next().await.is_some() {} };
+        within("the connection is closed", reads).await;
     }
 
     /// Waits until all that was sent has been taken in. Not by pings, of which there may be few.
     async fn settle(&mut self) {
         self.send(&[frame(SETTINGS, 0, 0, &[])]).await;
-        self.until(|frame| (frame.kind, frame.flags) == (SETTINGS, ACK)).await;
+        let is_ack = |frame: &Frame| (frame.kind, frame.flags) == (SETTINGS, ACK);
+        self.until("settings are acknowledged", is_ack).await;
     }
 }
 
@@ -138,7 +143,8 @@ async fn a_connection_has_as_many_streams_as_are_set_and_one_more_is_refused() {
     let config = GatewayConfig { max_concurrent_streams: 5, ..GatewayConfig::default() };
     let door = Door::open_with(config).await;
     let mut client = Client::open(&door).await;
-    let settings = client.until(|frame| (frame.kind, frame.flags) == (SETTINGS, 0)).await;
+    let are_settings = |frame: &Frame| (frame.kind, frame.flags) == (SETTINGS, 0);
+    let settings = client.until("settings", are_settings).await;
     let mut settings = settings.payload.chunks(6);
     let told = settings.find(|setting| setting[..2] == MAX_CONCURRENT_STREAMS).expect("it is set");
     assert_eq!(told[2..], [0, 0, 0, 5]);
@@ -146,11 +152,12 @@ async fn a_connection_has_as_many_streams_as_are_set_and_one_more_is_refused() {
     let watches: Vec<_> = streams(5).map(|stream| head(stream, WATCH)).collect();
     client.send(&watches).await;
     client.send(&[range(11)]).await;
-    let refused = client.until(|frame| frame.kind == RST_STREAM).await;
+    let refused = client.until("a stream is refused", |frame| frame.kind == RST_STREAM).await;
     assert_eq!((refused.stream, refused.number(0)), (11, REFUSED_STREAM));
     // When one has gone, there is room again.
     client.send(&[reset(1), range(13)]).await;
-    client.until(|frame| frame.kind == HEADERS && frame.stream == 13).await;
+    let is_answer = |frame: &Frame| frame.kind == HEADERS && frame.stream == 13;
+    client.until("an answer on stream 13", is_answer).await;
 }
 
 #[tokio::test]
@@ -163,9 +170,9 @@ async fn a_connection_that_opens_and_resets_streams_in_bursts_is_closed() {
     client.settle().await;
     let bursts = streams(200).map(|stream| [range(stream), reset(stream)].concat());
     client.send(&bursts.collect::<Vec<_>>()).await;
-    let goaway = client.until(|frame| frame.kind == GOAWAY).await;
+    let goaway = client.until("a farewell", |frame| frame.kind == GOAWAY).await;
     assert_eq!(goaway.number(4), ENHANCE_YOUR_CALM);
-    while client.next().await.is_some() {}
+    client.closed().await;
     honest.range(get()).await.expect("others are served");
 }
 
@@ -205,6 +212,6 @@ async fn what_a_client_resets_is_given_up() {
             client.settle().await;
         }
     };
-    timeout(PATIENCE, given_up).await.expect("all are given up");
+    within("all are given up", given_up).await;
     client.settle().await;
 }

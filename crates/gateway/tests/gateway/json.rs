@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::peer::Etcd;
-use crate::support::{Door, exchange};
+use crate::support::{Door, exchange, within};
 
 /// Posts `body` as curl would: the status and the body.
 pub(crate) async fn post(address: &str, path: &str, body: &str) -> (u16, String) {
@@ -253,13 +253,14 @@ async fn a_body_is_bounded_and_others_are_served_meanwhile() {
             stream.read_exact(&mut answer).await.map(|_| answer)
         })
     });
-    let (refusal, _, _) = futures::future::select_all(answers).await;
+    let first = futures::future::select_all(answers);
+    let (refusal, _, _) = within("one is refused", first).await;
     assert_eq!(&refusal.expect("an answer"), b"HTTP/1.1 429");
     assert_eq!(post(&address, "/v3/kv/range", r#"{"key":"bm8="}"#).await.0, 200);
     for mut stream in endless {
         // When the gateway hangs up, it has let go of what it held; the refused one may be gone already.
         let _ = stream.shutdown().await;
-        let _ = stream.read_to_end(&mut Vec::new()).await;
+        let _ = within("the gateway hangs up", stream.read_to_end(&mut Vec::new())).await;
     }
     assert_eq!(post(&address, "/v3/kv/put", &put(&value)).await.0, 200);
 }
@@ -281,7 +282,8 @@ async fn a_page_of_a_browser_is_refused_and_changes_nothing() {
         );
         stream.write_all(request.as_bytes()).await.expect("a request");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("an answer");
+        let read = within("the end of an answer", stream.read_to_string(&mut answer)).await;
+        read.expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
         assert!(!answer.to_lowercase().contains("access-control"), "{answer}");
     }
@@ -299,7 +301,8 @@ async fn a_body_that_stops_is_given_up() {
         stream.write_all(request.as_bytes()).await.expect("a part of a request");
         let mut answer = Vec::new();
         // Ends because the gateway answers, and hangs up on a body that it no longer waits for.
-        stream.read_to_end(&mut answer).await.expect("an answer");
+        let read = within("the end of an answer", stream.read_to_end(&mut answer)).await;
+        read.expect("an answer");
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
         assert!(answer.contains("took too long"), "{answer}");

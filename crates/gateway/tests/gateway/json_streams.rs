@@ -1,17 +1,11 @@
 //! Watches and leases in JSON, beside a real etcd's gateway, and watches whose body goes on.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::json::{post, without};
 use crate::peer::Etcd;
-use crate::support::Door;
-
-/// How long a line may take, on however slow a machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::{Door, until, within};
 
 const WATCH: &str = "/v3/watch";
 
@@ -63,7 +57,8 @@ impl Call {
     async fn line_of_bytes(&mut self) -> String {
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
-            line.push(self.stream.read_u8().await.expect("a line"));
+            let byte = within("the rest of a line", self.stream.read_u8()).await;
+            line.push(byte.expect("a line"));
         }
         line.truncate(line.len() - 2);
         String::from_utf8(line).expect("text")
@@ -80,7 +75,8 @@ impl Call {
             let length = self.line_of_bytes().await;
             let length = usize::from_str_radix(&length, 16).expect("the length of a chunk");
             let mut bytes = vec![0; length + 2];
-            self.stream.read_exact(&mut bytes).await.expect("a chunk");
+            let read = within("the rest of a chunk", self.stream.read_exact(&mut bytes)).await;
+            read.expect("a chunk");
             bytes.truncate(length);
             self.text.push_str(std::str::from_utf8(&bytes).expect("text"));
             if length == 0 {
@@ -94,8 +90,7 @@ impl Call {
     async fn take(&mut self, count: usize) -> Vec<String> {
         let mut lines = Vec::new();
         while lines.len() < count {
-            let next = timeout(PATIENCE, self.next()).await;
-            lines.push(next.expect("in time").expect("the stream goes on"));
+            lines.push(self.next().await.expect("the stream goes on"));
         }
         lines
     }
@@ -215,9 +210,7 @@ async fn a_watch_in_json_is_asked_and_told_bit_by_bit_until_its_client_hangs_up(
     call.next().await.expect("a line");
     assert_eq!(watches().await, 1);
     drop(call);
-    while watches().await > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("nothing is watched any more", async || watches().await == 0).await;
 }
 
 /// Calls about leases, in a fresh store; those of streams are read to their end.

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use crate::peer::Etcd;
-use crate::support::Door;
+use crate::support::{Door, within};
 
 /// Makes a call, and makes it again when nothing comes of it: etcd's Raft drops a change that follows
 /// another too soon, and the server waits for it as long as its client does.
@@ -25,11 +25,14 @@ async fn patiently<T, C>(call: impl Fn() -> C) -> Result<T, Status>
 where
     C: Future<Output = Result<T, Status>>,
 {
-    loop {
-        if let Ok(answer) = timeout(RETRY, call()).await {
-            return answer;
+    let answered = async {
+        loop {
+            if let Ok(answer) = timeout(RETRY, call()).await {
+                return answer;
+            }
         }
-    }
+    };
+    within("something comes of the call", answered).await
 }
 
 /// How long a change that was not dropped takes at most, by far.

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::auth::{Client, range, with_users};
-use crate::support::Door;
+use crate::support::{Door, heard};
 
 /// A page of so many bytes, or one pair.
 const PAGE_BYTES: usize = 4 << 10;
@@ -44,7 +44,7 @@ async fn merged(
     mut parts: Streaming<RangeStreamResponse>,
 ) -> Result<(usize, RangeResponse), Status> {
     let (mut count, mut whole) = (0, RangeResponse::default());
-    while let Some(part) = parts.message().await? {
+    while let Some(part) = heard(&mut parts).await? {
         let part = part.range_response.expect("a part has pairs").encode_to_vec();
         assert!(part.len() < PAGE_BYTES + 1_000, "a page, and what is around its pairs");
         whole.merge(&*part).expect("it was encoded just now");
@@ -164,7 +164,7 @@ pub(crate) async fn begun(
 ) -> Streaming<RangeStreamResponse> {
     let request = signed(range(b"b", b"c"), token);
     let mut parts = kv.range_stream(request).await.expect("it begins").into_inner();
-    let first = parts.message().await.expect("it is read").expect("there is one");
+    let first = heard(&mut parts).await.expect("it is read").expect("there is one");
     assert!(!first.range_response.expect("pairs").kvs.is_empty());
     parts
 }
@@ -172,7 +172,7 @@ pub(crate) async fn begun(
 /// Why it ends, which it does too soon.
 pub(crate) async fn end(mut parts: Streaming<RangeStreamResponse>) -> Status {
     loop {
-        match parts.message().await {
+        match heard(&mut parts).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("it came to its end"),
             Err(status) => return status,

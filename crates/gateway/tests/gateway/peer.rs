@@ -11,6 +11,8 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::support::{PATIENCE, within};
+
 /// A fresh single-member etcd, ended when dropped.
 pub(crate) struct Etcd {
     process: Child,
@@ -65,14 +67,14 @@ impl Etcd {
             lines.for_each(drop);
         });
         let etcd = Self { process, address: client, _data: data };
-        told.await.expect("etcd says that it serves");
+        within("etcd says that it serves", told).await.expect("it does not end");
         Some(etcd)
     }
 
     /// A connection that is made when it is first used.
     pub(crate) fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address));
-        endpoint.expect("an address").connect_lazy()
+        endpoint.expect("an address").timeout(PATIENCE).connect_lazy()
     }
 }
 

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::peer::Etcd;
-use crate::support::{Door, exchange};
+use crate::support::{Door, exchange, within};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -33,10 +33,10 @@ impl Client {
     /// The next frame: type, flags and payload; `None` at the end of the connection.
     async fn frame(&mut self) -> Option<(u8, u8, Vec<u8>)> {
         let mut head = [0; 9];
-        self.stream.read_exact(&mut head).await.ok()?;
+        within("a frame", self.stream.read_exact(&mut head)).await.ok()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
-        self.stream.read_exact(&mut payload).await.ok()?;
+        within("the rest of a frame", self.stream.read_exact(&mut payload)).await.ok()?;
         Some((head[3], head[4], payload))
     }
 

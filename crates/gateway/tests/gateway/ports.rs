@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::Code;
 
-use crate::support::{Door, exchange};
+use crate::support::{Door, exchange, within};
 
 fn get() -> RangeRequest {
     RangeRequest { key: "k".into(), ..RangeRequest::default() }
@@ -44,7 +44,7 @@ async fn noise_ends_its_own_connection_and_no_other() {
         let _ = stream.write_all(&noise).await;
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
+        let _ = within("the gateway hangs up", stream.read_to_end(&mut answer)).await;
         kv.range(get()).await.unwrap_or_else(|status| panic!("after {name}: {status}"));
     }
 }
@@ -65,7 +65,7 @@ async fn half_open_connections_are_dropped_and_block_nobody() {
     for mut stream in half_open {
         let mut answer = Vec::new();
         // Ends only when the gateway hangs up; a reset counts as that too.
-        let _ = stream.read_to_end(&mut answer).await;
+        let _ = within("the gateway hangs up", stream.read_to_end(&mut answer)).await;
     }
     kv.range(get()).await.expect("a connection that has spoken may be silent");
 }
@@ -82,7 +82,8 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
     first.range(get()).await.expect("the first is served on");
     assert!(!waiting.is_finished());
     drop(first);
-    let (status, _) = waiting.await.expect("the second is served when the first has gone");
+    let served = within("the second is served when the first has gone", waiting).await;
+    let (status, _) = served.expect("no panic");
     assert_eq!(status, 200);
 }
 
@@ -160,7 +161,7 @@ async fn the_metrics_port_serves_probes_and_no_calls() {
     let mut stream = TcpStream::connect(&address).await.expect("a connection");
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("a preface");
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
+    let _ = within("the gateway hangs up", stream.read_to_end(&mut answer)).await;
     assert!(answer.is_empty(), "HTTP/2 is not for this port");
 }
 
@@ -171,7 +172,8 @@ async fn shutdown_lets_clients_go_and_closes_the_port() {
     kv.range(get()).await.expect("served");
     let idle = TcpStream::connect(door.address).await.expect("a connection that says nothing");
     drop(door.shutdown);
-    door.served.await.expect("the gateway ends, though connections are open");
+    let ended = within("the gateway ends, though connections are open", door.served).await;
+    ended.expect("no panic");
     TcpStream::connect(door.address).await.expect_err("nobody listens");
     drop((kv, idle));
 }

@@ -16,7 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use crate::fake::{CLUSTER, MEMBER, TERM};
-use crate::support::Door;
+use crate::support::{Door, heard};
 
 fn get(serializable: bool) -> RangeRequest {
     RangeRequest { key: "k".into(), serializable, ..RangeRequest::default() }
@@ -196,7 +196,7 @@ async fn grpc_health_follows_readiness() {
     let mut changes = health.watch(ask("")).await.expect("a stream").into_inner();
     for expected in [ServingStatus::Serving, ServingStatus::NotServing, ServingStatus::Serving] {
         door.backend.set_ready(expected == ServingStatus::Serving);
-        let change = changes.message().await.expect("a living stream").expect("an answer");
+        let change = heard(&mut changes).await.expect("a living stream").expect("an answer");
         assert_eq!(change.status(), expected);
     }
 }
@@ -224,7 +224,7 @@ async fn reflection_lists_the_services_in_both_versions() {
                 door.channel().await,
             );
             let answers = client.server_reflection_info(tokio_stream::once(question)).await;
-            let answer = answers.expect("a stream").into_inner().message().await;
+            let answer = heard(&mut answers.expect("a stream").into_inner()).await;
             let answer = answer.expect("a living stream").expect("an answer").message_response;
             let Some(MessageResponse::ListServicesResponse(list)) = answer else {
                 panic!("not a list: {answer:?}")

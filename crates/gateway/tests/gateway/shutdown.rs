@@ -14,7 +14,6 @@ use quorate_gateway::{Backend, BackendError, Consistency, GatewayConfig};
 use quorate_types::kv::{Query, Range, outcome, query};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -22,11 +21,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::fake::FakeBackend;
-use crate::support::{Door, keys_until};
+use crate::support::{Door, heard, keys_until, within};
 use crate::watch_beside_etcd::{Watching, watch};
-
-/// How long anything may take, on however slow a machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn patient_door() -> Door {
     let shutdown_grace = Duration::from_secs(3_600);
@@ -37,7 +33,7 @@ async fn patient_door() -> Door {
 async fn down(door: Door) -> std::sync::Arc<FakeBackend> {
     let Door { backend, shutdown, served, .. } = door;
     drop(shutdown);
-    timeout(PATIENCE, served).await.expect("nobody holds it up").expect("no panic");
+    within("nobody holds it up", served).await.expect("no panic");
     backend
 }
 
@@ -68,7 +64,7 @@ fn campaigning(channel: &Channel, lease: i64) -> JoinHandle<Result<(), Status>> 
 
 /// The error that a call ends with.
 async fn refusal(call: JoinHandle<Result<(), Status>>) -> Status {
-    let ended = timeout(PATIENCE, call).await.expect("it ends").expect("no panic");
+    let ended = within("a call that waited ends", call).await.expect("no panic");
     ended.expect_err("the gateway has gone down")
 }
 
@@ -94,7 +90,7 @@ async fn streams_and_calls_that_wait_are_told_and_hold_no_shutdown_up() {
     let mut lease = LeaseClient::new(channel.clone());
     let kept = lease.lease_keep_alive(ReceiverStream::new(asked)).await.expect("a stream");
     let mut kept = kept.into_inner();
-    assert_eq!(kept.message().await.expect("no error").expect("an answer").ttl, 600);
+    assert_eq!(heard(&mut kept).await.expect("no error").expect("an answer").ttl, 600);
 
     locking(&channel, 1).await.expect("no panic").expect("it is free");
     campaigning(&channel, 3).await.expect("no panic").expect("it is free");
@@ -105,19 +101,19 @@ async fn streams_and_calls_that_wait_are_told_and_hold_no_shutdown_up() {
     let mut election = ElectionClient::new(channel.clone());
     let observed = election.observe(LeaderRequest { name: "e".into() }).await.expect("a stream");
     let mut observed = observed.into_inner();
-    assert!(observed.message().await.expect("no error").expect("a leader").kv.is_some());
+    assert!(heard(&mut observed).await.expect("no error").expect("a leader").kv.is_some());
     let mut health = HealthClient::new(channel.clone());
     let healthy = health.watch(HealthCheckRequest::default()).await.expect("a stream");
     let mut healthy = healthy.into_inner();
-    healthy.message().await.expect("no error").expect("as it is");
+    heard(&mut healthy).await.expect("no error").expect("as it is");
     let mut watching = Watching::on(channel.clone()).await;
     watching.create(watch("k", "")).await;
     assert!(watching.next().await.created);
 
     let backend = tokio::spawn(down(door));
-    assert_stopped(&kept.message().await.expect_err("the end"));
-    assert_stopped(&observed.message().await.expect_err("the end"));
-    assert_stopped(&healthy.message().await.expect_err("the end"));
+    assert_stopped(&heard(&mut kept).await.expect_err("the end"));
+    assert_stopped(&heard(&mut observed).await.expect_err("the end"));
+    assert_stopped(&heard(&mut healthy).await.expect_err("the end"));
     assert_stopped(&watching.end().await);
     assert_stopped(&refusal(locking).await);
     assert_stopped(&refusal(campaigning).await);
@@ -141,7 +137,7 @@ async fn who_waits_for_a_leader_of_the_servers_holds_no_shutdown_up() {
     let observed = election.observe(LeaderRequest { name: "e".into() }).await.expect("a stream");
     let mut observed = observed.into_inner();
     let backend = tokio::spawn(down(door));
-    assert_stopped(&observed.message().await.expect_err("the end"));
+    assert_stopped(&heard(&mut observed).await.expect_err("the end"));
     assert_stopped(&refusal(waits).await);
     let backend = backend.await.expect("no panic");
     backend.fail_with(None);
@@ -162,8 +158,8 @@ async fn keep_alives_that_are_under_way_do_not_hold_a_shutdown_up() {
     }
     let kept = lease.lease_keep_alive(ReceiverStream::new(asked)).await.expect("a stream");
     let mut kept = kept.into_inner();
-    door.backend.read_is_held().await;
+    within("a read is held", door.backend.read_is_held()).await;
     let backend = tokio::spawn(down(door));
-    assert_stopped(&kept.message().await.expect_err("the end"));
+    assert_stopped(&heard(&mut kept).await.expect_err("the end"));
     drop(backend.await.expect("no panic"));
 }

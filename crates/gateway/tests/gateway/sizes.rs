@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use crate::peer::Etcd;
-use crate::support::Door;
+use crate::support::{Door, heard};
 
 /// What a message may be larger than a request, as with etcd.
 const OVERHEAD_BYTES: usize = 512 * 1024;
@@ -69,7 +69,7 @@ async fn said(channel: &Channel, path: &str, message: Bytes) -> (Code, String) {
     let request = Request::new(tokio_stream::once(message));
     let status = match grpc.streaming(request, path, EncodedMessages).await {
         Err(status) => status,
-        Ok(answers) => match answers.into_inner().message().await {
+        Ok(answers) => match heard(&mut answers.into_inner()).await {
             Err(status) => status,
             Ok(Some(_)) => return (Code::Ok, "answered".to_owned()),
             Ok(None) => return (Code::Ok, "ended".to_owned()),

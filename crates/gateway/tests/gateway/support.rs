@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -17,10 +18,35 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::Request;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
 
 use crate::fake::FakeBackend;
+
+/// How long anything may take, on however slow a machine. For broken gateways: nothing is to come this late.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is waited for; a panic that names it where it does not come.
+pub(crate) async fn within<T>(what: &str, awaited: impl Future<Output = T>) -> T {
+    let came = timeout(PATIENCE, awaited).await;
+    came.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Looks until it is so.
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looks = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(what, looks).await;
+}
+
+/// What a stream tells next, or why it ends.
+pub(crate) async fn heard<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    within("the next message of a stream", stream.message()).await
+}
 
 /// A running gateway.
 pub(crate) struct Door {
@@ -136,7 +162,8 @@ pub(crate) async fn keys_until(
             range_end: range_end.clone(),
             ..RangeRequest::default()
         };
-        let found = KvClient::new(channel.clone()).range(with_token(range, token)).await;
+        let mut kv = KvClient::new(channel.clone());
+        let found = within("a range", kv.range(with_token(range, token))).await;
         let found = found.expect("keys").into_inner();
         if is_so(&found.kvs) {
             return found.kvs;
@@ -151,9 +178,10 @@ pub(crate) async fn keys_until(
         // It stays open while it is listened to.
         let asks = futures::stream::iter([WatchRequest { request_union: union }]);
         let asks = futures::StreamExt::chain(asks, futures::stream::pending());
-        let watched = WatchClient::new(channel.clone()).watch(with_token(asks, token)).await;
+        let mut client = WatchClient::new(channel.clone());
+        let watched = within("a stream", client.watch(with_token(asks, token))).await;
         let mut told = watched.expect("a stream").into_inner();
-        while told.message().await.expect("no error").expect("no end").events.is_empty() {}
+        while heard(&mut told).await.expect("no error").expect("no end").events.is_empty() {}
     }
 }
 
@@ -169,7 +197,8 @@ pub(crate) fn with_token<T>(request: T, token: Option<&str>) -> Request<T> {
 /// A connection to `host:port`.
 pub(crate) async fn channel(address: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-    endpoint.connect().await.expect("the server listens")
+    // A call has to be answered, or its stream begun, in that time.
+    endpoint.timeout(PATIENCE).connect().await.expect("the server listens")
 }
 
 /// The page `path` of the server at `address`: status and body.
@@ -182,7 +211,8 @@ pub(crate) async fn exchange(address: &str, request: &[u8]) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.expect("the server listens");
     stream.write_all(request).await.expect("it reads the request");
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.expect("it answers and hangs up");
+    let read = within("the end of an answer", stream.read_to_end(&mut answer)).await;
+    read.expect("it answers and hangs up");
     let answer = String::from_utf8(answer).expect("a page is text");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     let status = head.split(' ').nth(1).expect("a status line").parse().expect("a status code");

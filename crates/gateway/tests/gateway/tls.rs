@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::peer::programs;
-use crate::support::Door;
+use crate::support::{Door, until, within};
 
 /// An authority, and a directory of what it has signed.
 pub(crate) struct Authority {
@@ -115,11 +115,12 @@ async fn page(
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     let stream = TcpStream::connect(door.address).await?;
     let name = ServerName::try_from("localhost").expect("a name");
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut stream = within("a handshake", connector.connect(name, stream)).await?;
     let shown = stream.get_ref().1.peer_certificates().expect("a certificate")[0].clone();
     stream.write_all(b"GET /version HTTP/1.0\r\n\r\n").await?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
+    within("an answer, or a refusal", stream.read_to_string(&mut answer)).await?;
     Ok((shown.into_owned(), answer))
 }
 
@@ -184,19 +185,18 @@ async fn changed_certificates_are_shown_to_new_clients_and_open_ones_go_on() {
     let mut open = connector.connect(name, stream).await.expect("a handshake");
 
     fs::write(authority.path("server.crt"), "half of a cert").expect("a file");
-    while !metrics(&door).await.contains("quorate_gateway_tls_reloads_failed_total 1\n") {
-        tokio::task::yield_now().await;
-    }
+    let failed = "quorate_gateway_tls_reloads_failed_total 1\n";
+    until("a reload has failed", async || metrics(&door).await.contains(failed)).await;
     let still = page(&door, authority.client(None), &[]).await.expect("an answer").0;
     assert_eq!(still, first, "a broken file changes nothing");
 
     authority.sign("server", "server", ExtendedKeyUsagePurpose::ServerAuth);
-    while page(&door, authority.client(None), &[]).await.expect("an answer").0 == first {
-        tokio::task::yield_now().await;
-    }
+    let shown = async || page(&door, authority.client(None), &[]).await.expect("an answer").0;
+    until("the new certificate is shown", async || shown().await != first).await;
     open.write_all(b"GET /version HTTP/1.0\r\n\r\n").await.expect("the connection is open");
     let mut answer = String::new();
-    open.read_to_string(&mut answer).await.expect("an answer");
+    let read = within("the end of an answer", open.read_to_string(&mut answer)).await;
+    read.expect("an answer");
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     let metrics = metrics(&door).await;
     assert!(
@@ -223,7 +223,7 @@ async fn half_open_handshakes_block_nobody_and_are_bounded() {
     for stream in &mut half_open[..35] {
         let mut answer = Vec::new();
         // A reset counts too: there was something that nobody had read.
-        let _ = stream.read_to_end(&mut answer).await;
+        let _ = within("the gateway hangs up", stream.read_to_end(&mut answer)).await;
     }
     assert!(metrics(&door).await.contains("quorate_gateway_tls_handshakes_cut_total 3"));
 }
@@ -239,7 +239,7 @@ async fn a_handshake_has_its_time() {
         stream.write_all(said).await.expect("a few bytes");
         let mut answer = Vec::new();
         // Ends only when the gateway hangs up.
-        let _ = stream.read_to_end(&mut answer).await;
+        let _ = within("the gateway hangs up", stream.read_to_end(&mut answer)).await;
         assert!(answer.is_empty());
     }
 }
@@ -254,7 +254,7 @@ async fn a_client_without_tls_is_closed_and_disturbs_nobody() {
         // The gateway may hang up in the middle.
         let _ = stream.write_all(said).await;
         let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
+        let _ = within("the gateway hangs up", stream.read_to_end(&mut answer)).await;
         assert!(!answer.starts_with(b"HTTP"), "no word of HTTP without TLS");
         page(&door, authority.client(None), &[]).await.expect("others are served");
     }

@@ -14,20 +14,21 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{Door, exchange};
+use crate::support::{Door, exchange, until, within};
 use crate::tls::Authority;
 
 async fn connect(door: &Door, client: &Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(door.address).await?;
     let name = ServerName::try_from("localhost").expect("a name");
-    TlsConnector::from(Arc::clone(client)).connect(name, stream).await
+    let connector = TlsConnector::from(Arc::clone(client));
+    within("a handshake", connector.connect(name, stream)).await
 }
 
 /// Whether a connection is answered. A client learns that its certificate is refused only when it reads.
 async fn is_served(mut stream: TlsStream<TcpStream>) -> io::Result<bool> {
     stream.write_all(b"GET /version HTTP/1.0\r\n\r\n").await?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
+    within("an answer, or a refusal", stream.read_to_string(&mut answer)).await?;
     Ok(answer.starts_with("HTTP/1.0 200 OK\r\n"))
 }
 
@@ -67,24 +68,19 @@ async fn a_changed_authority_of_clients_decides_about_new_connections() {
     let open = connect(&door, &alice).await.expect("a handshake");
 
     trust(&after);
-    while !is_let_in(&door, &bob).await {
-        tokio::task::yield_now().await;
-    }
+    until("bob is let in", async || is_let_in(&door, &bob).await).await;
     assert!(!is_let_in(&door, &alice).await, "nobody trusts her authority any more");
     assert!(is_served(open).await.expect("it is open"), "what is open goes on");
 
     // As during a move from one to the other.
     trust(&[before, after].concat());
-    while !is_let_in(&door, &alice).await {
-        tokio::task::yield_now().await;
-    }
+    until("alice is let in again", async || is_let_in(&door, &alice).await).await;
     assert!(is_let_in(&door, &bob).await);
 
     trust(b"half of a cert");
     let failed = "quorate_gateway_tls_reloads_failed_total 1\n";
     let metrics = door.metrics_address.to_string();
-    while !exchange(&metrics, b"GET /metrics HTTP/1.0\r\n\r\n").await.1.contains(failed) {
-        tokio::task::yield_now().await;
-    }
+    let page = async || exchange(&metrics, b"GET /metrics HTTP/1.0\r\n\r\n").await.1;
+    until("a reload has failed", async || page().await.contains(failed)).await;
     assert!(is_let_in(&door, &alice).await && is_let_in(&door, &bob).await, "it changes nothing");
 }

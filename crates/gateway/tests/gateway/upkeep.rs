@@ -1,8 +1,6 @@
 //! Alarms, downgrades, compactions and snapshots: the same calls to a real etcd and to the gateway, and what the
 //! gateway does by itself.
 
-use std::time::Duration;
-
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_api::etcdserverpb::{
@@ -11,16 +9,12 @@ use quorate_api::etcdserverpb::{
 };
 use quorate_gateway::{BackendError, BackupError, Consistency};
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::peer::Etcd;
-use crate::support::Door;
-
-/// How long anything may take, on however slow a machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::{Door, within};
 
 fn code<T>(result: Result<T, Status>) -> (Code, String) {
     result.map_or_else(
@@ -134,7 +128,7 @@ async fn a_snapshot_counts_down_and_ends_with_its_checksum() {
     let mut maintenance = door.maintenance().await;
     let mut stream = maintenance.snapshot(SnapshotRequest {}).await.unwrap().into_inner();
     let (mut parts, mut left) = (Vec::new(), Vec::new());
-    while let Some(part) = stream.next().await {
+    while let Some(part) = within("the next part", stream.next()).await {
         let part = part.unwrap();
         parts.push(part.blob);
         left.push(part.remaining_bytes);
@@ -185,7 +179,7 @@ async fn looks(door: &Door, count: usize) {
             seen += reads.iter().filter(|read| **read == Consistency::Serializable).count();
         }
     };
-    timeout(PATIENCE, looks).await.expect("the compaction waits for the sweep");
+    within("the compaction waits for the sweep", looks).await;
 }
 
 #[tokio::test]
@@ -211,6 +205,7 @@ async fn a_physical_compaction_is_answered_when_its_rows_are_gone_and_another_on
     assert!(!waits.is_finished());
     // The sweep is at its revision, and behind the other one's.
     door.backend.sweep_to(3);
-    let compacted = waits.await.expect("no panic").expect("it is done");
+    let compacted =
+        within("the compaction ends", waits).await.expect("no panic").expect("it is done");
     assert_eq!(compacted.into_inner().header.expect("a header").revision, 6);
 }

@@ -8,7 +8,7 @@ use quorate_api::etcdserverpb::{CompactionRequest, WatchProgressRequest, WatchRe
 use quorate_gateway::GatewayConfig;
 use tonic::{Code, Request};
 
-use crate::support::Door;
+use crate::support::{Door, heard, within};
 use crate::watch_beside_etcd::{Watching, from, put, watch};
 
 pub(crate) fn revisions(response: &WatchResponse) -> Vec<i64> {
@@ -212,14 +212,16 @@ async fn all_streams_end_at_a_node_that_is_cut_off_and_go_on_without_a_gap() {
     client.kv.put(put("k", "w")).await.expect("a put that others took");
     door.backend.cut_off(false);
     // Streams go on to end until it is seen that the node is back.
-    let seen = loop {
-        let mut again = Watching::on(door.channel().await).await;
-        again.create(WatchCreateRequest { start_revision: 3, ..watch("k", "") }).await;
-        let Some(created) = again.response().await else { continue };
-        assert!(created.created);
-        break revisions(&again.next().await);
+    let resumed = async {
+        loop {
+            let mut again = Watching::on(door.channel().await).await;
+            again.create(WatchCreateRequest { start_revision: 3, ..watch("k", "") }).await;
+            let Some(created) = again.response().await else { continue };
+            assert!(created.created);
+            break revisions(&again.next().await);
+        }
     };
-    assert_eq!(seen, [3]);
+    assert_eq!(within("the node is seen to be back", resumed).await, [3]);
 }
 
 #[tokio::test]
@@ -233,7 +235,7 @@ async fn streams_that_require_a_leader_end_without_one_and_others_stay() {
     request.metadata_mut().insert("hasleader", "true".parse().expect("metadata"));
     let mut stream = door.watch().await.watch(request).await.expect("a stream").into_inner();
     door.backend.lose_leader();
-    let status = stream.message().await.expect_err("it ends");
+    let status = heard(&mut stream).await.expect_err("it ends");
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "etcdserver: no leader"));
     let counted =
         r#"grpc_service="etcdserverpb.Watch",grpc_method="Watch",grpc_code="Unavailable"} 1"#;

@@ -4,8 +4,6 @@
 //! A step makes calls or requests, and says how many responses it brings. Several watches of one stream are
 //! told in any order, so the responses of a step are compared by watch.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use quorate_api::etcdserverpb::kv_client::KvClient;
 use quorate_api::etcdserverpb::request_op::Request as Op;
@@ -23,10 +21,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::peer::Etcd;
-use crate::support::Door;
-
-/// How long a response may take, on however slow a machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::{Door, PATIENCE, heard, within};
 
 /// A client with one watch stream.
 pub(crate) struct Watching {
@@ -71,6 +66,10 @@ impl Watching {
 
     /// The next response, without who sent it.
     pub(crate) async fn next(&mut self) -> WatchResponse {
+        within("a response of a watch", self.unbounded()).await
+    }
+
+    async fn unbounded(&mut self) -> WatchResponse {
         let responses = self.responses().await;
         let mut response = responses.message().await.expect("no error").expect("no end");
         let header = response.header.expect("every response has a header");
@@ -82,16 +81,17 @@ impl Watching {
 
     /// The next response; none if the stream ends instead.
     pub(crate) async fn response(&mut self) -> Option<WatchResponse> {
-        self.responses().await.message().await.ok().flatten()
+        heard(self.responses().await).await.ok().flatten()
     }
 
     pub(crate) async fn end(&mut self) -> tonic::Status {
-        self.responses().await.message().await.expect_err("the stream ends with a reason")
+        heard(self.responses().await).await.expect_err("the stream ends with a reason")
     }
 
     async fn responses(&mut self) -> &mut Streaming<WatchResponse> {
         if let Some(call) = &mut self.call {
-            self.responses = Some(call.await.expect("the call does not panic"));
+            let called = within("a stream", call).await;
+            self.responses = Some(called.expect("the call does not panic"));
             self.call = None;
         }
         self.responses.as_mut().expect("the call is over")
@@ -125,7 +125,7 @@ impl Watching {
         let mut told = Vec::new();
         for _ in 0..responses {
             // The comparison shows which is missing.
-            let Ok(response) = timeout(PATIENCE, self.next()).await else { break };
+            let Ok(response) = timeout(PATIENCE, self.unbounded()).await else { break };
             told.push(response);
         }
         told.sort_by_key(|response| (response.watch_id, !response.created));

@@ -2,19 +2,18 @@
 
 use quorate_api::etcdserverpb::watch_request::RequestUnion;
 use quorate_api::etcdserverpb::{CompactionRequest, WatchCancelRequest, WatchProgressRequest};
-use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::support::Door;
+use crate::support::{Door, PATIENCE, within};
 use crate::watch::{hasty, revision, revisions};
-use crate::watch_beside_etcd::{PATIENCE, Watching, from, put, watch};
+use crate::watch_beside_etcd::{Watching, from, put, watch};
 
 /// A connection whose streams have little room: whoever does not read stops its sender soon.
 async fn narrow(door: &Door) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{}", door.address));
     let endpoint = endpoint.expect("an address").initial_stream_window_size(65_535);
-    endpoint.connect().await.expect("the gateway listens")
+    endpoint.timeout(PATIENCE).connect().await.expect("the gateway listens")
 }
 
 /// A client that does not read, and one that reads: puts so many values of some bytes, one after the other,
@@ -60,7 +59,7 @@ async fn clients_that_do_not_read_keep_nobody_from_the_rows() {
     let mut late = Watching::on(door.channel().await).await;
     late.create(from(1, watch("old", ""))).await;
     assert!(late.next().await.created);
-    let told = timeout(PATIENCE, late.next()).await.expect("it gets its turn to read");
+    let told = within("it gets its turn to read", late.next()).await;
     assert_eq!(revisions(&told), [2]);
     for mut client in slow {
         let (mut live, mut old) = (Vec::new(), Vec::new());
@@ -149,7 +148,7 @@ async fn progress_is_not_told_while_one_of_two_watches_lags() {
         let told = client.next().await;
         assert_eq!((told.watch_id, revisions(&told)), (0, vec![number + 5]));
     }
-    door.backend.read_is_held().await;
+    within("a read is held", door.backend.read_is_held()).await;
     door.backend.release_reads();
     let told = client.next().await;
     assert_eq!((told.watch_id, revisions(&told)), (1, vec![2, 3, 4]));
