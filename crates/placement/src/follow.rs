@@ -85,14 +85,13 @@ impl Difference {
 #[must_use]
 pub fn next_action(wanted: &Wanted, led: &Led<'_>) -> Action {
     let caught_up = caught_up(led);
-    let heard = || led.peers.iter().filter(|peer| peer.heard);
     // A new leader takes everybody for heard, and feeds nobody yet.
-    let there = heard().filter(|peer| peer.streams).map(|peer| peer.node).collect();
+    let there = led.peers.iter().filter(|peer| peer.heard && peer.streams);
+    let there = there.map(|peer| peer.node).collect();
     let view = View {
         leader: led.leader,
         membership: led.membership,
         caught_up: &caught_up,
-        heard: &heard().map(|peer| peer.node).collect(),
         there: &there,
     };
     match plan::next_step(wanted, view) {

@@ -19,9 +19,7 @@ pub struct View<'v> {
     pub membership: &'v Membership,
     /// The learners that hold the log so far that they could vote without holding anybody up.
     pub caught_up: &'v BTreeSet<NodeId>,
-    /// The members that have answered the leader lately, however much of the log they hold.
-    pub heard: &'v BTreeSet<NodeId>,
-    /// Those of them that are fed without pause.
+    /// The members that are there, as far as the leader has heard lately.
     pub there: &'v BTreeSet<NodeId>,
 }
 
@@ -79,15 +77,13 @@ impl Wanted {
 /// - A node gets a vote only once it has caught up, and has been a learner before.
 /// - A voter that is to leave keeps its vote while its successor has none, and while the wanted voters
 ///   that vote already would be no majority of all wanted ones. So a change never leaves fewer of them.
-/// - It keeps its vote, too, while those that would be left are fewer voters than before, or than are wanted, and another
-///   is on its way: three that vote survive the loss of one, two do not. For one that is silent nobody waits.
-/// - And while those that would be left could not decide without voters that are not there: two that
+/// - It also keeps its vote while those that would be left could not decide without voters that are not there: two that
 ///   vote and one that catches up are a majority of three that are wanted, and stand still when one of them is dead.
 /// - The leader never takes its own vote: it hands over first, and while none of those that could take over votes yet and
 ///   is there, it keeps its vote beside them.
 #[must_use]
 pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
-    let View { leader, membership, caught_up, heard, there } = view;
+    let View { leader, membership, caught_up, there } = view;
     if membership.is_joint() {
         return Step::Wait;
     }
@@ -107,10 +103,7 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
     let settled = voters.intersection(&wanted.voters).count();
     let able = voters.iter().filter(|node| **node == leader || there.contains(node)).count();
     let stands = able > voters.len() / 2;
-    let is_coming = |node: &NodeId| heard.contains(node) || !membership.nodes().contains(node);
-    let shrinks = voters.len() < now.len().min(wanted.voters.len());
-    let waits = shrinks && wanted.voters.difference(&voters).any(is_coming);
-    if settled <= wanted.voters.len() / 2 || !stands || waits {
+    if settled <= wanted.voters.len() / 2 || !stands {
         voters.extend(now);
     }
     if !voters.contains(&leader) {

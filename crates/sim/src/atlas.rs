@@ -170,7 +170,7 @@ impl World {
     /// The memberships that a leader may take a group through before it knows of a loss.
     fn ahead(&self, wanted: &Wanted, leader: NodeId, resident: &Resident) -> Vec<Membership> {
         let mut found = Vec::new();
-        for (all_caught_up, all_heard) in [(false, false), (false, true), (true, true)] {
+        for all_caught_up in [false, true] {
             let mut leader = leader;
             let mut now = resident.group.replica().membership().clone();
             now.outgoing.clear();
@@ -178,14 +178,7 @@ impl World {
                 let learners = now.learners.clone();
                 let caught_up = if all_caught_up { learners } else { BTreeSet::new() };
                 let there = now.nodes();
-                let heard = if all_heard { now.nodes() } else { now.voters.clone() };
-                let view = View {
-                    leader,
-                    membership: &now,
-                    caught_up: &caught_up,
-                    heard: &heard,
-                    there: &there,
-                };
+                let view = View { leader, membership: &now, caught_up: &caught_up, there: &there };
                 match next_step(wanted, view) {
                     Step::Change(next) => {
                         found.push(next.clone());
@@ -215,12 +208,11 @@ impl World {
             let membership = resident.group.replica().membership();
             let caught_up = membership.learners.iter().copied().filter(|node| !is_lost(node));
             let caught_up = caught_up.collect();
-            let there: BTreeSet<_> =
-                membership.nodes().into_iter().filter(|node| !is_lost(node)).collect();
+            let there = membership.nodes().into_iter().filter(|node| !is_lost(node)).collect();
             let wanted = Wanted::of(map, group.id);
             let step = next_step(
                 &wanted,
-                View { leader, membership, caught_up: &caught_up, heard: &there, there: &there },
+                View { leader, membership, caught_up: &caught_up, there: &there },
             );
             // Whom it waits for is lost, or was never there.
             let is_there = matches!(step, Step::Done | Step::Wait) && !membership.is_joint();
