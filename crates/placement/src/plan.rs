@@ -79,6 +79,8 @@ impl Wanted {
 ///   that vote already would be no majority of all wanted ones. So a change never leaves fewer of them.
 /// - It also keeps its vote while those that would be left could not decide without voters that are not there: two that
 ///   vote and one that catches up are a majority of three that are wanted, and stand still when one of them is dead.
+/// - And while those that would be left bear the loss of fewer than both those that vote now and those wanted do: of
+///   three, before and after, any one may be lost, and of two in between none.
 /// - The leader never takes its own vote: it hands over first, and while none of those that could take over votes yet and
 ///   is there, it keeps its vote beside them.
 #[must_use]
@@ -101,9 +103,14 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
         }
     }
     let settled = voters.intersection(&wanted.voters).count();
-    let able = voters.iter().filter(|node| **node == leader || there.contains(node)).count();
-    let stands = able > voters.len() / 2;
-    if settled <= wanted.voters.len() / 2 || !stands {
+    // How many more may be lost; none when the voters cannot decide. Who is to get its vote is expected.
+    let bears = |voters: &BTreeSet<NodeId>| {
+        let able = |node: &&NodeId| **node == leader || there.contains(node) || !now.contains(node);
+        voters.iter().filter(able).count().checked_sub(voters.len() / 2 + 1)
+    };
+    let left = bears(&voters);
+    let least = bears(now).min(bears(&wanted.voters));
+    if settled <= wanted.voters.len() / 2 || left.is_none() || left < least {
         voters.extend(now);
     }
     if !voters.contains(&leader) {

@@ -57,9 +57,33 @@ fn who_leaves_votes_on_while_those_left_could_not_decide() {
     assert_eq!(step_without(&wanted, 2, &now, &[], &[1]), Step::Wait);
     let replaced = Step::Change(membership(&[1, 2, 4], &[]));
     assert_eq!(step_without(&wanted, 2, &now, &[4], &[1]), replaced);
-    // All there, two do for the time being.
-    let fewer = Step::Change(membership(&[1, 2], &[4]));
-    assert_eq!(step_without(&wanted, 2, &now, &[], &[]), fewer);
+    assert_eq!(step_without(&wanted, 2, &now, &[], &[]), Step::Wait);
+}
+
+#[test]
+fn who_leaves_votes_on_while_those_left_could_bear_fewer_losses_than_before_and_after() {
+    // Two of two must live; of three, before and after, any two.
+    let now = membership(&[1, 2, 3], &[4]);
+    assert_eq!(step(&wanted(&[1, 2, 4], &[]), 1, &now, &[]), Step::Wait);
+    assert_eq!(step(&wanted(&[1, 2, 4], &[]), 3, &now, &[]), Step::Wait);
+    let five = membership(&[1, 2, 3, 4, 5], &[6]);
+    assert_eq!(step(&wanted(&[1, 2, 3, 4, 6], &[]), 1, &five, &[]), Step::Wait);
+    // Two are wanted, who cannot bear more.
+    let two = Step::Change(membership(&[1, 2], &[]));
+    assert_eq!(step(&wanted(&[1, 2], &[]), 1, &membership(&[1, 2, 3], &[]), &[]), two);
+}
+
+#[test]
+fn who_is_dead_keeps_no_vote_that_bears_no_loss() {
+    // Three of five must live and three do; without the dead, two of three.
+    let now = membership(&[1, 2, 3, 4, 5], &[6, 7]);
+    let fewer = Step::Change(membership(&[1, 2, 3], &[6, 7]));
+    let five = wanted(&[1, 2, 3, 6, 7], &[]);
+    assert_eq!(step_without(&five, 1, &now, &[], &[4, 5]), fewer);
+    // One that stays is dead: the end bears no loss either.
+    let end = Step::Change(membership(&[1, 2, 3], &[]));
+    let now = membership(&[1, 2, 3, 4, 5], &[]);
+    assert_eq!(step_without(&wanted(&[1, 2, 3], &[]), 1, &now, &[], &[3]), end);
 }
 
 #[test]
@@ -211,6 +235,9 @@ proptest! {
                     let majority = wanted.voters.len() / 2 + 1;
                     let dropped = now.voters.difference(&next.voters).count();
                     prop_assert!(dropped == 0 || votes(&next) >= majority, "{now:?} to {next:?}");
+                    let bears = |voters: &BTreeSet<_>| (voters.len() - 1) / 2;
+                    let least = bears(&now.voters).min(bears(&wanted.voters));
+                    prop_assert!(bears(&next.voters) >= least, "{now:?} to {next:?}");
                     let new = next.voters.difference(&now.voters);
                     for node in new {
                         prop_assert!(now.learners.contains(node) && caught_up.contains(node));
