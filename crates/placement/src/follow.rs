@@ -86,12 +86,14 @@ impl Difference {
 pub fn next_action(wanted: &Wanted, led: &Led<'_>) -> Action {
     let caught_up = caught_up(led);
     // A new leader takes everybody for heard, and feeds nobody yet.
-    let there = led.peers.iter().filter(|peer| peer.heard && peer.streams);
-    let there = there.map(|peer| peer.node).collect();
+    let heard = led.peers.iter().filter(|peer| peer.heard);
+    let there = heard.clone().filter(|peer| peer.streams).map(|peer| peer.node).collect();
+    let heard = heard.map(|peer| peer.node).collect();
     let view = View {
         leader: led.leader,
         membership: led.membership,
         caught_up: &caught_up,
+        heard: &heard,
         there: &there,
     };
     match plan::next_step(wanted, view) {

@@ -82,6 +82,26 @@ fn the_leadership_goes_to_whoever_holds_most_and_is_fed() {
 }
 
 #[test]
+fn a_new_leader_takes_no_vote_of_whom_it_only_does_not_feed_yet() {
+    let wanted = Wanted { voters: ids(&[1, 2, 4]), ..Wanted::default() };
+    let membership = membership(&[1, 2, 3], &[4]);
+    let with = |heard| {
+        let leaves = Peer { heard, ..peer(3, false, 1) };
+        let peers = [peer(2, true, 9), leaves, peer(4, false, 1)];
+        let leader = NodeId(1);
+        let last = LogIndex(9);
+        next_action(
+            &wanted,
+            &Led { leader, membership: &membership, last, peers: &peers, lag_max: LAG_MAX },
+        )
+    };
+    assert_eq!(with(true), Action::Wait);
+    // Its vote is worth nothing any more: it goes, whoever else comes or not.
+    let removed = Difference { removed: ids(&[3]), ..Difference::default() };
+    assert_eq!(with(false), Action::Change(removed));
+}
+
+#[test]
 fn the_map_is_told_where_replicas_are_and_nothing_else() {
     let replicas = membership(&[1, 2], &[3]);
     let placed = Group { id: GroupId(2), replicas: replicas.clone(), reported_at: LogIndex(5) };

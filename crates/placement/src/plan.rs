@@ -19,7 +19,9 @@ pub struct View<'v> {
     pub membership: &'v Membership,
     /// The learners that hold the log so far that they could vote without holding anybody up.
     pub caught_up: &'v BTreeSet<NodeId>,
-    /// The members that are there, as far as the leader has heard lately.
+    /// The members that the leader has heard lately; a new leader takes everybody for heard.
+    pub heard: &'v BTreeSet<NodeId>,
+    /// Of them, those that are there: it feeds them without pause.
     pub there: &'v BTreeSet<NodeId>,
 }
 
@@ -85,7 +87,7 @@ impl Wanted {
 ///   is there, it keeps its vote beside them.
 #[must_use]
 pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
-    let View { leader, membership, caught_up, there } = view;
+    let View { leader, membership, caught_up, heard, there } = view;
     if membership.is_joint() {
         return Step::Wait;
     }
@@ -103,13 +105,17 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
         }
     }
     let settled = voters.intersection(&wanted.voters).count();
-    // How many more may be lost; none when the voters cannot decide. Who is to get its vote is expected.
-    let bears = |voters: &BTreeSet<NodeId>| {
-        let able = |node: &&NodeId| **node == leader || there.contains(node) || !now.contains(node);
+    // How many more may be lost; none when the voters cannot decide. Who is to get its vote is expected. Of those that
+    // leave only the dead are no loss: that a new leader does not feed one yet says nothing.
+    let bears = |voters: &BTreeSet<NodeId>, leavers: &BTreeSet<NodeId>| {
+        let able = |node: &&NodeId| {
+            let leaves = !wanted.voters.contains(node) && leavers.contains(node);
+            **node == leader || !now.contains(node) || there.contains(node) || leaves
+        };
         voters.iter().filter(able).count().checked_sub(voters.len() / 2 + 1)
     };
-    let left = bears(&voters);
-    let least = bears(now).min(bears(&wanted.voters));
+    let left = bears(&voters, there);
+    let least = bears(now, heard).min(bears(&wanted.voters, there));
     if settled <= wanted.voters.len() / 2 || left.is_none() || left < least {
         voters.extend(now);
     }

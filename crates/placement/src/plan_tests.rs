@@ -32,7 +32,8 @@ fn step_without(
     let caught_up = ids(caught_up);
     let there = now.nodes().difference(&ids(dead)).copied().collect();
     let leader = NodeId(leader);
-    next_step(wanted, View { leader, membership: now, caught_up: &caught_up, there: &there })
+    let (membership, caught_up) = (now, &caught_up);
+    next_step(wanted, View { leader, membership, caught_up, heard: &there, there: &there })
 }
 
 #[test]
@@ -212,8 +213,9 @@ proptest! {
         let mut choices = choices.iter();
         for _ in 0..64 {
             let there = now.nodes();
+            let (membership, heard, there) = (&now, &there, &there);
             let view =
-                View { leader, membership: &now, caught_up: &caught_up, there: &there };
+                View { leader, membership, caught_up: &caught_up, heard, there };
             match next_step(&wanted, view) {
                 Step::Done => break,
                 Step::Wait => {

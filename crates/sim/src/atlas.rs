@@ -178,7 +178,8 @@ impl World {
                 let learners = now.learners.clone();
                 let caught_up = if all_caught_up { learners } else { BTreeSet::new() };
                 let there = now.nodes();
-                let view = View { leader, membership: &now, caught_up: &caught_up, there: &there };
+                let (membership, heard, there) = (&now, &there, &there);
+                let view = View { leader, membership, caught_up: &caught_up, heard, there };
                 match next_step(wanted, view) {
                     Step::Change(next) => {
                         found.push(next.clone());
@@ -212,7 +213,7 @@ impl World {
             let wanted = Wanted::of(map, group.id);
             let step = next_step(
                 &wanted,
-                View { leader, membership, caught_up: &caught_up, there: &there },
+                View { leader, membership, caught_up: &caught_up, heard: &there, there: &there },
             );
             // Whom it waits for is lost, or was never there.
             let is_there = matches!(step, Step::Done | Step::Wait) && !membership.is_joint();
