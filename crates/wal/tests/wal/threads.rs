@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -47,6 +47,18 @@ impl Completions for Ear {
     }
 }
 
+/// How long anything may take, on however slow a machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks until it is so.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        thread::yield_now();
+    }
+}
+
 struct Node {
     disk: MemDisk,
     wal: Wal,
@@ -80,8 +92,13 @@ impl Node {
         self.disk.wait_for_held_sync();
     }
 
+    /// What is heard next.
+    fn heard(&self) -> Heard {
+        self.heard.recv_timeout(PATIENCE).expect("the threads say something")
+    }
+
     fn persisted(&self) -> Vec<Persisted> {
-        match self.heard.recv().unwrap() {
+        match self.heard() {
             Heard::Persisted(done) => done,
             other => panic!("expected a completion, heard {other:?}"),
         }
@@ -231,7 +248,7 @@ fn the_first_failed_sync_poisons_once_and_for_all() {
     node.disk.fail_sync_after(1);
     node.disk.release_syncs();
     assert_eq!(node.persisted(), [done(9, 0)]);
-    let Heard::Poisoned(error) = node.heard.recv().unwrap() else { panic!("not poisoned") };
+    let Heard::Poisoned(error) = node.heard() else { panic!("not poisoned") };
     assert!(matches!(error, LogError::Engine(_)));
     assert!(node.wal.is_poisoned());
 
@@ -323,9 +340,9 @@ fn entries_are_fetched_while_a_sync_hangs_and_only_durable_ones() {
     node.disk.wait_for_held_sync();
     node.wal.fetch(fetch(1, 2, 9)).unwrap();
     node.wal.fetch(fetch(1, 1, 1)).unwrap();
-    let Heard::Fetched(asked, entries) = node.heard.recv().unwrap() else { panic!() };
+    let Heard::Fetched(asked, entries) = node.heard() else { panic!() };
     assert_eq!((asked, entries), (fetch(1, 2, 9), Ok(vec![entry(1, 2)])));
-    let Heard::Fetched(_, entries) = node.heard.recv().unwrap() else { panic!() };
+    let Heard::Fetched(_, entries) = node.heard() else { panic!() };
     assert_eq!(entries, Err(LogError::Compacted { group: GroupId(1), first: LogIndex(2) }));
     node.disk.release_syncs();
     assert_eq!(node.persisted(), [done(1, 2)]);
@@ -341,7 +358,7 @@ fn overwritten_entries_are_never_read_back() {
     node.wal.submit(overwrite).unwrap();
     while node.persisted().last() != Some(&done(1, 9)) {}
     node.wal.fetch(fetch(1, 2, 9)).unwrap();
-    let Heard::Fetched(_, entries) = node.heard.recv().unwrap() else { panic!() };
+    let Heard::Fetched(_, entries) = node.heard() else { panic!() };
     assert_eq!(entries, Ok(vec![entry(1, 2), entry(2, 3)]));
 }
 
@@ -356,13 +373,11 @@ fn a_reload_sees_everything_that_was_submitted_before_it() {
     node.disk.release_syncs();
     assert_eq!(node.persisted(), [done(9, 0)]);
     assert_eq!(node.persisted(), [done(1, 1)]);
-    let Heard::Reloaded(group, generation, Some(log)) = node.heard.recv().unwrap() else {
-        panic!()
-    };
+    let Heard::Reloaded(group, generation, Some(log)) = node.heard() else { panic!() };
     assert_eq!((group, generation, log.last.index), (GroupId(1), 2, LogIndex(2)));
     assert_eq!(log.label, "kind");
     assert_eq!(node.persisted(), [done(1, 2)]);
-    assert!(matches!(node.heard.recv().unwrap(), Heard::Reloaded(GroupId(77), 3, None)));
+    assert!(matches!(node.heard(), Heard::Reloaded(GroupId(77), 3, None)));
 }
 
 /// Remembers sums of counters and what histograms were told.
@@ -441,10 +456,9 @@ fn what_is_not_synced_grows_old_until_its_sync_returns() {
     node.occupy();
     let young = node.wal.oldest_unsynced().expect("a sync is under way");
     node.submit(1, 2, 1);
-    let mut old = young;
-    while old == young {
-        old = node.wal.oldest_unsynced().expect("it still is");
-    }
+    let age = || node.wal.oldest_unsynced().expect("it still is");
+    until("it grows old", || age() != young);
+    let old = age();
     assert!(old > young, "the one under way, not the one that waits");
     node.disk.release_syncs();
     assert_eq!(node.persisted(), [done(9, 0)]);
@@ -461,9 +475,7 @@ fn the_last_batch_before_a_pause_is_sealed_once() {
     for index in 2..5 {
         node.submit(1, index, index);
         assert_eq!(node.persisted(), [done(1, index)]);
-        while figures.count("quorate_wal_seals_total") < index - 1 {
-            thread::yield_now();
-        }
+        until("a seal", || figures.count("quorate_wal_seals_total") >= index - 1);
     }
     assert!(node.rest().is_empty());
     assert_eq!(figures.count("quorate_wal_seals_total"), 3, "nothing new, nothing to seal");
