@@ -36,9 +36,13 @@ fn full(text: &'static str) -> Full<Bytes> {
     Full::new(Bytes::from_static(text.as_bytes()))
 }
 
+/// How long a line may take, on however slow a machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The next line of a stream.
 async fn next(body: &mut Body) -> Option<String> {
-    let frame = body.frame().await?.unwrap().into_data().unwrap();
+    let frame = tokio::time::timeout(PATIENCE, body.frame()).await;
+    let frame = frame.expect("neither a line nor an end has come")?.unwrap().into_data().unwrap();
     Some(String::from_utf8(frame.to_vec()).unwrap())
 }
 
