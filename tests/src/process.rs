@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -70,7 +72,7 @@ impl Process {
     /// The time is the fault, not a wait for something.
     pub fn pause(&self, time: Duration) {
         self.signal(Signal::STOP);
-        std::thread::sleep(time);
+        thread::sleep(time);
         self.signal(Signal::CONT);
     }
 
@@ -102,9 +104,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-        // It may end by itself in between; then there is nobody to tell.
-        let _ = kill_process(pid.expect("a child's id is positive"), signal);
+        send(self.pid(), signal);
     }
 
     /// Asks it to end, and waits.
@@ -137,7 +137,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let ended = self.ended();
         self.kill();
-        if std::thread::panicking() {
+        if thread::panicking() {
             let log = self.log();
             let from = log.len().saturating_sub(LOG_TAIL_BYTES);
             let from = (from..=log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(0);
@@ -146,4 +146,38 @@ impl Drop for Process {
             let _ = writeln!(std::io::stderr(), "--- {} ({how}):\n{}", self.name, &log[from..]);
         }
     }
+}
+
+fn send(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // It may end by itself in between; then there is nobody to tell.
+    let _ = kill_process(pid.expect("a child's id is positive"), signal);
+}
+
+/// What `work` with the child of id `pid` comes to.
+///
+/// # Panics
+/// With `what`, when that does not come within `bound`. The child is killed then: nobody waits for it any more.
+pub fn within<T: Send + 'static>(
+    what: &str,
+    bound: Duration,
+    pid: u32,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let (tell, told) = mpsc::channel();
+    // Nobody listens any more when it is late.
+    thread::spawn(move || drop(tell.send(work())));
+    told.recv_timeout(bound).unwrap_or_else(|_| {
+        send(pid, Signal::KILL);
+        panic!("{what}: not within {bound:?}")
+    })
+}
+
+/// What a child that ends by itself has printed, and how it ended.
+///
+/// # Panics
+/// With `what`, when it does not end within `bound`.
+pub fn output(what: &str, bound: Duration, child: Child) -> Output {
+    let output = within(what, bound, child.id(), move || child.wait_with_output());
+    output.expect("a child of ours can be waited for")
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quorate_api::etcdserverpb::Member;
 use quorate_tests::cluster::{Cluster, Node};
-use quorate_tests::process::Process;
+use quorate_tests::process::{self, Process};
 use quorate_tests::{client, wait};
 
 use crate::words;
@@ -84,9 +84,10 @@ impl Side {
         let _ = writeln!(stdin, "{typed}");
         drop(stdin);
         let (code, out, error) = match lines {
-            Some(lines) => self.follow(child, lines),
+            Some(lines) => self.follow(step, child, lines),
             None => {
-                let output = child.wait_with_output().expect("etcdctl ends");
+                let what = format!("the end of etcdctl {step}");
+                let output = process::output(&what, BOUND, child);
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 (output.status.code(), text(&output.stdout), text(&output.stderr))
             }
@@ -126,7 +127,7 @@ impl Side {
 
     /// Reads so many lines of a command that does not end by itself, then ends it. With none, it is ended when
     /// its work can be seen.
-    fn follow(&self, mut child: Child, lines: usize) -> (Option<i32>, String, String) {
+    fn follow(&self, step: &str, mut child: Child, lines: usize) -> (Option<i32>, String, String) {
         if lines == 0 {
             wait::until("the mirror has both keys", BOUND, || {
                 let mut get = Command::new(&self.program);
@@ -138,8 +139,10 @@ impl Side {
             });
         }
         let stdout = child.stdout.take().expect("it was piped");
-        let read: Vec<String> =
-            BufReader::new(stdout).lines().take(lines).map_while(Result::ok).collect();
+        let what = format!("{lines} lines of etcdctl {step}, or its end");
+        let read: Vec<String> = process::within(&what, BOUND, child.id(), move || {
+            BufReader::new(stdout).lines().take(lines).map_while(Result::ok).collect()
+        });
         // It may have ended by itself, with an error.
         let _ = child.kill();
         let output = child.wait_with_output().expect("it was killed");
