@@ -42,10 +42,11 @@ pub(crate) async fn sequence(run: &mut Run) -> Result<(), String> {
         // A leader may have changed by itself, where the machine is slow.
         tokio::join!(etcd.know_parts(), quorate.know_parts());
         let answers = tokio::join!(etcd.send(part, &step), quorate.send(part, &step)).into();
+        let before = added;
         if let (Step::Add { learner, .. }, None) = (&step, added) {
             added = Some(if *learner { Added::Learner } else { Added::Voter });
         }
-        let known = excuse(&step, added, &answers);
+        let known = excuse(&step, [before, added], &answers);
         run.judge(shown, &answers, || known)?;
         let apart = [
             Known::UpdatedLearnerVotes,
@@ -111,7 +112,12 @@ fn draw(rng: &mut Rng, added: Option<Added>, number: u64) -> Step {
     }
 }
 
-fn excuse(step: &Step, added: Option<Added>, [expected, found]: &[Answer; 2]) -> Option<Known> {
+/// `added` is what was there before the step, and is after it.
+fn excuse(
+    step: &Step,
+    [before, added]: [Option<Added>; 2],
+    [expected, found]: &[Answer; 2],
+) -> Option<Known> {
     use Answer::{Members, Refused};
     let says = |text: &str| matches!(found, Refused(_, said) if said == text);
     let bad = "etcdserver: given member URLs are invalid";
@@ -122,7 +128,7 @@ fn excuse(step: &Step, added: Option<Added>, [expected, found]: &[Answer; 2]) ->
             match (step, added) {
                 _ if one != other => None,
                 _ if schemes == *ours => Some(Known::PeerUrlScheme),
-                _ if of_learner(&schemes) != of_learner(ours) => None,
+                _ if of_learner(&schemes) != *ours => None,
                 (Step::Update(Who::Added, _), Some(Added::Learner)) => {
                     Some(Known::UpdatedLearnerVotes)
                 }
@@ -137,26 +143,49 @@ fn excuse(step: &Step, added: Option<Added>, [expected, found]: &[Answer; 2]) ->
             let lags = "etcdserver: can only promote a learner member which is in sync with leader";
             says(lags).then_some(Known::AddedVoterWaits)
         }
-        (Step::Update(..), _, Refused(Code::InvalidArgument, _)) if says(bad) => {
-            Some(Known::UpdateUnchecked)
+        (Step::Update(_, urls), _, Refused(Code::InvalidArgument, _)) if says(bad) => {
+            let is_wrong = urls.is_empty() || urls.iter().any(|url| matches!(url, Url::Text(_)));
+            is_wrong.then_some(Known::UpdateUnchecked)
         }
-        (Step::Add { .. } | Step::Update(..), _, Refused(Code::InvalidArgument, _))
+        (Step::Add { urls, .. } | Step::Update(_, urls), _, Refused(Code::InvalidArgument, _))
             if says(one) =>
         {
-            Some(Known::OnePeerUrl)
+            (urls.len() > 1).then_some(Known::OnePeerUrl)
         }
-        (Step::Add { .. }, Refused(Code::Unavailable, text), _)
-            if text == "etcdserver: unhealthy cluster" && added == Some(Added::Voter) =>
+        (Step::Add { .. }, _, Members(_, ours))
+            if is_unhealthy(expected) && before == Some(Added::Voter) =>
         {
-            Some(Known::AddWhileUnhealthy)
+            let others = ours.iter().filter(|member| member.starts_with(OTHER)).count();
+            (others == 2).then_some(Known::AddWhileUnhealthy)
         }
-        (Step::Promote(_), Refused(code, _), Refused(Code::NotFound, _))
-            if *code != Code::NotFound =>
+        // What is wrong otherwise too is refused for that.
+        (Step::Add { urls, .. }, _, Refused(..))
+            if is_unhealthy(expected) && before == Some(Added::Voter) =>
         {
-            says("etcdserver: member not found").then_some(Known::PromoteUnknown)
+            let is_used =
+                matches!(urls[..], [Url::Of(_)]) && says("etcdserver: Peer URLs already exists");
+            is_used.then_some(Known::AddWhileUnhealthy)
+        }
+        // Etcd never answers: whose deadline is over first is told by its code.
+        (
+            Step::Promote(who),
+            Refused(Code::DeadlineExceeded | Code::Cancelled | Code::Unavailable, _),
+            Refused(Code::NotFound, _),
+        ) => {
+            let is_unknown = match who {
+                Who::Stranger | Who::Gone => true,
+                Who::Added => added.is_none(),
+                Who::Runs(_) => false,
+            };
+            (is_unknown && says("etcdserver: member not found")).then_some(Known::PromoteUnknown)
         }
         _ => None,
     }
+}
+
+fn is_unhealthy(answer: &Answer) -> bool {
+    let Answer::Refused(Code::Unavailable, text) = answer else { return false };
+    text == "etcdserver: unhealthy cluster"
 }
 
 /// Members with the scheme that all of ours have.
