@@ -116,8 +116,7 @@ pub fn next_step(wanted: &Wanted, view: View<'_>) -> Step {
     };
     let left = bears(&voters, there);
     let least = bears(now, heard).min(bears(&wanted.voters, there));
-    let bears_fewer = left < least && !defect!(MapKeptFromLeaving);
-    if settled <= wanted.voters.len() / 2 || left.is_none() || bears_fewer {
+    if settled <= wanted.voters.len() / 2 || left.is_none() || left < least {
         voters.extend(now);
     }
     if !voters.contains(&leader) {

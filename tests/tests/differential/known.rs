@@ -69,8 +69,8 @@ table! {
         "its process ends when a put keeps the value or the lease of a key that the same transaction has deleted by a \
          range without an end", "refuses it", "bug: the check for keys that are written twice overlooks that form";
     ReadElsewhereAndWrite, Keys, LeftOut,
-        "refuses a transaction that reads at a compacted or future revision at the member that was asked, and writes it \
-         at all others", "refuses it everywhere", "bug: who owes no answer leaves the reads out before they are checked";
+        "refuses a transaction that reads at a compacted or future revision at the member that was asked, and writes \
+         it at all others", "refuses it everywhere", "bug: who owes no answer leaves the reads out before they are checked";
     ProgressBeforeEvents, Watches, Differs, "answers a progress request before events up to that revision are sent",
         "answers when they are sent", "bug: who resumes from there misses them";
     ProgressBehind, Watches, Differs, "answers a progress request with the node's revision",

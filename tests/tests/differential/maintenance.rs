@@ -11,11 +11,11 @@ use quorate_tests::client::Client;
 use quorate_tests::programs;
 use serde_json::Value;
 use tempfile::NamedTempFile;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use super::generate::Request;
-use super::harness::{ETCD, LOOK, QUORATE, Run};
+use super::harness::{BOUND, ETCD, LOOK, QUORATE, Run};
 use super::known::Known;
 use super::{keys, upkeep};
 
@@ -55,6 +55,8 @@ enum Answer {
     Hash {
         revision: i64,
         is_same: bool,
+        /// It is another one after a write.
+        changes: bool,
     },
     Snapshot {
         revision: u64,
@@ -133,11 +135,13 @@ async fn downgrade(client: &mut Client, request: &pb::DowngradeRequest, down: bo
     let seen = async {
         let ask = pb::DowngradeRequest { action: VALIDATE, version: "3.4.0".to_owned() };
         let ask = Step::Downgrade(ask);
+        let began = Instant::now();
         loop {
             let is_down = matches!(send(&mut other, &[], &ask).await, Answer::Refused(..));
             if is_down != down {
                 return Answer::Unanswered;
             }
+            assert!(began.elapsed() < BOUND, "a downgrade does not begin or end");
             sleep(LOOK).await;
         }
     };
@@ -194,14 +198,7 @@ async fn send(client: &mut Client, members: &[u64], step: &Step) -> Answer {
             let status = maintenance.status(pb::StatusRequest {}).await;
             status.map(|status| told(status.into_inner(), members))
         }
-        Step::Hash => match maintenance.hash(pb::HashRequest {}).await {
-            Ok(first) => maintenance.hash(pb::HashRequest {}).await.map(|second| {
-                let (first, second) = (first.into_inner(), second.into_inner());
-                let revision = first.header.expect("every answer has a header").revision;
-                Answer::Hash { revision, is_same: first.hash == second.hash }
-            }),
-            Err(status) => Err(status),
-        },
+        Step::Hash => hash(client).await,
         Step::Snapshot => snapshot(client).await,
         Step::Downgrade(request) => {
             let answer = maintenance.downgrade(request).await;
@@ -216,6 +213,22 @@ async fn send(client: &mut Client, members: &[u64], step: &Step) -> Answer {
         Step::Kv(_) => unreachable!("those are sent otherwise"),
     };
     answer.unwrap_or_else(|status| Answer::Refused(status.code(), status.message().to_owned()))
+}
+
+/// Asks for the hash twice, and once more after a write.
+async fn hash(client: &mut Client) -> Result<Answer, Status> {
+    let Client { maintenance, kv, .. } = client;
+    let first = maintenance.hash(pb::HashRequest {}).await?.into_inner();
+    let second = maintenance.hash(pb::HashRequest {}).await?.into_inner();
+    let put = pb::PutRequest { key: "hash".into(), ..Default::default() };
+    // Refused to both sides while there is no space.
+    let is_put = kv.put(put).await.is_ok();
+    let third = maintenance.hash(pb::HashRequest {}).await?.into_inner();
+    Ok(Answer::Hash {
+        revision: first.header.expect("every answer has a header").revision,
+        is_same: first.hash == second.hash,
+        changes: is_put && third.hash != second.hash,
+    })
 }
 
 /// A status without what only this cluster has.

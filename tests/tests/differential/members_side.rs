@@ -90,8 +90,8 @@ impl Side {
         let mut side =
             Self { nodes, patience, ids: vec![], urls: vec![], added: vec![], gone: None };
         side.know_parts().await;
-        // Nodes that have just been started are not well for etcd, which has several texts for that: it wants to have seen
-        // them for five seconds.
+        // Nodes that have just been started are not well for etcd, which has several texts for that: it wants to have
+        // seen them for five seconds.
         let began = Instant::now();
         loop {
             let urls = vec![Url::New(PORTS - 1)];

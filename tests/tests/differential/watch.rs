@@ -1,10 +1,11 @@
 //! Watches: from random revisions, over all forms of ranges, with filters and pairs before, while generated
 //! writes happen; created, told and cancelled the same as by etcd, and told the same of their progress.
 //!
-//! One sequence is one stream, and its writes go to the same node, which has applied what it acknowledged. Watches are created, between them come writes; now and then one is cancelled, or how far
-//! the stream is asked, or history is compacted. What is told before those would depend on time: so before them, and in
-//! the end, every key is put in one transaction and deleted in another one, and every watch that is left must see
-//! that. How events are cut into responses is open, but for one thing: the events of one revision come in one response.
+//! One sequence is one stream, and its writes go to the same node, which has applied what it acknowledged. Watches are
+//! created, between them come writes; now and then one is cancelled, or how far the stream is asked, or history is
+//! compacted. What is told before those would depend on time: so before them, and in the end, every key is put in one
+//! transaction and deleted in another one, and every watch that is left must see that. How events are
+//! cut into responses is open, but for one thing: the events of one revision come in one response.
 
 use std::collections::{BTreeMap, BTreeSet};
 
