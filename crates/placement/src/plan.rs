@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_types::{GroupId, Membership, NodeId, defect};
+use quorate_types::{GroupId, Membership, NodeId};
 
 use crate::map::{Node, PlacementMap, Standing};
 
@@ -56,7 +56,7 @@ impl Wanted {
     /// would never hear that its node is to leave, nor could it tell where its replicas are.
     #[must_use]
     pub fn of(map: &PlacementMap, group: GroupId) -> Self {
-        let is_last = group == GroupId::PLACEMENT && !defect!(MapKeptFromLeaving);
+        let is_last = group == GroupId::PLACEMENT;
         let stays = |node: &Node| {
             let mut others = map.groups().filter(|other| other.id != group);
             is_last && others.any(|other| other.replicas.nodes().contains(&node.id))

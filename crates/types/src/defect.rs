@@ -225,7 +225,5 @@ mod catalogue {
         RightsUnchecked = "etcd#14571",
         /// A role or user that is deleted stays in its row, and is back when the rows are read again.
         DeletedUserKept = "own",
-        /// Group 1 lets go of a node while another group still has a replica there.
-        MapKeptFromLeaving = "own",
     }
 }
