@@ -197,7 +197,8 @@ impl Side {
         waiting.task.abort();
         let began = Instant::now();
         while self.all_keys().await.1.iter().any(|pair| waiting.is_own(pair)) {
-            assert!(began.elapsed() < BOUND, "{:?} is not given up", waiting.call);
+            let side = if self.tells_at_once { "Quorate" } else { "etcd" };
+            assert!(began.elapsed() < BOUND, "{side}: {:?} is not given up", waiting.call);
             sleep(LOOK).await;
         }
     }
