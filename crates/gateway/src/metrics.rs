@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics::{Counter, Gauge, Key, Level, Metadata, Recorder, Unit};
 
 use crate::calls::Calls;
 
@@ -83,7 +83,7 @@ impl WatchMetrics {
                 "etcd_debugging_mvcc_pending_events_total",
                 "Events that wait to be sent.",
             ),
-            events_total: register.counter(events, vec![]),
+            events_total: register.counter(events),
         }
     }
 }
@@ -104,7 +104,7 @@ impl UndoMetrics {
         let register = Register { recorder };
         let counter = |name: &'static str, text: &'static str| {
             recorder.describe_counter(name.into(), Some(Unit::Count), text.into());
-            register.counter(name, vec![])
+            register.counter(name)
         };
         let count = "quorate_gateway_undos_count";
         recorder.describe_gauge(
@@ -134,27 +134,24 @@ impl GatewayMetrics {
         Self {
             calls: Arc::new(Calls::new(recorder)),
             connections: register.gauge("quorate_gateway_connections_count"),
-            connections_total: register.counter("quorate_gateway_connections_total", vec![]),
-            connections_mute_total: register
-                .counter("quorate_gateway_connections_mute_total", vec![]),
+            connections_total: register.counter("quorate_gateway_connections_total"),
+            connections_mute_total: register.counter("quorate_gateway_connections_mute_total"),
             connections_pinging_total: register
-                .counter("quorate_gateway_connections_pinging_total", vec![]),
-            json_refused_total: register.counter("quorate_gateway_json_refused_total", vec![]),
+                .counter("quorate_gateway_connections_pinging_total"),
+            json_refused_total: register.counter("quorate_gateway_json_refused_total"),
             tls: TlsMetrics {
                 handshakes: register.gauge("quorate_gateway_tls_handshakes_count"),
-                handshakes_total: register.counter("quorate_gateway_tls_handshakes_total", vec![]),
+                handshakes_total: register.counter("quorate_gateway_tls_handshakes_total"),
                 handshakes_failed_total: register
-                    .counter("quorate_gateway_tls_handshakes_failed_total", vec![]),
-                handshakes_cut_total: register
-                    .counter("quorate_gateway_tls_handshakes_cut_total", vec![]),
-                reloads_total: register.counter("quorate_gateway_tls_reloads_total", vec![]),
-                reloads_failed_total: register
-                    .counter("quorate_gateway_tls_reloads_failed_total", vec![]),
+                    .counter("quorate_gateway_tls_handshakes_failed_total"),
+                handshakes_cut_total: register.counter("quorate_gateway_tls_handshakes_cut_total"),
+                reloads_total: register.counter("quorate_gateway_tls_reloads_total"),
+                reloads_failed_total: register.counter("quorate_gateway_tls_reloads_failed_total"),
                 certificate_expires_s: register
                     .gauge("quorate_gateway_tls_certificate_expires_timestamp_seconds"),
             },
             logins_waiting: register.gauge("quorate_gateway_logins_waiting_count"),
-            denied_total: register.counter("quorate_gateway_denied_total", vec![]),
+            denied_total: register.counter("quorate_gateway_denied_total"),
         }
     }
 }
@@ -222,8 +219,8 @@ impl Register<'_> {
         );
     }
 
-    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
-        self.recorder.register_counter(&Key::from_parts(name, labels), &Self::METADATA)
+    fn counter(&self, name: &'static str) -> Counter {
+        self.recorder.register_counter(&Key::from_name(name), &Self::METADATA)
     }
 
     fn gauge(&self, name: &'static str) -> Gauge {

@@ -1,7 +1,5 @@
 //! What each service answers, and how failures of the backend reach a client.
 
-use std::time::Duration;
-
 use http::uri::PathAndQuery;
 use quorate_api::etcdserverpb::{
     CompactionRequest, Compare, LeaseKeepAliveRequest, MemberListRequest, PutRequest, PutResponse,
@@ -16,7 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use crate::fake::{CLUSTER, MEMBER, TERM};
-use crate::support::{Door, heard};
+use crate::support::{Door, heard, until};
 
 fn get(serializable: bool) -> RangeRequest {
     RangeRequest { key: "k".into(), serializable, ..RangeRequest::default() }
@@ -277,7 +275,7 @@ async fn streams_are_counted_when_they_end() {
     let mut leases = LeaseClient::new(door.channel().await);
     let answers = leases.lease_keep_alive(futures::stream::iter([one])).await.expect("a stream");
     let mut answers = answers.into_inner();
-    while answers.message().await.expect("no refusal").is_some() {}
+    while heard(&mut answers).await.expect("no refusal").is_some() {}
     assert_eq!(count("grpc_server_handled_total", &code(keep_alive, "OK")).await, 1);
 
     let watch = r#"Watch",grpc_method="Watch""#;
@@ -289,10 +287,9 @@ async fn streams_are_counted_when_they_end() {
         assert_eq!(count("grpc_server_handled_total", &code(watch, ended)).await, 0, "{ended}");
     }
     drop((stream, requests));
-    let cancelled =
-        async { while count("grpc_server_handled_total", &code(watch, "Canceled")).await != 1 {} };
-    let cancelled = tokio::time::timeout(Duration::from_secs(30), cancelled).await;
-    cancelled.expect("a stream that its client has left is counted");
+    let is_counted =
+        async || count("grpc_server_handled_total", &code(watch, "Canceled")).await == 1;
+    until("a stream that its client has left is counted", is_counted).await;
 }
 
 /// Calls `path` with a message that may be none of its method's.
